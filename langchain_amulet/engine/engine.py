@@ -1,0 +1,172 @@
+"""The token loop: all streams of a request as rows of one forward per token, one token drawn for all.
+
+The engine knows token ids only: no text, no messages, no users.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from collections.abc import Sequence as IdSequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+
+from langchain_amulet.engine.cache import RowCache
+from langchain_amulet.engine.params import Request
+from langchain_amulet.engine.runner import Runner
+from langchain_amulet.engine.sampling import sample
+from langchain_amulet.engine.sequence import FinishReason, Sequence
+from langchain_amulet.exceptions import ModelClosedError, NumericalError
+from langchain_amulet.realignment import realign
+
+
+class Engine:
+    """Generates answers from one model; all forwards run on one thread of its own, first come, first served per token.
+
+    Args:
+        runner: Executes the model.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner: Runner | None = runner
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="amulet-engine")
+
+    @property
+    def max_context(self) -> int:
+        """Tokens that fit into one row, prompt and answer together."""
+        return self._open_runner().max_context
+
+    def submit(self, request: Request) -> "Generation":
+        """Take a request; iterating over what comes back, in a thread or in a task, generates its tokens.
+
+        Raises:
+            ContextLengthError: A prompt leaves no room for an answer.
+            ModelClosedError: The engine was closed.
+        """
+        runner = self._open_runner()
+        return Generation(Sequence(request, max_context=runner.max_context), runner, self._worker)
+
+    def close(self) -> None:
+        """Let go of the model; generations under way still end."""
+        self._runner = None
+
+    def _open_runner(self) -> Runner:
+        if self._runner is None:
+            msg = "This engine was closed. Load the model again."
+            raise ModelClosedError(msg)
+        return self._runner
+
+
+class Generation:
+    """One answer in the making: an iterator, sync or async, over the tokens of it.
+
+    A token that ends the answer (`SamplingParams.stop_token_ids`) is not part of what is iterated over.
+    """
+
+    def __init__(self, sequence: Sequence, runner: Runner, worker: ThreadPoolExecutor) -> None:
+        self._sequence = sequence
+        self._runner = runner
+        self._worker = worker
+        self._cache: RowCache | None = None
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """`None` while tokens are still to come."""
+        return self._sequence.finish_reason
+
+    @property
+    def token_ids(self) -> list[int]:
+        """All tokens drawn so far, the one that ended the answer included."""
+        return list(self._sequence.token_ids)
+
+    def cancel(self) -> None:
+        """Stop after the token under way, and free the rows."""
+        self._sequence.finish("cancelled")
+        self._cache = None
+
+    def __iter__(self) -> Iterator[int]:
+        return self
+
+    def __next__(self) -> int:
+        token_id = None if self._sequence.is_finished else self._worker.submit(self._step).result()
+        if token_id is None:
+            raise StopIteration
+        return token_id
+
+    def __aiter__(self) -> AsyncIterator[int]:
+        return self
+
+    async def __anext__(self) -> int:
+        token_id = None
+        if not self._sequence.is_finished:
+            token_id = await asyncio.wrap_future(self._worker.submit(self._step))
+        if token_id is None:
+            raise StopAsyncIteration
+        return token_id
+
+    @torch.inference_mode()
+    def _step(self) -> int | None:
+        """Draw the next token of the answer; `None` if it ended the answer instead."""
+        if self._sequence.is_finished:  # cancelled while it waited for its turn
+            return None
+        logits = self._prefill() if self._cache is None else self._decode(self._cache)
+        token_id = self._draw(logits)
+        self._sequence.append(token_id)
+        if self._sequence.is_finished:
+            self._cache = None
+        return None if self._sequence.finish_reason == "stop" else token_id
+
+    def _prefill(self) -> Tensor:
+        """Read the prompts, what they share with the first one only once.
+
+        Returns:
+            Logits of the first token of the answer, `(rows, V)`.
+        """
+        prompts = self._sequence.request.prompts
+        cache = self._runner.new_cache(len(prompts), self._sequence.max_length)
+        logits = [self._runner.prefill(cache, 0, prompts[0])]
+        for row, prompt in enumerate(prompts[1:], start=1):
+            shared = _common_prefix_length(prompts[0], prompt[:-1])  # the last token is read for its logits
+            cache.copy_prefix(0, row, shared)
+            logits.append(self._runner.prefill(cache, row, prompt[shared:]))
+        self._cache = cache
+        return torch.stack(logits)
+
+    def _decode(self, cache: RowCache) -> Tensor:
+        return self._runner.decode(cache, [self._sequence.token_ids[-1]] * len(self._sequence.request.prompts))
+
+    def _draw(self, logits: Tensor) -> int:
+        """Combine the streams, and draw one token for all of them."""
+        request = self._sequence.request
+        token = sample(
+            scores := _scores(logits, request),
+            request.sampling,
+            uniform=self._sequence.next_uniform(),
+            seen_ids=torch.tensor(self._sequence.seen_ids, device=logits.device),
+        )
+        if not bool(scores[token].isfinite()):
+            msg = (
+                "The model's logits are NaN or leave no token to choose. In float16, load it in bfloat16 or float32 "
+                '(model_kwargs={"dtype": "float32"}); else its weights may be damaged.'
+            )
+            raise NumericalError(msg)
+        return int(token)
+
+
+def _scores(logits: Tensor, request: Request) -> Tensor:
+    """One score per token, `(V,)`: the realigned log-probabilities, or the logits of a stream that is alone."""
+    if len(logits) == 1:
+        return logits[0].to(torch.promote_types(logits.dtype, torch.float32))
+    return realign(
+        logits[0],
+        logits[1:],
+        request.realignment.guidance_scale,
+        weights=torch.tensor(request.weights, device=logits.device),
+        plausibility=request.realignment.plausibility,
+        max_kl=request.realignment.max_kl,
+    )
+
+
+def _common_prefix_length(first: IdSequence[int], second: IdSequence[int]) -> int:
+    pairs = zip(first, second, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))

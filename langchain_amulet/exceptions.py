@@ -1,0 +1,83 @@
+"""Every error that langchain-amulet raises on purpose.
+
+    AmuletError
+    ├── InvalidParameterError (ValueError)      a number or setting outside its range
+    ├── ShapeMismatchError (ValueError)         tensors of two streams that do not fit together
+    ├── PreferenceError (TypeError)             something that is no preference
+    ├── UserIdError (ValueError)                a user id that is missing, empty or contradicted
+    ├── StoredPreferenceError (ValueError)      a store item that cannot be read as a preference
+    ├── MessageError (ValueError)               messages that the chat template cannot take
+    ├── ModelLoadError (RuntimeError)           weights or tokenizer that cannot be loaded
+    │   ├── ModelNotFoundError                  ... because there is no such model
+    │   ├── ChatTemplateError                   ... because the tokenizer has no chat template
+    │   └── UnsupportedModelError               ... because the engine cannot decode this architecture
+    ├── ModelClosedError (RuntimeError)         a model used after close()
+    ├── NumericalError (ArithmeticError)        the model's logits are not numbers
+    └── ContextLengthError                      a prompt longer than the model's context
+
+Each child also inherits the built-in or LangChain error that it refines, so existing handlers keep working::
+
+    try:
+        answer = llm.invoke(question)
+    except AmuletError as error:
+        print(error)  # what was found, what is allowed, what to do
+"""
+
+from langchain_core.exceptions import ContextOverflowError
+from langchain_core.exceptions import ModelNotFoundError as LangChainModelNotFoundError
+
+
+class AmuletError(Exception):
+    """Base of every error raised by langchain-amulet."""
+
+
+class InvalidParameterError(AmuletError, ValueError):
+    """A parameter is outside the range that it documents."""
+
+
+class ShapeMismatchError(AmuletError, ValueError):
+    """Two tensors that belong together do not fit together."""
+
+
+class PreferenceError(AmuletError, TypeError):
+    """Something was given as a preference that is none."""
+
+
+class UserIdError(AmuletError, ValueError):
+    """A user id is empty, not a string, or contradicts the authenticated one."""
+
+
+class StoredPreferenceError(AmuletError, ValueError):
+    """An item in the store cannot be read as a preference."""
+
+
+class MessageError(AmuletError, ValueError):
+    """The chat template cannot take these messages."""
+
+
+class ModelLoadError(AmuletError, RuntimeError):
+    """A model or its tokenizer could not be loaded."""
+
+
+class ModelNotFoundError(ModelLoadError, LangChainModelNotFoundError):
+    """There is no model under this name."""
+
+
+class ChatTemplateError(ModelLoadError):
+    """The tokenizer has no chat template, so messages cannot be turned into a prompt."""
+
+
+class UnsupportedModelError(ModelLoadError):
+    """The engine cannot decode this architecture or attention implementation."""
+
+
+class ModelClosedError(AmuletError, RuntimeError):
+    """The model was used after `close()`."""
+
+
+class NumericalError(AmuletError, ArithmeticError):
+    """The model's logits are NaN or leave no token to choose."""
+
+
+class ContextLengthError(AmuletError, ContextOverflowError):
+    """The prompt does not fit into the model's context."""

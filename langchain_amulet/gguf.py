@@ -1,0 +1,88 @@
+"""GGUF files: dequantised once, then kept as safetensors in the user's cache directory."""
+
+import copy
+import hashlib
+import importlib.util
+import logging
+import shutil
+import tempfile
+from pathlib import Path
+
+import platformdirs
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from langchain_amulet.exceptions import ModelLoadError
+
+logger = logging.getLogger(__name__)
+
+MAX_CONVERTED_BYTES = 2**31
+"""Larger files are dequantised on every load: their converted weights would fill the user's disk."""
+
+
+def check_gguf_installed() -> None:
+    """Raise a `ModelLoadError` that names the extra, if GGUF files cannot be read."""
+    if importlib.util.find_spec("gguf") is None:
+        msg = "Reading a GGUF file takes the package gguf: pip install 'langchain-amulet[gguf]'."
+        raise ModelLoadError(msg)
+
+
+def converted_folder(path: Path, dtype: torch.dtype) -> Path | None:
+    """The folder with this file's weights and tokenizer as transformers saves them, converted on first use.
+
+    Args:
+        path: A GGUF file.
+        dtype: What to dequantise to.
+
+    Returns:
+        The folder, or `None` if it cannot be kept: the file is too large, or the cache directory cannot be written.
+    """
+    if path.stat().st_size > MAX_CONVERTED_BYTES:
+        return None
+    folder = Path(platformdirs.user_cache_path("langchain-amulet")) / "gguf" / _folder_name(path, dtype)
+    if not folder.is_dir():
+        try:
+            _convert(path, dtype, folder)
+        except OSError as error:
+            logger.warning("Cannot keep the converted weights of %s, so every load converts anew: %s", path, error)
+            return None
+    return folder
+
+
+def _folder_name(path: Path, dtype: torch.dtype) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return f"{digest[:32]}-{str(dtype).removeprefix('torch.')}"
+
+
+def _convert(path: Path, dtype: torch.dtype, folder: Path) -> None:
+    """Write the folder beside its place, then move it there: others see all of it or nothing."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+    try:
+        _without_quantization(_dequantise(path, dtype)).save_pretrained(draft)
+        AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(draft)
+        draft.rename(folder)
+    except OSError:
+        if not folder.is_dir():  # else another process was first, with the same content
+            raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _dequantise(path: Path, dtype: torch.dtype) -> PreTrainedModel:
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
+    return model
+
+
+def _without_quantization(model: PreTrainedModel) -> PreTrainedModel:
+    """The same weights in a model that transformers agrees to save: it refuses one that was read from GGUF."""
+    config = copy.deepcopy(model.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with torch.device("meta"):
+        plain: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=model.dtype)
+    plain.load_state_dict(model.state_dict(), assign=True)
+    plain.tie_weights()
+    plain.generation_config = model.generation_config
+    return plain

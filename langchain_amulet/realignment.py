@@ -1,0 +1,299 @@
+"""The mathematics of realignment: pure functions over next-token logits.
+
+Amulet runs T iterations of Follow-the-Regularized-Leader for every token. Each iterate is an affine mix of two
+log-policies, so the whole loop is one number, the guidance scale w:
+
+    log π = log π_base + w · (log π_pref − log π_base) − log Z
+
+Linear Alignment (w = 1 + ratio), Context Steering (w = 1 + λ) and classifier-free guidance (w = guidance_scale) are the
+same kernel; only how w is chosen differs. All logarithms are natural, so divergences are in nats.
+
+References:
+    Zhang et al., Amulet, ICLR 2025: https://arxiv.org/abs/2502.19148
+    Gao et al., Linear Alignment, ICML 2024: https://arxiv.org/abs/2401.11458
+    Sanchez et al., Classifier-free guidance for language models, ICML 2024: https://arxiv.org/abs/2306.17806
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from langchain_amulet.exceptions import InvalidParameterError, ShapeMismatchError
+
+MAX_GUIDANCE_SCALE = 1e4
+"""Beyond this, float32 log-probabilities lose the differences that steering is about."""
+
+_MAX_ITERATIONS = 1_000_000
+_NUM_BISECTIONS = 20  # finds the s of the trust region to one part in a million
+
+_DEFAULT_GUIDANCE_SCALE = 2.0
+_DEFAULT_PLAUSIBILITY = 0.1
+
+
+def guidance_scale(*, alpha: float, lam: float, eta: float, num_iterations: int) -> float:
+    """Collapse Amulet's T-step loop into the one scalar that it amounts to.
+
+        w = 1 + c_T,   c_0 = 0,   c_t = [ (α/t) Σ_{i<t} (1 + c_i) + c_{t−1} / (η t) ] / (λ + 1/(η t))
+
+    Args:
+        alpha: α, the scale of the reward log π − log π_base, at least 0.
+        lam: λ, the pull towards the prompted policy, at least 0.
+        eta: η, the learning rate, above 0.
+        num_iterations: T, the number of iterations. 0 is the prompted policy.
+
+    Returns:
+        w, dimensionless. 5.648699 at the paper's α = 2, λ = 2, η = 10, T = 60.
+
+    Raises:
+        InvalidParameterError: A parameter is out of range, or w is above 1e4 (for α > λ it grows like T^(α/λ − 1)).
+
+    References:
+        Zhang et al., Amulet, ICLR 2025: https://arxiv.org/abs/2502.19148
+    """
+    _check_loop_parameters(alpha, lam, eta, num_iterations)
+    c = sum_of_gains = 0.0
+    for t in range(1, num_iterations + 1):
+        sum_of_gains += 1 + c
+        proximal = 1 / (eta * t)
+        c = (alpha / t * sum_of_gains + c * proximal) / (lam + proximal)
+        if not c < MAX_GUIDANCE_SCALE:
+            msg = (
+                f"The guidance scale exceeds {MAX_GUIDANCE_SCALE:g} after {t} of {num_iterations} iterations with "
+                f"alpha={alpha:g}, lam={lam:g}. Above alpha = lam it grows like T^(alpha/lam - 1): "
+                f"lower alpha to at most lam, or lower num_iterations."
+            )
+            raise InvalidParameterError(msg)
+    return 1 + c
+
+
+def _check_loop_parameters(alpha: float, lam: float, eta: float, num_iterations: int) -> None:
+    _check_range("alpha", alpha, low=0)
+    _check_range("lam", lam, low=0)
+    _check_range("eta", eta, low=0)
+    if eta == 0:
+        msg = "eta is a learning rate and must be above 0, got 0. The paper uses 10."
+        raise InvalidParameterError(msg)
+    if not isinstance(num_iterations, int) or not 0 <= num_iterations <= _MAX_ITERATIONS:
+        msg = f"num_iterations must be a whole number from 0 to {_MAX_ITERATIONS}, got {num_iterations!r}."
+        raise InvalidParameterError(msg)
+
+
+def _check_range(name: str, value: float, *, low: float, high: float = math.inf, remedy: str = "") -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        msg = f"{name} must be a finite number, got {value!r}. {remedy}".rstrip()
+        raise InvalidParameterError(msg)
+    if not low <= value <= high:
+        bounds = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+        msg = f"{name} must be {bounds}, got {value!r}. {remedy}".rstrip()
+        raise InvalidParameterError(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class RealignmentConfig:
+    """How strongly, and how carefully, the next-token policy follows the preference.
+
+    The guards act only where streams are combined: a plain answer, or a preference at gain exactly 1, is the model's
+    own policy, untouched.
+
+    Raises:
+        InvalidParameterError: A value is out of range.
+    """
+
+    guidance_scale: float = _DEFAULT_GUIDANCE_SCALE
+    """w, dimensionless. 0 ignores the preference, 1 is plain prompting, above 1 amplifies what the prompt changes."""
+    plausibility: float = _DEFAULT_PLAUSIBILITY
+    """β in [0, 1]: only tokens with r(x) ≥ β max r under the reference policy may be chosen. 0 turns it off."""
+    max_kl: float | None = None
+    """Trust region: the largest KL(realigned ‖ reference) per token, in nats. `None` turns it off."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that no realignment can use."""
+        _check_range(
+            "guidance_scale",
+            self.guidance_scale,
+            low=0,
+            high=MAX_GUIDANCE_SCALE,
+            remedy="To steer away from something, use a Preference of negative weight.",
+        )
+        _check_range("plausibility", self.plausibility, low=0, high=1, remedy="Use 0 to turn it off.")
+        if self.max_kl is not None:
+            _check_range("max_kl", self.max_kl, low=0, remedy="It is in nats; use None to turn it off.")
+
+    @classmethod
+    def amulet(
+        cls,
+        *,
+        alpha: float = 2.0,
+        lam: float = 2.0,
+        eta: float = 10.0,
+        num_iterations: int = 60,
+        plausibility: float = _DEFAULT_PLAUSIBILITY,
+        max_kl: float | None = None,
+    ) -> "RealignmentConfig":
+        """Amulet by the paper's parameters α, λ, η and T, with our guards."""
+        w = guidance_scale(alpha=alpha, lam=lam, eta=eta, num_iterations=num_iterations)
+        return cls(guidance_scale=w, plausibility=plausibility, max_kl=max_kl)
+
+    @classmethod
+    def paper(cls) -> "RealignmentConfig":
+        """Amulet exactly as published: w = 5.648699 and no guards."""
+        return cls.amulet(plausibility=0.0)
+
+    @classmethod
+    def linear_alignment(cls, ratio: float) -> "RealignmentConfig":
+        """Linear Alignment (Gao et al. 2024) at this ratio: w = 1 + ratio, no guards."""
+        return cls(guidance_scale=1 + ratio, plausibility=0.0)
+
+    @classmethod
+    def classifier_free_guidance(cls, guidance_scale: float) -> "RealignmentConfig":
+        """Classifier-free guidance (Sanchez et al. 2024), as in transformers' `generate`, no guards."""
+        return cls(guidance_scale=guidance_scale, plausibility=0.0)
+
+
+def realign(
+    base_logits: Tensor,
+    pref_logits: Tensor,
+    guidance_scale: float | Tensor,
+    *,
+    weights: Tensor | None = None,
+    allowed: Tensor | None = None,
+    plausibility: float | Tensor = 0.0,
+    max_kl: float | Tensor | None = None,
+) -> Tensor:
+    """Move the base policy along the directions in which the preferences point.
+
+        target:     log q = log π_base + Σ_k g_k (log π_k − log π_base) − log Z,   g_k = w v_k
+        reference:  log r = log π_base + Σ_k u_k (log π_k − log π_base) − log Z,
+                    u_k = max(g_k, 0) / max(1, Σ_j max(g_j, 0))
+
+    Two guards keep the result near the reference, the nearest mix of policies that the model really has. Plausibility β
+    allows only tokens with r(x) ≥ β max r. The trust region goes from r towards q, both renormalised over those tokens,
+    along log p_s = (1 − s) log r + s log q − log Z, to the largest s ≤ 1 with KL(p_s ‖ r) ≤ `max_kl`; tokens that are
+    impossible under q stay out of p_s and r alike.
+
+    A token that is −inf in any stream of non-zero gain is −inf, save that a row whose allowed tokens would all be lost
+    falls back to r, and from there to the uniform policy over its allowed tokens.
+
+    Args:
+        base_logits: Next-token logits without preferences, `(..., V)`.
+        pref_logits: Next-token logits with one preference, `(..., V)`; with K of them, `(..., K, V)`.
+        guidance_scale: w, dimensionless, a number or `(...)`. 0 is the base policy, 1 the prompted one.
+        weights: v, dimensionless, `(..., K)`; needed with K streams. Negative weights steer away.
+        allowed: Tokens that may be chosen, bool `(..., V)`, say by a grammar. `None` allows all.
+        plausibility: β in [0, 1], a number or `(...)`. 0 turns the guard off.
+        max_kl: The trust region in nats, a number or `(...)`. `None` or infinity turns the guard off.
+
+    Returns:
+        Normalised log-probabilities in nats, `(..., V)`, float32, or float64 if a stream is. At least one is finite in
+        every row that allows a token; a row that allows none is all −inf.
+
+    Raises:
+        ShapeMismatchError: The streams, weights or allowed tokens do not fit together.
+
+    References:
+        Zhang et al., Amulet, ICLR 2025 (the target, for one preference): https://arxiv.org/abs/2502.19148
+        Li et al., Contrastive Decoding, ACL 2023, section 3.3 (plausibility): https://arxiv.org/abs/2210.15097
+    """
+    rows = {"guidance_scale": guidance_scale, "plausibility": plausibility, "max_kl": max_kl}
+    _check_shapes(base_logits, pref_logits, weights, allowed, rows)
+    dtype = torch.promote_types(torch.promote_types(base_logits.dtype, pref_logits.dtype), torch.float32)
+    log_base = base_logits.to(dtype).log_softmax(-1)
+    log_prefs = (pref_logits.unsqueeze(-2) if weights is None else pref_logits).to(dtype).log_softmax(-1)
+    v = log_base.new_ones(1) if weights is None else weights.to(log_base)
+    gains = _column(guidance_scale, log_base) * v  # (..., K)
+
+    reference = _mix(log_base, log_prefs, _reference_gains(gains))
+    target = _mix(log_base, log_prefs, gains)
+    if allowed is not None:
+        reference = _where_any(allowed, reference, otherwise=torch.zeros_like(reference))
+    plausible = (reference >= _plausibility_threshold(reference, plausibility)) & ~reference.isneginf()
+    target = _where_any(plausible, target, otherwise=reference)
+    if max_kl is not None:
+        target = _within_trust_region(target, reference, _column(max_kl, target))
+    return _normalise(target)
+
+
+def _column(value: float | Tensor, like: Tensor) -> Tensor:
+    """One number per row, `(..., 1)`, of the dtype and device of `like`."""
+    return torch.as_tensor(value, dtype=like.dtype, device=like.device).unsqueeze(-1)
+
+
+def _mix(log_base: Tensor, log_prefs: Tensor, gains: Tensor) -> Tensor:
+    """Unnormalised log π_base + Σ_k g_k (log π_k − log π_base); streams without gain are left out, not multiplied."""
+    base_gain = 1 - gains.sum(-1, keepdim=True)  # (..., 1)
+    active = gains.unsqueeze(-1) != 0  # (..., K, 1)
+    base_zero, pref_zero = log_base.isneginf(), log_prefs.isneginf()
+    # Zeros in place of -inf: the token is masked below if that stream counts, and the value cancels out if not.
+    base = log_base.masked_fill(base_zero, 0)
+    directions = log_prefs.masked_fill(pref_zero, 0) - base.unsqueeze(-2)
+    mixed = base + (gains.unsqueeze(-1) * directions).where(active, 0).sum(-2)
+    impossible = (base_zero & (base_gain != 0)) | (pref_zero & active).any(-2)
+    return mixed.masked_fill(impossible, -math.inf)
+
+
+def _reference_gains(gains: Tensor) -> Tensor:
+    """u_k = max(g_k, 0) / max(1, Σ_j max(g_j, 0)): the gains of the nearest mix of policies the model really has."""
+    liked = gains.clamp(min=0)
+    return liked / liked.sum(-1, keepdim=True).clamp(min=1)
+
+
+def _where_any(keep: Tensor, log_probs: Tensor, *, otherwise: Tensor) -> Tensor:
+    """Keep these tokens only; in rows where that leaves none, keep them from `otherwise`."""
+    kept = log_probs.masked_fill(~keep, -math.inf)
+    empty = kept.isneginf().all(-1, keepdim=True)
+    return torch.where(empty & keep, otherwise, kept)
+
+
+def _plausibility_threshold(reference: Tensor, plausibility: float | Tensor) -> Tensor:
+    """log(β max r), `(..., 1)`."""
+    return reference.amax(-1, keepdim=True) + _column(plausibility, reference).log()
+
+
+def _within_trust_region(target: Tensor, reference: Tensor, max_kl: Tensor) -> Tensor:
+    """The point p_s with the largest s <= 1 within KL(p_s ‖ r) <= max_kl, by bisection: the KL grows with s."""
+    impossible = target.isneginf()
+    log_r = _normalise(reference.masked_fill(impossible, -math.inf))
+    direction = (_normalise(target) - log_r).masked_fill(impossible, 0)
+
+    def within(s: Tensor) -> Tensor:
+        unnormalised = log_r + s * direction
+        log_z = unnormalised.logsumexp(-1, keepdim=True)
+        mean_direction = ((unnormalised - log_z).exp() * direction).sum(-1, keepdim=True)
+        return s * mean_direction - log_z <= max_kl  # KL(p_s ‖ r) = s E_{p_s}[log q − log r] − log Z
+
+    s = torch.zeros_like(target[..., :1])
+    for step in range(1, _NUM_BISECTIONS + 1):
+        s = torch.where(within(s + 0.5**step), s + 0.5**step, s)
+    s = torch.where(within(torch.ones_like(s)), 1, s)
+    return log_r + s * direction
+
+
+def _normalise(log_probs: Tensor) -> Tensor:
+    """log_softmax that leaves a row without any token at -inf in place of NaN."""
+    nothing = log_probs.isneginf().all(-1, keepdim=True)
+    return log_probs.log_softmax(-1).masked_fill(nothing, -math.inf)
+
+
+def _check_shapes(
+    base: Tensor,
+    pref: Tensor,
+    weights: Tensor | None,
+    allowed: Tensor | None,
+    rows: dict[str, float | Tensor | None],
+) -> None:
+    *batch, vocab = base.shape
+    streams = [] if weights is None else [weights.shape[-1]]
+    expected = {"pref_logits": (*batch, *streams, vocab), "weights": (*batch, *streams), "allowed": base.shape}
+    given = {"pref_logits": pref, "weights": weights, "allowed": allowed}
+    # One number for all rows is fine, be it a float or a tensor without dimensions.
+    per_row = {name: value for name, value in rows.items() if isinstance(value, Tensor) and value.dim()}
+    for name, tensor in {**given, **per_row}.items():
+        shape = expected.get(name, tuple(batch))
+        if tensor is not None and tuple(tensor.shape) != tuple(shape):
+            msg = (
+                f"{name} has shape {tuple(tensor.shape)}; with base_logits {tuple(base.shape)} it must be "
+                f"{tuple(shape)}. K preference streams are pref_logits (..., K, V) with weights (..., K)."
+            )
+            raise ShapeMismatchError(msg)

@@ -1,0 +1,156 @@
+"""Who is asking, and what they prefer.
+
+Preferences are looked up once, where the user's call enters, and travel on as one opaque object: LangChain's cache
+keys, traces and callbacks see a keyed digest of them and never a text.
+"""
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import platformdirs
+from langchain_core.runnables import RunnableConfig, ensure_config
+from langgraph.store.base import BaseStore
+
+from langchain_amulet.exceptions import UserIdError
+from langchain_amulet.memory import PreferenceMemory
+from langchain_amulet.preferences import Preference, PreferenceLike, as_preferences
+
+_WORDING_VERSION = 1  # raise it when the wording of preferences in prompts changes: answers cached before are stale
+_KEY_BYTES = 32
+_RUNTIME_KEY = "__pregel_runtime"  # where LangGraph keeps the Runtime of the run
+_AUTHENTICATED_USER_KEY = "langgraph_auth_user"  # where LangGraph's server keeps who has logged in
+
+
+class ResolvedPreferences:
+    """What was found for one call, nothing included; shows a keyed digest in place of the texts.
+
+    Equal preferences have equal digests, in every process of this machine's user, so they may share cached answers.
+    Without the key, which never leaves the user's data directory, a digest does not tell which text it is of.
+    """
+
+    __slots__ = ("_digest", "_preferences")
+
+    def __init__(self, preferences: tuple[Preference, ...]) -> None:
+        self._preferences = preferences
+        content = json.dumps([_WORDING_VERSION, *([p.text, float(p.weight)] for p in preferences)])
+        self._digest = hmac.new(_digest_key(), content.encode(), hashlib.sha256).hexdigest()[:32]
+
+    @property
+    def preferences(self) -> tuple[Preference, ...]:
+        """The preferences themselves, for the model alone."""
+        return self._preferences
+
+    def __repr__(self) -> str:
+        return f"ResolvedPreferences({self._digest})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ResolvedPreferences) and self._preferences == other._preferences
+
+    def __hash__(self) -> int:
+        return hash(self._digest)
+
+
+PreferenceArgument: TypeAlias = PreferenceLike | ResolvedPreferences
+
+
+def resolve(preference: PreferenceArgument) -> ResolvedPreferences:
+    """Make what a user wrote opaque; what is resolved already stays as it is.
+
+    Raises:
+        PreferenceError: It is no preference.
+    """
+    if isinstance(preference, ResolvedPreferences):
+        return preference
+    return ResolvedPreferences(as_preferences(preference))
+
+
+class Lookup(NamedTuple):
+    """Where to look up whose preferences."""
+
+    memory: PreferenceMemory
+    user_id: str
+
+
+def find_lookup(config: RunnableConfig | None, memory: PreferenceMemory | None) -> Lookup | None:
+    """Tell from the call's config who is asking, and where their preferences are.
+
+    The user is the one that the LangGraph platform has authenticated; else `configurable["user_id"]`; else `user_id` of
+    the LangGraph run's context. Without a memory, the store of the LangGraph run under way serves.
+
+    Raises:
+        UserIdError: The user id is not a string, or differs from the authenticated one.
+    """
+    configurable = _configurable(config)
+    runtime = configurable.get(_RUNTIME_KEY)
+    user_id = _user_id(configurable, runtime)
+    if memory is None and isinstance(store := getattr(runtime, "store", None), BaseStore):
+        memory = PreferenceMemory(store)
+    return None if user_id is None or memory is None else Lookup(memory, user_id)
+
+
+def _configurable(config: RunnableConfig | None) -> dict[str, Any]:
+    """The call's own values over those of the run around it, which a call cannot take off."""
+    ambient = ensure_config(None).get("configurable", {})
+    given = (config or {}).get("configurable", {})
+    protected = {key: ambient[key] for key in (_RUNTIME_KEY, _AUTHENTICATED_USER_KEY) if key in ambient}
+    return {**ambient, **given, **protected}
+
+
+def _user_id(configurable: Mapping[str, Any], runtime: object) -> str | None:
+    claimed = configurable.get("user_id")
+    authenticated = _authenticated_identity(configurable, runtime)
+    if authenticated is not None:
+        if claimed not in (None, authenticated):
+            msg = (
+                "configurable['user_id'] differs from the user that the platform has authenticated. "
+                "Leave it out, or pass the authenticated identity."
+            )
+            raise UserIdError(msg)
+        return authenticated
+    user_id = claimed if claimed is not None else _get(getattr(runtime, "context", None), "user_id")
+    if user_id is not None and not isinstance(user_id, str):
+        msg = f"A user id is a string, got {type(user_id).__name__}. Convert it, say by str(user_id)."
+        raise UserIdError(msg)
+    return user_id
+
+
+def _authenticated_identity(configurable: Mapping[str, Any], runtime: object) -> str | None:
+    server_info = getattr(runtime, "server_info", None)
+    users = (configurable.get(_AUTHENTICATED_USER_KEY), getattr(server_info, "user", None))
+    return next((identity for user in users if (identity := _get(user, "identity")) is not None), None)
+
+
+def _get(source: object, name: str) -> Any:
+    return source.get(name) if isinstance(source, Mapping) else getattr(source, name, None)
+
+
+@cache
+def _digest_key() -> bytes:
+    """The key of this machine's user, made on first use; of this process alone where it cannot be kept."""
+    path = Path(platformdirs.user_data_path("langchain-amulet")) / "digest.key"
+    try:
+        return _read_or_create_key(path)
+    except OSError:
+        return secrets.token_bytes(_KEY_BYTES)
+
+
+def _read_or_create_key(path: Path) -> bytes:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    draft = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    if not path.exists():
+        draft.touch(mode=0o600)
+        draft.write_bytes(secrets.token_bytes(_KEY_BYTES))
+        try:
+            os.link(draft, path)  # atomic, and fails if another process was first
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+    return path.read_bytes()

@@ -1,0 +1,230 @@
+"""The token loop against transformers' own generate, and its behaviour."""
+
+import asyncio
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, MambaConfig, PreTrainedModel
+
+from langchain_amulet.engine.engine import Engine
+from langchain_amulet.engine.params import Request, SamplingParams
+from langchain_amulet.engine.runner import Runner
+from langchain_amulet.exceptions import (
+    ContextLengthError,
+    InvalidParameterError,
+    ModelClosedError,
+    NumericalError,
+    UnsupportedModelError,
+)
+from langchain_amulet.realignment import RealignmentConfig
+from tests.unit_tests.models import CONFIGS, VOCAB_SIZE, tiny_model
+
+BASE = [1, 17, 33, 58, 90, 101, 7, 12]
+PREF = [1, 17, 33, 44, 45, 46, 201, 58, 90, 101, 7, 12]
+PAPER = RealignmentConfig.paper()
+
+
+@pytest.fixture(scope="module")
+def model() -> PreTrainedModel:
+    return tiny_model()
+
+
+@pytest.fixture(scope="module")
+def engine(model) -> Engine:
+    return Engine(Runner(model))
+
+
+def request(*prompts: list[int], weights=None, realignment=PAPER, **sampling) -> Request:
+    weights = [1.0] * (len(prompts) - 1) if weights is None else weights
+    return Request(prompts, weights, realignment, SamplingParams(**{"max_tokens": 24, **sampling}))
+
+
+def transformers_greedy(model: PreTrainedModel, prompt: list[int], max_tokens: int = 24, **keywords) -> list[int]:
+    ids = torch.tensor([prompt])
+    output = model.generate(ids, max_new_tokens=max_tokens, do_sample=False, eos_token_id=None, **keywords)
+    return output[0, len(prompt) :].tolist()
+
+
+def transformers_cfg(model: PreTrainedModel, base: list[int], pref: list[int], w: float) -> list[int]:
+    return transformers_greedy(model, pref, guidance_scale=w, negative_prompt_ids=torch.tensor([base]))
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_equals_transformers_cfg_token_for_token(architecture):
+    model = tiny_model(architecture)
+    ours = list(Engine(Runner(model)).submit(request(BASE, PREF)))
+    assert ours == transformers_cfg(model, BASE, PREF, PAPER.guidance_scale)
+    assert ours != transformers_greedy(model, PREF)  # else the comparison would prove nothing
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_one_stream_equals_plain_generation(architecture, implementation):
+    model = tiny_model(architecture)
+    model.set_attn_implementation(implementation)
+    assert list(Engine(Runner(model)).submit(request(PREF))) == transformers_greedy(model, PREF)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    base=st.lists(st.integers(3, VOCAB_SIZE - 1), min_size=1, max_size=20),
+    insertion=st.lists(st.integers(3, VOCAB_SIZE - 1), max_size=10),
+    where=st.integers(0, 20),
+    w=st.floats(0, 6),
+)
+def test_equals_transformers_cfg_for_any_prompts(model, engine, base, insertion, where, w):
+    pref = base[:where] + insertion + base[where:]
+    realignment = RealignmentConfig.classifier_free_guidance(w)
+    assert list(engine.submit(request(base, pref, realignment=realignment))) == transformers_cfg(model, base, pref, w)
+
+
+def test_scale_zero_and_one_equal_plain_generation(model, engine):
+    zero = RealignmentConfig.classifier_free_guidance(0.0)
+    no_iterations = RealignmentConfig.amulet(num_iterations=0, plausibility=0.0)
+    assert list(engine.submit(request(BASE, PREF, realignment=zero))) == transformers_greedy(model, BASE)
+    assert list(engine.submit(request(BASE, PREF, realignment=no_iterations))) == transformers_greedy(model, PREF)
+
+
+def test_two_equal_streams_of_half_weight_equal_one(engine):
+    halves = list(engine.submit(request(BASE, PREF, PREF, weights=[0.5, 0.5])))
+    assert halves == list(engine.submit(request(BASE, PREF)))
+
+
+def test_identical_streams_equal_plain_generation(model, engine):
+    assert list(engine.submit(request(BASE, BASE))) == transformers_greedy(model, BASE)
+
+
+def test_answers_beyond_the_first_capacity_of_the_cache(monkeypatch, model):
+    monkeypatch.setattr("langchain_amulet.engine.cache._FIRST_CAPACITY", 4)
+    ours = list(Engine(Runner(model)).submit(request(BASE, PREF, max_tokens=60)))
+    w = PAPER.guidance_scale
+    assert ours == transformers_greedy(model, PREF, 60, guidance_scale=w, negative_prompt_ids=torch.tensor([BASE]))
+
+
+def test_interleaved_requests_equal_one_by_one(engine):
+    requests = [request(BASE, PREF), request(PREF, BASE), request(PREF, temperature=1.0, seed=3)]
+    alone = [list(engine.submit(r)) for r in requests]
+    assert [list(tokens) for tokens in zip(*(engine.submit(r) for r in requests), strict=True)] == [
+        list(tokens) for tokens in zip(*alone, strict=True)
+    ]
+
+
+async def test_async_iteration_equals_sync(engine):
+    async def collect(r: Request) -> list[int]:
+        return [token async for token in engine.submit(r)]
+
+    requests = [request(BASE, PREF), request(PREF, BASE)]
+    assert await asyncio.gather(*map(collect, requests)) == [list(engine.submit(r)) for r in requests]
+
+
+def test_seed_reproduces_and_differs(engine):
+    def draw(seed: int | None) -> list[int]:
+        return list(engine.submit(request(BASE, PREF, temperature=1.0, seed=seed, realignment=RealignmentConfig())))
+
+    assert draw(5) == draw(5) != draw(6)
+    assert draw(None) != draw(None)
+    torch.manual_seed(0)
+    first = draw(None)
+    torch.manual_seed(0)
+    assert first == draw(None)
+
+
+def test_stops_at_any_stop_token_and_leaves_it_out(engine):
+    tokens = list(engine.submit(request(BASE, PREF)))
+    stop = tokens[9]
+    generation = engine.submit(request(BASE, PREF, stop_token_ids=frozenset({stop, 299})))
+    assert list(generation) == tokens[: tokens.index(stop)]
+    assert generation.finish_reason == "stop"
+    assert generation.token_ids == tokens[: tokens.index(stop) + 1]
+
+
+def test_max_tokens_is_respected(engine):
+    generation = engine.submit(request(BASE, PREF, max_tokens=3))
+    assert len(list(generation)) == 3
+    assert generation.finish_reason == "length"
+
+
+def test_answer_ends_where_the_context_does(engine):
+    prompt = [5] * 250
+    generation = engine.submit(request(prompt, max_tokens=100))
+    assert len(list(generation)) == 6
+    assert generation.finish_reason == "length"
+
+
+def test_prompt_that_fills_the_context_is_refused(engine):
+    with pytest.raises(ContextLengthError, match="256 tokens; the model's context holds 256.*Shorten"):
+        engine.submit(request([5], [5] * 256))
+
+
+def test_cancelled_generation_ends_and_frees_its_rows(engine):
+    generation = engine.submit(request(BASE, PREF))
+    first = next(generation)
+    generation.cancel()
+    assert generation.token_ids == [first]
+    assert list(generation) == []
+    assert generation.finish_reason == "cancelled"
+    assert generation._cache is None
+
+
+def test_finished_generation_frees_its_rows(engine):
+    generation = engine.submit(request(BASE, max_tokens=2))
+    assert len(list(generation)) == 2
+    assert generation._cache is None
+
+
+def test_closed_engine_says_so():
+    engine = Engine(Runner(tiny_model()))
+    under_way = engine.submit(request(BASE))
+    engine.close()
+    assert len(list(under_way)) == 24
+    with pytest.raises(ModelClosedError, match="Load the model again"):
+        engine.submit(request(BASE))
+
+
+def test_nan_logits_are_an_error_and_not_a_token():
+    model = tiny_model()
+    engine = Engine(Runner(model))
+    with torch.no_grad():
+        model.lm_head.weight.fill_(torch.nan)
+    for prompts in ([BASE], [BASE, PREF]):
+        with pytest.raises(NumericalError, match="float32"):
+            next(engine.submit(request(*prompts)))
+
+
+def test_recurrent_architecture_is_refused():
+    model = AutoModelForCausalLM.from_config(MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1))
+    with pytest.raises(UnsupportedModelError, match="mamba"):
+        Runner(model)
+
+
+def test_other_attention_implementation_is_refused():
+    model = tiny_model()
+    model.config._attn_implementation = "flash_attention_2"
+    with pytest.raises(UnsupportedModelError, match='"attn_implementation": "sdpa"'):
+        Runner(model)
+
+
+@pytest.mark.parametrize(("prompts", "weights"), [([], []), ([[]], []), ([BASE, []], [1.0]), ([BASE, PREF], [])])
+def test_streams_that_do_not_fit_together_are_refused(prompts, weights):
+    with pytest.raises(InvalidParameterError, match="stream"):
+        Request(prompts, weights)
+
+
+@pytest.mark.parametrize(
+    ("values", "remedy"),
+    [
+        ({"temperature": -0.1}, "temperature must be at least 0"),
+        ({"temperature": float("nan")}, "temperature must be at least 0"),
+        ({"top_p": 0.0}, "where 1 turns it off"),
+        ({"top_p": 1.1}, "where 1 turns it off"),
+        ({"top_k": -1}, "where 0 turns it off"),
+        ({"repetition_penalty": 0.0}, "above 0"),
+        ({"max_tokens": 0}, "at least 1"),
+        ({"seed": -1}, "None or from 0"),
+    ],
+)
+def test_sampling_params_refuse_what_no_sampler_can_use(values, remedy):
+    with pytest.raises(InvalidParameterError, match=remedy):
+        SamplingParams(**values)

@@ -170,11 +170,10 @@ def realign(
 
     Two guards keep the result near the reference, the nearest mix of policies that the model really has. Plausibility β
     allows only tokens with r(x) ≥ β max r. The trust region goes from r towards q, both renormalised over those tokens,
-    along log p_s = (1 − s) log r + s log q − log Z, to the largest s ≤ 1 with KL(p_s ‖ r) ≤ `max_kl`; tokens that are
-    impossible under q stay out of p_s and r alike.
+    along log p_s = (1 − s) log r + s log q − log Z, to the largest s ≤ 1 with KL(p_s ‖ r) ≤ `max_kl`.
 
-    A token that is −inf in any stream of non-zero gain is −inf, save that a row whose allowed tokens would all be lost
-    falls back to r, and from there to the uniform policy over its allowed tokens.
+    A token that is −inf in any stream of non-zero gain is −inf, under r too. A row that would lose all its allowed tokens
+    so falls back to the uniform policy over them.
 
     Args:
         base_logits: Next-token logits without preferences, `(..., V)`.
@@ -196,23 +195,30 @@ def realign(
         Zhang et al., Amulet, ICLR 2025 (the target, for one preference): https://arxiv.org/abs/2502.19148
         Li et al., Contrastive Decoding, ACL 2023, section 3.3 (plausibility): https://arxiv.org/abs/2210.15097
     """
-    rows = {"guidance_scale": guidance_scale, "plausibility": plausibility, "max_kl": max_kl}
-    _check_shapes(base_logits, pref_logits, weights, allowed, rows)
+    per_row = {"guidance_scale": guidance_scale, "plausibility": plausibility, "max_kl": max_kl}
+    _check_shapes(base_logits, pref_logits, weights, allowed, per_row)
     dtype = torch.promote_types(torch.promote_types(base_logits.dtype, pref_logits.dtype), torch.float32)
     log_base = base_logits.to(dtype).log_softmax(-1)
     log_prefs = (pref_logits.unsqueeze(-2) if weights is None else pref_logits).to(dtype).log_softmax(-1)
     v = log_base.new_ones(1) if weights is None else weights.to(log_base)
     gains = _column(guidance_scale, log_base) * v  # (..., K)
+    log_prefs = torch.where(gains.unsqueeze(-1) != 0, log_prefs, 0)  # what has no gain counts for nothing, not even NaN
 
-    reference = _mix(log_base, log_prefs, _reference_gains(gains))
-    target = _mix(log_base, log_prefs, gains)
-    if allowed is not None:
-        reference = _where_any(allowed, reference, otherwise=torch.zeros_like(reference))
-    plausible = (reference >= _plausibility_threshold(reference, plausibility)) & ~reference.isneginf()
-    target = _where_any(plausible, target, otherwise=reference)
-    if max_kl is not None:
-        target = _within_trust_region(target, reference, _column(max_kl, target))
-    return _normalise(target)
+    # 0 in place of -inf keeps sums finite; the barrier stands where the value was replaced.
+    base, prefs = (stream.nan_to_num(nan=math.nan, neginf=0.0) for stream in (log_base, log_prefs))
+    base_counts = gains.sum(-1, keepdim=True) != 1
+    barrier = (log_prefs - prefs).sum(-2) + torch.where(base_counts, -math.inf, 0.0).maximum(log_base - base)
+    barrier, alive = _allow(barrier, allowed)
+
+    directions = prefs - base.unsqueeze(-2)  # (..., K, V)
+    target = (base + _weighted_sum(gains, directions)) * alive + barrier
+    if not _is_off(plausibility) or max_kl is not None:
+        reference = (base + _weighted_sum(_reference_gains(gains), directions)) * alive + barrier
+        threshold = reference.amax(-1, keepdim=True) + _column(plausibility, reference).log()
+        target = torch.where(reference >= threshold, target, -math.inf)
+        if max_kl is not None:
+            target = _within_trust_region(target, reference, _column(max_kl, target))
+    return target.log_softmax(-1) if allowed is None else _normalise(target)
 
 
 def _column(value: float | Tensor, like: Tensor) -> Tensor:
@@ -220,17 +226,14 @@ def _column(value: float | Tensor, like: Tensor) -> Tensor:
     return torch.as_tensor(value, dtype=like.dtype, device=like.device).unsqueeze(-1)
 
 
-def _mix(log_base: Tensor, log_prefs: Tensor, gains: Tensor) -> Tensor:
-    """Unnormalised log π_base + Σ_k g_k (log π_k − log π_base); streams without gain are left out, not multiplied."""
-    base_gain = 1 - gains.sum(-1, keepdim=True)  # (..., 1)
-    active = gains.unsqueeze(-1) != 0  # (..., K, 1)
-    base_zero, pref_zero = log_base.isneginf(), log_prefs.isneginf()
-    # Zeros in place of -inf: the token is masked below if that stream counts, and the value cancels out if not.
-    base = log_base.masked_fill(base_zero, 0)
-    directions = log_prefs.masked_fill(pref_zero, 0) - base.unsqueeze(-2)
-    mixed = base + (gains.unsqueeze(-1) * directions).where(active, 0).sum(-2)
-    impossible = (base_zero & (base_gain != 0)) | (pref_zero & active).any(-2)
-    return mixed.masked_fill(impossible, -math.inf)
+def _is_off(guard: float | Tensor) -> bool:
+    """Whether a guard is off for all rows; a tensor is taken as on, since looking would wait for the device."""
+    return not isinstance(guard, Tensor) and guard == 0
+
+
+def _weighted_sum(gains: Tensor, directions: Tensor) -> Tensor:
+    """Σ_k g_k d_k, `(..., V)`."""
+    return (gains.unsqueeze(-2) @ directions).squeeze(-2)
 
 
 def _reference_gains(gains: Tensor) -> Tensor:
@@ -239,16 +242,19 @@ def _reference_gains(gains: Tensor) -> Tensor:
     return liked / liked.sum(-1, keepdim=True).clamp(min=1)
 
 
-def _where_any(keep: Tensor, log_probs: Tensor, *, otherwise: Tensor) -> Tensor:
-    """Keep these tokens only; in rows where that leaves none, keep them from `otherwise`."""
-    kept = log_probs.masked_fill(~keep, -math.inf)
-    empty = kept.isneginf().all(-1, keepdim=True)
-    return torch.where(empty & keep, otherwise, kept)
+def _allow(barrier: Tensor, allowed: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Raise the barrier before tokens that are not allowed, but lift it in rows where it would leave none.
 
-
-def _plausibility_threshold(reference: Tensor, plausibility: float | Tensor) -> Tensor:
-    """log(β max r), `(..., 1)`."""
-    return reference.amax(-1, keepdim=True) + _column(plausibility, reference).log()
+    Returns:
+        The barrier, 0 or −inf, `(..., V)`; and 1 per row, or 0 where only the allowed tokens count, `(..., 1)`.
+    """
+    forbidden = barrier.new_zeros(())
+    if allowed is not None:
+        forbidden = torch.where(allowed, forbidden, -math.inf)
+        barrier = barrier + forbidden
+    nothing = barrier.amax(-1, keepdim=True) == -math.inf
+    lifted = forbidden + torch.where(nothing, 0.0, -math.inf)
+    return barrier.maximum(lifted), (~nothing).to(barrier.dtype)
 
 
 def _within_trust_region(target: Tensor, reference: Tensor, max_kl: Tensor) -> Tensor:
@@ -256,24 +262,36 @@ def _within_trust_region(target: Tensor, reference: Tensor, max_kl: Tensor) -> T
     impossible = target.isneginf()
     log_r = _normalise(reference.masked_fill(impossible, -math.inf))
     direction = (_normalise(target) - log_r).masked_fill(impossible, 0)
+    few_log_r, few_directions = _compact(log_r, direction)
 
-    def within(s: Tensor) -> Tensor:
-        unnormalised = log_r + s * direction
+    def is_within(s: Tensor) -> Tensor:
+        unnormalised = few_log_r + s * few_directions
         log_z = unnormalised.logsumexp(-1, keepdim=True)
-        mean_direction = ((unnormalised - log_z).exp() * direction).sum(-1, keepdim=True)
+        mean_direction = ((unnormalised - log_z).exp() * few_directions).sum(-1, keepdim=True)
         return s * mean_direction - log_z <= max_kl  # KL(p_s ‖ r) = s E_{p_s}[log q − log r] − log Z
 
     s = torch.zeros_like(target[..., :1])
     for step in range(1, _NUM_BISECTIONS + 1):
-        s = torch.where(within(s + 0.5**step), s + 0.5**step, s)
-    s = torch.where(within(torch.ones_like(s)), 1, s)
+        s = torch.where(is_within(s + 0.5**step), s + 0.5**step, s)
+    s = torch.where(is_within(torch.ones_like(s)), 1, s)
     return log_r + s * direction
+
+
+def _compact(log_r: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+    """Leave out impossible tokens, where counting them costs no wait for the device: plausible ones are few."""
+    if log_r.device.type != "cpu":
+        return log_r, direction
+    num_possible = max(1, int(log_r.isfinite().sum(-1).max()))
+    if num_possible > log_r.shape[-1] // 4:
+        return log_r, direction
+    possible = log_r.topk(num_possible).indices
+    return log_r.gather(-1, possible), direction.gather(-1, possible)
 
 
 def _normalise(log_probs: Tensor) -> Tensor:
     """log_softmax that leaves a row without any token at -inf in place of NaN."""
-    nothing = log_probs.isneginf().all(-1, keepdim=True)
-    return log_probs.log_softmax(-1).masked_fill(nothing, -math.inf)
+    nothing = log_probs.amax(-1, keepdim=True) == -math.inf
+    return log_probs.log_softmax(-1).where(~nothing, -math.inf)
 
 
 def _check_shapes(

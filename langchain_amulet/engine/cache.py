@@ -4,6 +4,7 @@ Rows are never padded: a token is written at its own position in its row, and an
 positions a row has reached. Forgetting tokens is lowering a length.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ class _Placement:
     """Where the forward that is under way writes, and how far it reads."""
 
     rows: slice
-    positions: Tensor  # (B, S), the position of each new token in its row
+    positions: Tensor  # (B, 1, S, 1), the position of each new token in its row
     span: int  # positions 0 .. span - 1 are read
 
 
@@ -55,15 +56,13 @@ class _RowLayer(CacheLayerMixin):
         assert self.placement is not None, "RowCache.place() comes before the forward"
         rows, positions, span = self.placement.rows, self.placement.positions, self.placement.span
         keys, values = (states[rows] for states in self._states())
-        row_ids = torch.arange(len(keys), device=keys.device).unsqueeze(1)  # (B, 1)
-        keys[row_ids, :, positions] = key_states.transpose(1, 2)
-        values[row_ids, :, positions] = value_states.transpose(1, 2)
+        keys.scatter_(2, positions.expand(key_states.shape), key_states)
+        values.scatter_(2, positions.expand(value_states.shape), value_states)
         return keys[:, :, :span], values[:, :, :span]
 
-    def copy_prefix(self, source: int, target: int, num_tokens: int) -> None:
-        """Copy the first `num_tokens` tokens of one row to another."""
+    def copy_prefix(self, num_tokens: int) -> None:
         for states in self._states():
-            states[target, :, :num_tokens] = states[source, :, :num_tokens]
+            states[1:, :, :num_tokens] = states[:1, :, :num_tokens]
 
     def grow(self, capacity: int) -> None:
         """Make room for `capacity` tokens per row, keeping what is there."""
@@ -106,28 +105,30 @@ class RowCache(Cache):
         self.lengths = [0] * num_rows
         """Tokens in each row. Lowering a length forgets the tokens beyond it."""
 
-    def place(self, rows: slice, num_tokens: int, device: torch.device) -> Tensor:
-        """Announce that the next forward adds `num_tokens` to each of `rows`.
+    def place(self, rows: slice, num_tokens: Sequence[int], device: torch.device) -> Tensor:
+        """Announce the next forward, and how many tokens it adds to each of `rows`.
+
+        What a forward computes beyond a row's own tokens, up to the longest row's, lands beyond the row's length: never
+        attended to, and overwritten by what comes next.
 
         Returns:
-            The positions of the new tokens, `(rows, num_tokens)`.
+            The positions of the new tokens, `(rows, max(num_tokens))`.
         """
         starts = torch.tensor(self.lengths[rows], device=device).unsqueeze(1)
-        positions = starts + torch.arange(num_tokens, device=device)
-        self.span = max(self.lengths[rows]) + num_tokens
+        positions = starts + torch.arange(max(num_tokens), device=device)
+        self.span = max(self.lengths[rows]) + max(num_tokens)
         self._reserve()
-        placement = _Placement(rows, positions, self.span)
+        placement = _Placement(rows, positions[:, None, :, None], self.span)
         for layer in self._row_layers:
             layer.placement = placement
-        for row in range(*rows.indices(len(self.lengths))):
-            self.lengths[row] += num_tokens
+        self.lengths[rows] = [length + more for length, more in zip(self.lengths[rows], num_tokens, strict=True)]
         return positions
 
-    def copy_prefix(self, source: int, target: int, num_tokens: int) -> None:
-        """Let row `target` begin with the first `num_tokens` tokens of row `source`."""
+    def copy_prefix(self, num_tokens: int) -> None:
+        """Let all rows begin with the first `num_tokens` tokens of the first."""
         for layer in self._row_layers:
-            layer.copy_prefix(source, target, num_tokens)
-        self.lengths[target] = num_tokens
+            layer.copy_prefix(num_tokens)
+        self.lengths = [num_tokens] * len(self.lengths)
 
     def _reserve(self) -> None:
         if self.span > self.capacity:

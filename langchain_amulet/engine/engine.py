@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from collections.abc import Sequence as IdSequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from langchain_amulet.engine.sampling import sample
 from langchain_amulet.engine.sequence import FinishReason, Sequence
 from langchain_amulet.exceptions import ModelClosedError, NumericalError
 from langchain_amulet.realignment import realign
+
+_MIN_SHARED_PREFIX = 64  # tokens; reading fewer twice costs less than a forward of their own
 
 
 class Engine:
@@ -117,20 +120,22 @@ class Generation:
         return None if self._sequence.finish_reason == "stop" else token_id
 
     def _prefill(self) -> Tensor:
-        """Read the prompts, what they share with the first one only once.
+        """Read the prompts: a long common beginning once, then all rows in one forward.
 
         Returns:
             Logits of the first token of the answer, `(rows, V)`.
         """
         prompts = self._sequence.request.prompts
         cache = self._runner.new_cache(len(prompts), self._sequence.max_length)
-        logits = [self._runner.prefill(cache, 0, prompts[0])]
-        for row, prompt in enumerate(prompts[1:], start=1):
-            shared = _common_prefix_length(prompts[0], prompt[:-1])  # the last token is read for its logits
-            cache.copy_prefix(0, row, shared)
-            logits.append(self._runner.prefill(cache, row, prompt[shared:]))
+        shared = _common_prefix_length([prompt[:-1] for prompt in prompts])  # the last token is read for its logits
+        if len(prompts) == 1 or shared < _MIN_SHARED_PREFIX:
+            shared = 0
+        else:
+            self._runner.prefill(cache, [prompts[0][:shared]])
+            cache.copy_prefix(shared)
+        logits = self._runner.prefill(cache, [prompt[shared:] for prompt in prompts])
         self._cache = cache
-        return torch.stack(logits)
+        return logits
 
     def _decode(self, cache: RowCache) -> Tensor:
         return self._runner.decode(cache, [self._sequence.token_ids[-1]] * len(self._sequence.request.prompts))
@@ -167,6 +172,6 @@ def _scores(logits: Tensor, request: Request) -> Tensor:
     )
 
 
-def _common_prefix_length(first: IdSequence[int], second: IdSequence[int]) -> int:
-    pairs = zip(first, second, strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
+def _common_prefix_length(prompts: IdSequence[IdSequence[int]]) -> int:
+    columns = zip(*prompts, strict=False)  # as many as the shortest prompt has tokens
+    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,9 +32,7 @@ class Runner:
         self._config = model.config.get_text_config(decoder=True)
         self._windows = self._layer_windows()
         self._check_attention()
-        self._forward_kwargs: dict[str, Any] = {"use_cache": True}
-        if "logits_to_keep" in inspect.signature(model.forward).parameters:
-            self._forward_kwargs["logits_to_keep"] = 1
+        self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._check_probe()
 
     @property
@@ -47,13 +44,16 @@ class Runner:
         """Rows for the streams of one request, of up to `max_length` tokens each."""
         return RowCache(len(self._windows), num_rows, max_length)
 
-    def prefill(self, cache: RowCache, row: int, input_ids: Sequence[int]) -> Tensor:
-        """Add these tokens to one row.
+    def prefill(self, cache: RowCache, input_ids: Sequence[Sequence[int]]) -> Tensor:
+        """Add to each row, from the first one on, tokens of its own.
 
         Returns:
-            Logits of the token after them, `(V,)`.
+            Logits of the token after them, `(rows, V)`.
         """
-        return self._forward(cache, slice(row, row + 1), torch.tensor([list(input_ids)]))[0]
+        num_tokens = [len(ids) for ids in input_ids]
+        # A forward is rectangular: shorter rows are filled up at the end, where nothing looks.
+        filled = torch.tensor([[*ids, *[0] * (max(num_tokens) - len(ids))] for ids in input_ids])
+        return self._forward(cache, filled, num_tokens)
 
     def decode(self, cache: RowCache, input_ids: Sequence[int]) -> Tensor:
         """Add one token to every row, in one forward.
@@ -61,40 +61,45 @@ class Runner:
         Returns:
             Logits of the tokens after them, `(rows, V)`.
         """
-        return self._forward(cache, slice(0, len(input_ids)), torch.tensor(list(input_ids)).unsqueeze(1))
+        return self._forward(cache, torch.tensor([input_ids]).T, [1] * len(input_ids))
 
     @torch.inference_mode()
-    def _forward(self, cache: RowCache, rows: slice, input_ids: Tensor) -> Tensor:
+    def _forward(
+        self,
+        cache: RowCache,
+        input_ids: Tensor,  # (B, S)
+        num_tokens: list[int],  # of each row, at most S
+    ) -> Tensor:
         device = self._model.device
-        position_ids = cache.place(rows, input_ids.shape[1], device)  # (B, S)
+        position_ids = cache.place(slice(0, len(num_tokens)), num_tokens, device)  # (B, S)
+        last = [n - 1 for n in num_tokens]
+        wanted = sorted(set(last)) if self._keeps_logits else range(input_ids.shape[1])
         output = self._model(
             input_ids=input_ids.to(device),
             position_ids=position_ids,
             attention_mask=self._attention_mask(position_ids, cache.span),
             past_key_values=cache,
-            **self._forward_kwargs,
+            use_cache=True,
+            **({"logits_to_keep": torch.tensor(wanted, device=device)} if self._keeps_logits else {}),
         )
-        logits: Tensor = output.logits
-        return logits[:, -1]  # (B, V)
+        logits: Tensor = output.logits  # (B, len(wanted), V)
+        return torch.stack([row[wanted.index(index)] for row, index in zip(logits, last, strict=True)])
 
     def _attention_mask(self, positions: Tensor, span: int) -> Tensor | dict[str, Tensor]:
         """Which of the `span` positions each new token may attend to, `(B, 1, S, span)`, per kind of layer."""
         keys, queries = torch.arange(span, device=positions.device), positions.unsqueeze(-1)
         causal = keys <= queries
         masks = {
-            layer_type: self._as_mask(causal if window is None else causal & (keys > queries - window))
+            layer_type: self._additive(causal if window is None else causal & (keys > queries - window))
             for layer_type, window in set(self._windows)
         }
         return masks if len(masks) > 1 else next(iter(masks.values()))
 
-    def _as_mask(self, visible: Tensor) -> Tensor:
-        visible = visible.unsqueeze(1)
-        if self._config._attn_implementation == "sdpa":
-            return visible
+    def _additive(self, visible: Tensor) -> Tensor:
+        """0 where a position is visible, else as low as it goes: both attention implementations take it as it is."""
         dtype = self._model.dtype
-        return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(
-            ~visible, torch.finfo(dtype).min
-        )
+        mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+        return mask.masked_fill(~visible, torch.finfo(dtype).min).unsqueeze(1)
 
     def _layer_windows(self) -> list[tuple[str, int | None]]:
         layer_types, layer_kwargs = get_layer_types_and_kwargs(self._config)
@@ -133,8 +138,7 @@ class Runner:
         ids = [i % self._config.vocab_size for i in range(1, _PROBE_LENGTH + 1)]
         try:
             cache = self.new_cache(num_rows=2, max_length=_PROBE_LENGTH)
-            self.prefill(cache, 0, ids[:-1])
-            self.prefill(cache, 1, ids[1:-2])
+            self.prefill(cache, [ids[:-1], ids[1:-2]])
             ours = self.decode(cache, [ids[-1]] * 2)
             with torch.inference_mode():
                 rows = [ids, [*ids[1:-2], ids[-1]]]

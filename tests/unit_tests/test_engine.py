@@ -96,6 +96,12 @@ def test_identical_streams_equal_plain_generation(model, engine):
     assert list(engine.submit(request(BASE, BASE))) == transformers_greedy(model, BASE)
 
 
+def test_long_shared_beginning_read_once_equals_transformers_cfg(model, engine):
+    beginning = torch.randint(3, VOCAB_SIZE, (80,), generator=torch.Generator().manual_seed(0)).tolist()
+    base, pref = beginning + BASE, beginning + PREF
+    assert list(engine.submit(request(base, pref))) == transformers_cfg(model, base, pref, PAPER.guidance_scale)
+
+
 def test_answers_beyond_the_first_capacity_of_the_cache(monkeypatch, model):
     monkeypatch.setattr("langchain_amulet.engine.cache._FIRST_CAPACITY", 4)
     ours = list(Engine(Runner(model)).submit(request(BASE, PREF, max_tokens=60)))

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -69,7 +70,7 @@ class PreferenceMemory:
         return preference
 
     def recall(self, user_id: str) -> list[Preference]:
-        """All preferences of this user, the oldest first; an unknown user has none."""
+        """All preferences of this user, the last remembered last; an unknown user has none."""
         namespace = _namespace(user_id)
         items = page = self.store.search(namespace, limit=_PAGE_SIZE)
         while len(page) == _PAGE_SIZE:
@@ -139,13 +140,19 @@ def _key(text: str) -> str:
 
 
 def _value(user_id: str, preference: Preference) -> dict[str, Any]:
-    return {"user_id": user_id, "text": preference.text, "weight": preference.weight}
+    return {
+        "text": preference.text,
+        "weight": preference.weight,
+        "user_id": user_id.encode(errors="backslashreplace").decode(),  # long ids are hashed in the namespace
+        "remembered_at": time.time_ns(),  # stores' own times are as coarse as a second
+    }
 
 
 def _preferences(items: Sequence[SearchItem], namespace: tuple[str, str]) -> list[Preference]:
     # Some stores' search also finds namespaces that merely begin alike: another user's.
     own = [item for item in items if item.namespace == namespace]
-    return [_preference(item) for item in sorted(own, key=lambda item: (item.created_at, item.key))]
+    own.sort(key=lambda item: (item.value.get("remembered_at", 0), item.key))
+    return [_preference(item) for item in own]
 
 
 def _preference(item: SearchItem) -> Preference:

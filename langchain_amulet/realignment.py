@@ -172,7 +172,7 @@ def realign(
     allows only tokens with r(x) ≥ β max r. The trust region goes from r towards q, both renormalised over those tokens,
     along log p_s = (1 − s) log r + s log q − log Z, to the largest s ≤ 1 with KL(p_s ‖ r) ≤ `max_kl`.
 
-    A token that is −inf in any stream of non-zero gain is −inf, under r too. A row that would lose all its allowed tokens
+    A token that is −inf in any stream of non-zero gain is −inf, under r too. A row that would lose all allowed tokens
     so falls back to the uniform policy over them.
 
     Args:

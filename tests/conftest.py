@@ -1,0 +1,24 @@
+"""Settings for all tests."""
+
+import os
+import tempfile
+
+# Before anything imports platformdirs or transformers: no test touches the user's own directories, or a network.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["XDG_DATA_HOME"] = tempfile.mkdtemp(prefix="amulet-tests-")
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("default", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("campaign", deadline=None, max_examples=5000, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("default")
+
+import pytest  # noqa: E402
+from langchain_core.caches import InMemoryCache  # noqa: E402
+
+
+@pytest.fixture
+def cache() -> InMemoryCache:
+    """A response cache, shared by whoever is given it."""
+    return InMemoryCache()

@@ -1,0 +1,425 @@
+"""ChatAmulet on a tiny random model: LangChain's entry points, users, metadata, errors."""
+
+import asyncio
+import copy
+import gc
+import threading
+import warnings
+import weakref
+
+import pytest
+import torch
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import ConfigurableField
+from pydantic import ValidationError
+
+from langchain_amulet import ChatAmulet, Preference, PreferenceMemory, RealignmentConfig
+from langchain_amulet.engine.engine import Generation
+from langchain_amulet.engine.params import Request, SamplingParams
+from langchain_amulet.exceptions import ContextLengthError, InvalidParameterError, ModelClosedError, PreferenceError
+from tests.unit_tests.chat_templates import byte_tokenizer
+from tests.unit_tests.models import tiny_model
+
+QUESTION = "Why?"
+BRIEF = "Be brief."
+CHEERFUL = "Be cheerful!"
+ALICE = {"configurable": {"user_id": "alice@example.com"}}
+BOB = {"configurable": {"user_id": "bob"}}
+MODEL = tiny_model("qwen2", seed=5)
+TOKENIZER = byte_tokenizer()
+SHORT = {"max_tokens": 12, "realignment": RealignmentConfig(guidance_scale=3.0)}
+
+
+@pytest.fixture
+def memory() -> PreferenceMemory:
+    memory = PreferenceMemory()
+    memory.remember("alice@example.com", BRIEF)
+    memory.remember("bob", CHEERFUL, 0.5)
+    return memory
+
+
+@pytest.fixture
+def llm(memory) -> ChatAmulet:
+    return ChatAmulet(model=MODEL, tokenizer=TOKENIZER, memory=memory, **SHORT)
+
+
+@pytest.fixture(scope="module")
+def answers() -> dict[str, str]:
+    """What each user is to read, from calls that name the preference."""
+    llm = ChatAmulet(model=MODEL, tokenizer=TOKENIZER, **SHORT)
+    preferences = {"alice": BRIEF, "bob": Preference(CHEERFUL, 0.5), "visitor": None}
+    texts = {name: llm.invoke(QUESTION, preference=preference).text for name, preference in preferences.items()}
+    assert len(set(texts.values())) == 3, "the users' answers must differ, or the tests below prove nothing"
+    return texts
+
+
+def test_invoke_reads_the_users_preferences(llm, answers):
+    assert llm.invoke(QUESTION, ALICE).text == answers["alice"]
+    assert llm.invoke(QUESTION, BOB).text == answers["bob"]
+    assert llm.invoke(QUESTION).text == answers["visitor"]
+    assert llm.invoke(QUESTION, {"configurable": {"user_id": "unknown"}}).text == answers["visitor"]
+
+
+def test_stream_equals_invoke(llm, answers):
+    chunks = list(llm.stream(QUESTION, ALICE))
+    assert "".join(chunk.text for chunk in chunks) == answers["alice"]
+    assert len(chunks) > 2
+    whole = sum(chunks[1:], start=chunks[0])
+    invoked = llm.invoke(QUESTION, ALICE)
+    assert whole.usage_metadata == invoked.usage_metadata
+    assert whole.response_metadata == invoked.response_metadata
+
+
+def test_batch_answers_each_with_their_own_config(llm, answers):
+    batched = llm.batch([QUESTION] * 3, [ALICE, BOB, {}])
+    assert [message.text for message in batched] == [answers["alice"], answers["bob"], answers["visitor"]]
+
+
+async def test_async_equals_sync(llm, answers):
+    assert (await llm.ainvoke(QUESTION, ALICE)).text == answers["alice"]
+    assert "".join([chunk.text async for chunk in llm.astream(QUESTION, BOB)]) == answers["bob"]
+    batched = await llm.abatch([QUESTION] * 2, [BOB, ALICE])
+    assert [message.text for message in batched] == [answers["bob"], answers["alice"]]
+
+
+async def test_concurrent_streams_do_not_mix(llm, answers):
+    async def read(config) -> str:
+        return "".join([chunk.text async for chunk in llm.astream(QUESTION, config)])
+
+    assert await asyncio.gather(read(ALICE), read(BOB), read({})) == [
+        answers["alice"],
+        answers["bob"],
+        answers["visitor"],
+    ]
+
+
+def test_chain_passes_the_user_on(llm, answers):
+    chain = ChatPromptTemplate.from_messages([("human", "{question}")]) | llm | StrOutputParser()
+    inputs = {"question": QUESTION}
+    assert chain.invoke(inputs, ALICE) == answers["alice"]
+    assert "".join(chain.stream(inputs, BOB)) == answers["bob"]
+    assert chain.batch([inputs] * 2, [ALICE, BOB]) == [answers["alice"], answers["bob"]]
+
+
+@pytest.mark.filterwarnings("ignore::langchain_core._api.beta_decorator.LangChainBetaWarning")
+async def test_events_read_the_users_preferences(llm, answers):
+    assert str(llm.stream_events(QUESTION, ALICE, version="v3").text) == answers["alice"]
+    stream = await llm.astream_events(QUESTION, BOB, version="v3")
+    assert await stream.text == answers["bob"]
+    events = [event async for event in llm.astream_events(QUESTION, ALICE, version="v2")]
+    assert events[-1]["data"]["output"].text == answers["alice"]
+
+
+async def test_generate_without_config_is_a_plain_answer(llm, answers):
+    messages = [[("human", QUESTION)]]
+    prompts = [llm._convert_input(each).to_messages() for each in messages]
+    assert llm.generate(prompts).generations[0][0].text == answers["visitor"]
+    assert (await llm.agenerate(prompts, preference=BRIEF)).generations[0][0].text == answers["alice"]
+
+
+# Which preferences count
+
+
+def test_calls_preference_replaces_the_stored_ones(llm, answers):
+    assert llm.invoke(QUESTION, BOB, preference=BRIEF).text == answers["alice"]
+    assert llm.invoke(QUESTION, BOB, preference=None).text == answers["visitor"]
+    assert llm.invoke(QUESTION, BOB, preference=[]).text == answers["visitor"]
+    assert llm.bind(preference=BRIEF).invoke(QUESTION, BOB).text == answers["alice"]
+
+
+def test_field_serves_whoever_has_nothing_stored(memory, answers):
+    llm = ChatAmulet(model=MODEL, tokenizer=TOKENIZER, memory=memory, preference=BRIEF, **SHORT)
+    assert llm.invoke(QUESTION).text == answers["alice"]
+    assert llm.invoke(QUESTION, {"configurable": {"user_id": "unknown"}}).text == answers["alice"]
+    assert llm.invoke(QUESTION, BOB).text == answers["bob"]
+    assert llm.invoke(QUESTION, preference=None).text == answers["visitor"]
+
+
+def test_store_is_taken_as_memory(memory, answers):
+    llm = ChatAmulet(model=MODEL, tokenizer=TOKENIZER, memory=memory.store, **SHORT)
+    assert llm.invoke(QUESTION, ALICE).text == answers["alice"]
+
+
+def test_configurable_field_reaches_a_new_instance_with_the_same_weights(llm, answers):
+    configurable = llm.configurable_fields(preference=ConfigurableField(id="preference"))
+    assert configurable.invoke(QUESTION, {"configurable": {"preference": BRIEF}}).text == answers["alice"]
+
+
+def test_changed_preference_counts_at_once(llm, memory, answers):
+    assert llm.invoke(QUESTION, ALICE).text == answers["alice"]
+    memory.forget("alice@example.com")
+    assert llm.invoke(QUESTION, ALICE).text == answers["visitor"]
+
+
+# Privacy
+
+
+def test_one_cache_never_serves_one_users_answer_to_another(memory, answers, cache):
+    llm = ChatAmulet(model=MODEL, tokenizer=TOKENIZER, memory=memory, cache=cache, **SHORT)
+    for _ in range(2):
+        assert llm.invoke(QUESTION, ALICE).text == answers["alice"]
+        assert llm.invoke(QUESTION, BOB).text == answers["bob"]
+        assert llm.invoke(QUESTION).text == answers["visitor"]
+    assert len(cache._cache) == 3
+    assert not any(text in str(cache._cache) for text in (BRIEF, CHEERFUL, "alice", "bob"))
+    memory.remember("bob", BRIEF)
+    memory.forget("bob", CHEERFUL)
+    assert llm.invoke(QUESTION, BOB).text == answers["alice"]
+
+
+def test_one_cache_tells_models_settings_and_fields_apart(cache):
+    one = ChatAmulet(model=MODEL, tokenizer=TOKENIZER, cache=cache, **SHORT)
+    others = [
+        ChatAmulet(model=tiny_model("qwen2", seed=6), tokenizer=TOKENIZER, cache=cache, **SHORT),
+        ChatAmulet(model=MODEL, tokenizer=TOKENIZER, cache=cache, **{**SHORT, "max_tokens": 3}),
+        ChatAmulet(model=MODEL, tokenizer=TOKENIZER, cache=cache, preference=BRIEF, **SHORT),
+        ChatAmulet(model=MODEL, tokenizer=TOKENIZER, cache=cache, temperature=1.0, seed=1, **SHORT),
+    ]
+    texts = {llm.invoke(QUESTION).text for llm in [one, *others]}
+    assert len(texts) == len(cache._cache) == 5
+
+
+class Recorder(BaseCallbackHandler):
+    """Keeps all that a tracer would see."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def on_chat_model_start(self, *args, **kwargs):
+        self.seen.append(repr((args, kwargs)))
+
+    def on_llm_new_token(self, *args, **kwargs):
+        self.seen.append(repr((args, kwargs)))
+
+    def on_llm_end(self, *args, **kwargs):
+        self.seen.append(repr((args, kwargs)))
+
+
+def test_tracers_see_no_preference_text(llm):
+    recorder = Recorder()
+    bound = llm.bind(preference=BRIEF)
+    llm.invoke(QUESTION, {**ALICE, "callbacks": [recorder]})
+    list(llm.stream(QUESTION, {"callbacks": [recorder]}, preference=CHEERFUL))
+    bound.invoke(QUESTION, {"callbacks": [recorder]})
+    with_field = ChatAmulet(model=MODEL, tokenizer=TOKENIZER, preference=[BRIEF, CHEERFUL], **SHORT)
+    with_field.invoke(QUESTION, {"callbacks": [recorder]})
+    everything = " ".join([*recorder.seen, repr(llm), repr(bound), repr(with_field), str(with_field.asdict())])
+    assert len(recorder.seen) > 8
+    assert BRIEF not in everything
+    assert CHEERFUL not in everything
+
+
+def test_traces_name_provider_and_model(llm):
+    params = llm._get_ls_params(stop=["x"], temperature=0.5)
+    assert params["ls_provider"] == "amulet"
+    assert params["ls_model_name"] == "Qwen2ForCausalLM"
+    assert (params["ls_stop"], params["ls_temperature"], params["ls_max_tokens"]) == (["x"], 0.5, 12)
+
+
+# Metadata
+
+
+def test_metadata_of_a_personalised_answer(llm):
+    base, pref = llm.prompt_streams(QUESTION, BRIEF)
+    message = llm.invoke(QUESTION, ALICE)
+    assert message.response_metadata == {
+        "model_name": "Qwen2ForCausalLM",
+        "model_provider": "amulet",
+        "finish_reason": "length",
+        "amulet": {"guidance_scale": 3.0, "num_streams": 2, "plausibility": 0.1, "max_kl": None},
+    }
+    assert message.usage_metadata == {
+        "input_tokens": len(base),
+        "output_tokens": 12,
+        "total_tokens": len(base) + 12,
+        "input_token_details": {"preference_streams": len(pref)},
+    }
+
+
+def test_metadata_of_a_plain_answer(llm):
+    message = llm.invoke(QUESTION)
+    assert message.response_metadata["amulet"] == {"guidance_scale": 0.0, "num_streams": 1}
+    assert message.usage_metadata["input_tokens"] == len(llm.prompt_streams(QUESTION)[0])
+
+
+def test_prompt_streams_are_those_that_a_call_runs(llm):
+    assert len(llm.prompt_streams(QUESTION)) == 1
+    base, pref = llm.prompt_streams([("human", QUESTION)], BRIEF)
+    assert base == TOKENIZER.apply_chat_template(
+        [{"role": "user", "content": QUESTION}], add_generation_prompt=True, return_dict=False
+    )
+    assert TOKENIZER.decode(pref).count(BRIEF) == 1
+    once = ChatAmulet(
+        model=MODEL, tokenizer=TOKENIZER, preference=BRIEF, realignment=RealignmentConfig(guidance_scale=1)
+    )
+    assert once.prompt_streams(QUESTION) == [pref]
+    assert once.prompt_streams(QUESTION, []) == [base]
+
+
+# Settings
+
+
+def test_calls_settings_replace_the_fields(llm, answers):
+    assert llm.invoke(QUESTION, max_tokens=3).usage_metadata["output_tokens"] == 3
+    assert llm.invoke(QUESTION, ALICE, realignment=RealignmentConfig(guidance_scale=0)).text == answers["visitor"]
+    sampled = [llm.invoke(QUESTION, temperature=2.0, seed=seed).text for seed in (1, 1, 2)]
+    assert sampled[0] == sampled[1] != sampled[2]
+    assert llm.invoke(QUESTION, temperature=None, max_tokens=None).text == answers["visitor"]
+
+
+def test_generation_config_serves_where_nothing_is_said():
+    model = copy.deepcopy(MODEL)
+    model.generation_config.update(do_sample=True, temperature=1.5, top_k=40, max_new_tokens=7, eos_token_id=[2, 5])
+    llm = ChatAmulet(model=model, tokenizer=TOKENIZER)
+    params = llm._sampling_params(model, {})
+    assert (params.temperature, params.top_k, params.max_tokens, params.stop_token_ids) == (1.5, 40, 7, {2, 5})
+    assert llm._sampling_params(model, {"temperature": 0}).temperature == 0
+
+
+def test_stop_strings_end_the_answer(llm, answers):
+    stop = answers["alice"][4:6]
+    message = llm.invoke(QUESTION, ALICE, stop=[stop])
+    assert message.text == answers["alice"][: answers["alice"].index(stop)]
+    assert message.response_metadata["finish_reason"] == "stop"
+    assert message.usage_metadata["output_tokens"] < 12
+    with_field = llm.model_copy(update={"stop": [stop]})
+    assert with_field.invoke(QUESTION, ALICE).text == message.text
+    assert with_field.invoke(QUESTION, ALICE, stop=[]).text == answers["alice"]
+
+
+def test_end_of_turn_token_ends_the_answer(llm):
+    request = Request(llm.prompt_streams(QUESTION), sampling=SamplingParams(max_tokens=12))
+    tokens = list(llm._load().engine.submit(request))
+    model = copy.deepcopy(MODEL)
+    model.generation_config.eos_token_id = tokens[4]
+    message = ChatAmulet(model=model, tokenizer=TOKENIZER, **SHORT).invoke(QUESTION)
+    assert message.response_metadata["finish_reason"] == "stop"
+    assert message.usage_metadata["output_tokens"] == tokens.index(tokens[4]) + 1
+
+
+# Cancellation
+
+
+class CountingStep:
+    """Counts the forwards of the engine."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.count, self.third = 0, threading.Event()
+        original = Generation._draw
+
+        def draw(generation, logits):
+            self.count += 1
+            if self.count == 3:
+                self.third.set()
+            return original(generation, logits)
+
+        monkeypatch.setattr(Generation, "_draw", draw)
+
+
+def test_closed_stream_stops_generating(llm, monkeypatch):
+    steps = CountingStep(monkeypatch)
+    stream = llm.stream(QUESTION, max_tokens=200)
+    next(stream)
+    stream.close()
+    drawn = steps.count
+    llm.invoke(QUESTION, max_tokens=1)
+    assert steps.count == drawn + 1 < 20
+
+
+async def test_cancelled_ainvoke_stops_generating(llm, monkeypatch):
+    steps = CountingStep(monkeypatch)
+    task = asyncio.create_task(llm.ainvoke(QUESTION, max_tokens=200))
+    await asyncio.to_thread(steps.third.wait, 60)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    drawn = steps.count
+    await asyncio.sleep(0.1)
+    assert steps.count <= drawn + 1
+
+
+# Construction, sharing, closing
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"), [("temprature", "temperature"), ("max_token", "max_tokens"), ("preferences", "preference")]
+)
+def test_unknown_constructor_argument_warns_with_the_nearest_valid_one(name, nearest):
+    with pytest.warns(UserWarning, match=f"no argument {name!r}.*Did you mean {nearest!r}"):
+        ChatAmulet(**{name: None})
+
+
+def test_unknown_call_argument_warns_with_the_nearest_valid_one(llm):
+    with pytest.warns(UserWarning, match="no argument 'max_token'.*Did you mean 'max_tokens'"):
+        llm.invoke(QUESTION, max_token=3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "remedy"),
+    [
+        ({"temperature": -1.0}, ValidationError, "temperature must be at least 0"),
+        ({"top_p": 2.0}, ValidationError, "where 1 turns it off"),
+        ({"max_tokens": 0}, ValidationError, "max_tokens must be at least 1"),
+        ({"max_streams": 1}, ValidationError, "greater than or equal to 2"),
+        ({"preference": 7}, PreferenceError, "Give a string"),
+        ({"memory": {}}, ValidationError, "PreferenceMemory"),
+        ({"realignment": 2.0}, ValidationError, "RealignmentConfig"),
+    ],
+)
+def test_wrong_constructor_argument_is_refused(arguments, error, remedy):
+    with pytest.raises(error, match=remedy):
+        ChatAmulet(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "remedy"),
+    [
+        ({"temperature": -1.0}, InvalidParameterError, "temperature must be at least 0"),
+        ({"preference": 7}, PreferenceError, "Give a string"),
+        ({"realignment": 2.0}, InvalidParameterError, "RealignmentConfig"),
+    ],
+)
+def test_wrong_call_argument_is_refused(llm, arguments, error, remedy):
+    with pytest.raises(error, match=remedy):
+        llm.invoke(QUESTION, **arguments)
+
+
+def test_prompt_longer_than_the_context_is_refused(llm):
+    with pytest.raises(ContextLengthError, match="context holds 256.*Shorten the conversation"):
+        llm.invoke("x" * 300)
+
+
+def test_instances_and_copies_share_one_engine(llm):
+    engines = {
+        id(each._load().engine)
+        for each in (llm, ChatAmulet(model=MODEL, tokenizer=TOKENIZER), llm.model_copy(), copy.copy(llm))
+    }
+    assert len(engines) == 1
+
+
+def test_closing_frees_the_model_once_nobody_uses_it():
+    model = tiny_model()
+    first, second = (ChatAmulet(model=model, tokenizer=TOKENIZER, **SHORT) for _ in range(2))
+    text = first.invoke(QUESTION).text
+    freed = weakref.ref(model)
+    del model
+    first.close()
+    assert second.invoke(QUESTION).text == text
+    second.close()
+    gc.collect()
+    assert freed() is None
+    with pytest.raises(ModelClosedError, match="Make a new one"):
+        first.invoke(QUESTION)
+
+
+def test_construction_loads_nothing():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert ChatAmulet(model="no/such-model")._loaded is None
+
+
+def test_greedy_answers_do_not_depend_on_torchs_generator(llm, answers):
+    torch.manual_seed(123)
+    assert llm.invoke(QUESTION, ALICE).text == answers["alice"]

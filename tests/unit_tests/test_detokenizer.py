@@ -1,0 +1,84 @@
+"""Streams of text: whole characters, stop strings over token borders."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from langchain_amulet.detokenizer import TextStream
+from tests.unit_tests.chat_templates import byte_tokenizer
+
+TOKENIZER = byte_tokenizer()
+texts = st.text(st.characters(codec="utf-8"), max_size=30)
+bytes_ids = st.lists(st.integers(12, 267), max_size=30)  # any bytes, valid text or not
+
+
+def run(token_ids: list[int], stop: tuple[str, ...] = ()) -> list[str]:
+    stream = TextStream(TOKENIZER, stop)
+    pieces = []
+    for token_id in token_ids:
+        pieces.append(stream.push(token_id))
+        if stream.is_stopped:
+            break
+    return [*pieces, stream.finish()]
+
+
+def ids_of(text: str) -> list[int]:
+    return TOKENIZER.encode(text, add_special_tokens=False)
+
+
+@given(text=texts)
+def test_all_pieces_together_are_the_text(text):
+    assert "".join(run(ids_of(text))) == text
+
+
+@given(token_ids=bytes_ids)
+def test_all_pieces_together_are_the_tokenizers_decoding_even_of_broken_characters(token_ids):
+    assert "".join(run(token_ids)) == TOKENIZER.decode(token_ids, clean_up_tokenization_spaces=False)
+
+
+def test_characters_of_several_tokens_come_out_whole():
+    pieces = run(ids_of("a👩‍🚀é漢"))
+    assert [piece for piece in pieces if piece] == ["a", "👩", "\u200d", "🚀", "é", "漢"]
+
+
+def test_an_unfinished_character_at_the_end_is_not_lost():
+    assert "".join(run(ids_of("a漢")[:-1])) == "a\ufffd"
+
+
+@given(text=st.text("abc", max_size=30), stop=st.lists(st.text("abc", min_size=1, max_size=4), min_size=1, max_size=3))
+def test_ends_at_the_earliest_stop_string_and_never_shows_any_of_it(text, stop):
+    pieces = run(ids_of(text), tuple(stop))
+    # The stop string that is complete first ends the answer; of those that are complete at once, the one that began first.
+    ends = [(text.find(s) + len(s), text.find(s)) for s in stop if s in text]
+    expected = text[: min(start for end, start in ends if end == min(ends)[0])] if ends else text
+    assert "".join(pieces) == expected
+
+
+@given(text=st.text("ab", min_size=1, max_size=20))
+def test_text_that_may_begin_a_stop_string_is_held_back_only_until_that_is_decided(text):
+    stream = TextStream(TOKENIZER, ["aab"])
+    shown = ""
+    for n, token_id in enumerate(ids_of(text), start=1):
+        shown += stream.push(token_id)
+        if stream.is_stopped:
+            return
+        held = text[len(shown) : n]
+        assert held in {"", "a", "aa"}
+        assert held or not text[:n].endswith("a")
+
+
+def test_special_tokens_are_not_shown():
+    assert "".join(run([*ids_of("a"), TOKENIZER.convert_tokens_to_ids("<|im_end|>"), *ids_of("b")])) == "ab"
+
+
+def test_stop_string_completed_by_the_last_bytes_is_found():
+    token_ids = ids_of("x漢")[:-1]  # decodes to x and a replacement character, at the end only
+    assert "".join(run(token_ids, ("\ufffd",))) == "x"
+
+
+@pytest.mark.parametrize("stop", ["b", "é"])
+def test_finish_after_a_stop_adds_nothing(stop):
+    stream = TextStream(TOKENIZER, [stop])
+    pieces = [stream.push(token_id) for token_id in ids_of(f"a{stop}")]
+    assert stream.is_stopped
+    assert ("".join(pieces), stream.finish()) == ("a", "")

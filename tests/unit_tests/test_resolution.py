@@ -1,0 +1,120 @@
+"""Who is asking, and what travels on."""
+
+import json
+import pickle
+import stat
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import platformdirs
+import pytest
+from langgraph.store.memory import InMemoryStore
+
+from langchain_amulet import resolution
+from langchain_amulet.exceptions import UserIdError
+from langchain_amulet.memory import PreferenceMemory
+from langchain_amulet.preferences import Preference
+from langchain_amulet.resolution import ResolvedPreferences, find_lookup, resolve
+
+MEMORY = PreferenceMemory()
+
+
+def config(
+    user_id: object = None, *, context: object = None, store: object = None, user: object = None, **configurable: object
+):
+    runtime = SimpleNamespace(context=context, store=store, server_info=SimpleNamespace(user=user))
+    given = {} if user_id is None else {"user_id": user_id}
+    return {"configurable": {**given, "__pregel_runtime": runtime, **configurable}}
+
+
+def user_of(given) -> str | None:
+    lookup = find_lookup(given, MEMORY)
+    return lookup and lookup.user_id
+
+
+def test_no_user_no_lookup():
+    assert find_lookup(None, MEMORY) is None
+    assert find_lookup({}, MEMORY) is None
+    assert find_lookup(config(), MEMORY) is None
+    assert find_lookup({"configurable": {"user_id": "alice"}}, None) is None
+
+
+def test_user_of_the_config_comes_before_that_of_the_context():
+    assert user_of({"configurable": {"user_id": "alice"}}) == "alice"
+    assert user_of(config(context={"user_id": "bob"})) == "bob"
+    assert user_of(config(context=SimpleNamespace(user_id="bob"))) == "bob"
+    assert user_of(config("alice", context={"user_id": "bob"})) == "alice"
+
+
+@pytest.mark.parametrize("user", [SimpleNamespace(identity="carol"), {"identity": "carol"}])
+def test_authenticated_user_counts_and_contradicting_them_is_an_error(user):
+    for given in (
+        config(user=user),
+        config(langgraph_auth_user=user),
+        config("carol", user=user),
+        config(user=user, context={"user_id": "x"}),
+    ):
+        assert user_of(given) == "carol"
+    with pytest.raises(UserIdError, match="differs from the user that the platform has authenticated"):
+        find_lookup(config("mallory", user=user), MEMORY)
+
+
+@pytest.mark.parametrize("user_id", [7, ["alice"], b"alice"])
+def test_user_id_that_is_no_string_is_refused(user_id):
+    with pytest.raises(UserIdError, match="str\\(user_id\\)"):
+        find_lookup(config(user_id), MEMORY)
+
+
+def test_store_of_the_run_serves_where_there_is_no_memory():
+    store = InMemoryStore()
+    assert find_lookup(config("alice", store=store), None).memory.store is store
+    assert find_lookup(config("alice", store=store), MEMORY).memory is MEMORY
+
+
+def test_resolved_preferences_show_a_digest_and_never_a_text():
+    resolved = resolve([Preference("I am diabetic.", 0.5)])
+    assert "diabetic" not in repr(resolved) + str(resolved) + f"{resolved}"
+    assert resolve(resolved) is resolved
+    assert resolved == resolve(Preference("I am diabetic.", 0.5)) == pickle.loads(pickle.dumps(resolved))  # noqa: S301
+    assert hash(resolved) == hash(resolve(Preference("I am diabetic.", 0.5)))
+
+
+def test_digests_differ_with_text_weight_order_and_nothing():
+    values = [None, "", "a", "b", Preference("a", 0.5), ["a", "b"], ["b", "a"], ["ab"]]
+    assert len({repr(resolve(value)) for value in values}) == len(values)
+
+
+def test_digest_is_the_same_in_another_process_and_kept_from_others():
+    script = "from langchain_amulet.resolution import resolve; print(resolve('a'))"
+    output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout  # noqa: S603
+    assert output.strip() == repr(resolve("a"))
+    key = platformdirs.user_data_path("langchain-amulet") / "digest.key"
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    assert len(key.read_bytes()) == 32
+
+
+def test_digest_depends_on_the_key(monkeypatch):
+    before = repr(resolve("a"))
+    monkeypatch.setattr(resolution, "_digest_key", lambda: b"another key")
+    assert repr(resolve("a")) != before
+
+
+def test_key_is_this_processs_own_where_it_cannot_be_kept(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(platformdirs, "user_data_path", lambda _: tmp_path / "file" / "folder")
+    key = resolution._digest_key.__wrapped__
+    assert len(key()) == 32
+    assert key() != key()
+
+
+def test_first_key_written_stands(tmp_path):
+    path = tmp_path / "digest.key"
+    first = resolution._read_or_create_key(path)
+    assert resolution._read_or_create_key(path) == first
+    assert json.loads(json.dumps([p.name for p in tmp_path.iterdir()])) == ["digest.key"]
+
+
+def test_resolved_preferences_differ_from_other_things():
+    assert resolve("a") != ("a",)
+    assert isinstance(resolve(None), ResolvedPreferences)

@@ -108,7 +108,7 @@ def test_second_load_takes_at_most_a_third_of_the_first(tmp_path):
     def seconds() -> float:
         run = subprocess.run(
             [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment
-        )  # noqa: S603
+        )
         return float(run.stdout)
 
     started = time.perf_counter()

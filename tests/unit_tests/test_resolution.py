@@ -87,7 +87,7 @@ def test_digests_differ_with_text_weight_order_and_nothing():
 
 def test_digest_is_the_same_in_another_process_and_kept_from_others():
     script = "from langchain_amulet.resolution import resolve; print(resolve('a'))"
-    output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout  # noqa: S603
+    output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert output.strip() == repr(resolve("a"))
     key = platformdirs.user_data_path("langchain-amulet") / "digest.key"
     assert stat.S_IMODE(key.stat().st_mode) == 0o600

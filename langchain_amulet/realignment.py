@@ -198,17 +198,18 @@ def realign(
     per_row = {"guidance_scale": guidance_scale, "plausibility": plausibility, "max_kl": max_kl}
     _check_shapes(base_logits, pref_logits, weights, allowed, per_row)
     dtype = torch.promote_types(torch.promote_types(base_logits.dtype, pref_logits.dtype), torch.float32)
-    log_base = base_logits.to(dtype).log_softmax(-1)
-    log_prefs = (pref_logits.unsqueeze(-2) if weights is None else pref_logits).to(dtype).log_softmax(-1)
+    # Logits serve as log-policies: what they differ by, one constant per stream, goes into log Z.
+    log_base = base_logits.to(dtype)
+    log_prefs = (pref_logits.unsqueeze(-2) if weights is None else pref_logits).to(dtype)
     v = log_base.new_ones(1) if weights is None else weights.to(log_base)
     gains = _column(guidance_scale, log_base) * v  # (..., K)
-    log_prefs = torch.where(gains.unsqueeze(-1) != 0, log_prefs, 0)  # what has no gain counts for nothing, not even NaN
 
-    # 0 in place of -inf keeps sums finite; the barrier stands where the value was replaced.
+    # 0 in place of -inf keeps sums finite; the barrier stands where the value was replaced, if its stream counts.
     base, prefs = (stream.nan_to_num(nan=math.nan, neginf=0.0) for stream in (log_base, log_prefs))
-    base_counts = gains.sum(-1, keepdim=True) != 1
-    barrier = (log_prefs - prefs).sum(-2) + torch.where(base_counts, -math.inf, 0.0).maximum(log_base - base)
-    barrier, alive = _allow(barrier, allowed)
+    barriers = (log_prefs - prefs).maximum(torch.where(gains == 0, 0.0, -math.inf).unsqueeze(-1))  # (..., K, V)
+    base_gain = 1 - gains.sum(-1, keepdim=True)
+    barrier = (log_base - base).maximum(torch.where(base_gain == 0, 0.0, -math.inf))
+    barrier, alive = _allow(barrier + _weighted_sum(torch.ones_like(gains), barriers), allowed)
 
     directions = prefs - base.unsqueeze(-2)  # (..., K, V)
     target = (base + _weighted_sum(gains, directions)) * alive + barrier

@@ -48,6 +48,8 @@ class Sequence:
     @property
     def seen_ids(self) -> list[int]:
         """What the repetition penalty acts on: the base prompt, not the preference, and the answer so far."""
+        if self.request.sampling.repetition_penalty == 1:
+            return []
         return [*self.request.prompts[0], *self.token_ids]
 
     def next_uniform(self) -> float:

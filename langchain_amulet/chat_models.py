@@ -20,14 +20,14 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult, LLMResult
 from langchain_core.runnables import RunnableConfig
 from langgraph.store.base import BaseStore
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
 from transformers import PreTrainedModel
 
 from langchain_amulet.answers import Answer
 from langchain_amulet.engine.params import Request, SamplingParams
 from langchain_amulet.exceptions import InvalidParameterError, ModelClosedError
 from langchain_amulet.memory import PreferenceMemory
-from langchain_amulet.models import LoadedModel, load, model_name
+from langchain_amulet.models import LoadedModel, check_source, load, model_name
 from langchain_amulet.preferences import DEFAULT_MAX_STREAMS, Preference, StreamPlan, as_preferences, plan_streams
 from langchain_amulet.realignment import RealignmentConfig
 from langchain_amulet.resolution import PreferenceArgument, find_lookup, resolve
@@ -82,8 +82,9 @@ class ChatAmulet(BaseChatModel):
     """For `from_pretrained`: `dtype`, `device_map`, `quantization_config`, `attn_implementation`, `revision`, ..."""
     memory: PreferenceMemory | None = Field(default=None, repr=False)
     """Where users' preferences are kept. `None`: in a LangGraph run that has a store, that store; else nowhere."""
-    preference: Any = None
-    """Preferences of a caller of whom nothing is remembered: a string, a `Preference`, or a list of those."""
+    preference: Any = Field(default=None, repr=False, exclude=True)
+    """Preferences of a caller of whom nothing is remembered: a string, a `Preference`, or a list of those. Set it here,
+    by `bind()` or per call; LangChain traces what `configurable_fields` are given in the config."""
     realignment: RealignmentConfig = Field(default_factory=RealignmentConfig)
     """How strongly, and how carefully, answers follow preferences."""
     max_streams: int = Field(default=DEFAULT_MAX_STREAMS, ge=2)
@@ -103,6 +104,8 @@ class ChatAmulet(BaseChatModel):
     stop: list[str] | None = None
     """Texts that end the answer; they are not part of it."""
 
+    model_config = ConfigDict(hide_input_in_errors=True)  # the input may hold a preference, or a token
+
     _loaded: LoadedModel | None = PrivateAttr(default=None)
     _is_closed: bool = PrivateAttr(default=False)
 
@@ -112,6 +115,12 @@ class ChatAmulet(BaseChatModel):
         if isinstance(values, Mapping):
             _warn_of_unknown(values, known={*cls.model_fields}, place="ChatAmulet")
         return values
+
+    @field_validator("model")
+    @classmethod
+    def _check_model(cls, value: Any) -> Any:
+        check_source(value)
+        return value
 
     @field_validator("memory", mode="before")
     @classmethod
@@ -126,6 +135,7 @@ class ChatAmulet(BaseChatModel):
     @model_validator(mode="after")
     def _check_sampling(self) -> Self:
         SamplingParams(**_given(self.__dict__))
+        _check_stop(self.stop)
         return self
 
     def prompt_streams(self, messages: LanguageModelInput, preference: PreferenceArgument = None) -> list[list[int]]:
@@ -133,7 +143,8 @@ class ChatAmulet(BaseChatModel):
 
         Args:
             messages: What the call would be given.
-            preference: As in a call; `None` takes the field `preference`, and `[]` is a plain answer.
+            preference: What to prefer. `None` takes the field `preference`, as a call that names none does; `[]` is a
+                plain answer.
 
         Returns:
             One prompt per stream. A plain answer has the base stream alone; a preference whose gain is exactly 1, the
@@ -235,7 +246,9 @@ class ChatAmulet(BaseChatModel):
 
     @staticmethod
     def _opaque(kwargs: dict[str, Any]) -> dict[str, Any]:
-        return {**kwargs, "preference": resolve(kwargs["preference"])} if "preference" in kwargs else kwargs
+        # None falls back to the field, so it must not replace the field's value in LangChain's cache key.
+        given = {name: value for name, value in kwargs.items() if value is not None}
+        return {**given, "preference": resolve(kwargs["preference"])} if "preference" in kwargs else given
 
     # LangChain's inner entry points
 
@@ -296,7 +309,7 @@ class ChatAmulet(BaseChatModel):
     def _start(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]) -> Answer:
         """Convert a call to a request, and submit it."""
         _warn_of_unknown(kwargs, known=_CALL_ARGUMENTS, place="A call of ChatAmulet")
-        realignment = _as_realignment(kwargs.get("realignment") or self.realignment)
+        realignment = _as_realignment(kwargs.get("realignment", self.realignment))
         preferences = resolve(kwargs.get("preference", self.preference)).preferences
         plan = plan_streams(preferences, realignment.guidance_scale, max_streams=self.max_streams)
         prompts = self._render(messages, plan)
@@ -305,7 +318,7 @@ class ChatAmulet(BaseChatModel):
         return Answer(
             loaded.engine.submit(request),
             loaded.tokenizer,
-            stop=stop if stop is not None else self.stop or [],
+            stop=_check_stop(self.stop if stop is None else stop),
             num_prompt_tokens=[len(prompt) for prompt in prompts],
             metadata={
                 "model_name": loaded.name,
@@ -330,11 +343,11 @@ class ChatAmulet(BaseChatModel):
         """The call's values over the fields', over the model's generation config."""
         config = model.generation_config
         defaults = {
-            "temperature": config.temperature if config.do_sample else 0.0,
+            "temperature": _first_given(config.temperature, 1.0) if config.do_sample else 0.0,
             "top_p": config.top_p,
             "top_k": config.top_k,
             "repetition_penalty": config.repetition_penalty,
-            "max_tokens": config.max_new_tokens or _DEFAULT_MAX_TOKENS,
+            "max_tokens": _first_given(config.max_new_tokens, _DEFAULT_MAX_TOKENS),
         }
         eos = config.eos_token_id
         stop_token_ids = frozenset([eos] if isinstance(eos, int) else eos or [])
@@ -355,7 +368,7 @@ class ChatAmulet(BaseChatModel):
             "tokenizer": _identity(self.tokenizer),
             "model_kwargs": {name: repr(value) for name, value in self.model_kwargs.items() if name != "token"},
             **{name: getattr(self, name) for name in _SAMPLING},
-            "stop": self.stop,
+            "default_stop": self.stop,  # LangChain puts the call's own under "stop"
             "max_streams": self.max_streams,
             "realignment": asdict(self.realignment),
             "preference": repr(resolve(self.preference)),
@@ -363,11 +376,25 @@ class ChatAmulet(BaseChatModel):
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop, **kwargs)
-        return {"ls_model_name": model_name(self.model), **params, "ls_provider": "amulet"}
+        name = self._loaded.name if self._loaded else model_name(self.model)
+        return {**params, "ls_model_name": kwargs.get("model", name), "ls_provider": "amulet"}
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: values[name] for name in _SAMPLING if values.get(name) is not None}
+
+
+def _first_given(value: Any, otherwise: Any) -> Any:
+    return otherwise if value is None else value
+
+
+def _check_stop(stop: Any) -> list[str]:
+    if stop is None:
+        return []
+    if not isinstance(stop, list) or not all(isinstance(text, str) and text for text in stop):
+        msg = f'stop is a list of texts, none of them empty, such as ["\\n\\n"]; got {stop!r}.'
+        raise InvalidParameterError(msg)
+    return stop
 
 
 def _as_realignment(value: Any) -> RealignmentConfig:

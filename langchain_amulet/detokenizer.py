@@ -2,16 +2,18 @@
 
 from collections.abc import Sequence
 
-from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedTokenizerFast
+
+_REPLACEMENT = "\ufffd"  # stands for bytes that are no character, or not yet
 
 
 class TextStream:
     """Turns tokens into text as they come, and ends at stop strings.
 
     Characters made of several tokens come out whole, and text that may be the beginning of a stop string is held back
-    until that is decided. All the text together equals the tokenizer's own decoding of all the tokens, cut at the
-    earliest stop string.
+    until that is decided. All the text together is the tokenizer's own decoding of all the tokens, cut at the earliest
+    stop string. (Bytes that form no character are replaced; tokenizers that fall back to bytes may replace their valid
+    neighbours too when they see all of them at once.)
 
     Args:
         tokenizer: The model's fast tokenizer.
@@ -20,10 +22,10 @@ class TextStream:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, stop: Sequence[str] = ()) -> None:
         self._tokenizer = tokenizer
-        self._decoder = DecodeStream(skip_special_tokens=True)
         self._stop = tuple(stop)
         self._token_ids: list[int] = []
-        self._decoded = ""
+        # Tokens before _context are of no consequence; those from _context to _shown give the spacing of what follows.
+        self._context = self._shown = 0
         self._pending = ""
         self.is_stopped = False
         """Whether a stop string has come."""
@@ -31,20 +33,30 @@ class TextStream:
     def push(self, token_id: int) -> str:
         """Take one token; returns the text that is certain now, often of earlier tokens, possibly none."""
         self._token_ids.append(token_id)
-        text = self._decoder.step(self._tokenizer.backend_tokenizer, token_id)
-        return self._release(text) if text else ""
+        text = self._new_text()
+        if not text or text.endswith(_REPLACEMENT):  # within a character, perhaps
+            return ""
+        self._context, self._shown = self._shown, len(self._token_ids)
+        return self._release(text)
 
     def finish(self) -> str:
         """Take the end of the answer; returns what was held back."""
         if self.is_stopped:
             return ""
-        whole: str = self._tokenizer.backend_tokenizer.decode(self._token_ids, skip_special_tokens=True)
-        # An answer that ends within a character leaves bytes with the decoder.
-        rest = self._release(whole.removeprefix(self._decoded)) if whole.startswith(self._decoded) else ""
+        rest = self._release(self._new_text())
         return rest if self.is_stopped else rest + self._take(len(self._pending))
 
+    def _new_text(self) -> str:
+        known, whole = self._decode(self._shown), self._decode(len(self._token_ids))
+        return whole[len(known) :]
+
+    def _decode(self, end: int) -> str:
+        text: str = self._tokenizer.backend_tokenizer.decode(
+            self._token_ids[self._context : end], skip_special_tokens=True
+        )
+        return text
+
     def _release(self, text: str) -> str:
-        self._decoded += text
         self._pending += text
         found = [index for index in map(self._pending.find, self._stop) if index >= 0]
         if found:

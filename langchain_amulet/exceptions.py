@@ -5,6 +5,7 @@
     ├── ShapeMismatchError (ValueError)         tensors of two streams that do not fit together
     ├── PreferenceError (TypeError)             something that is no preference
     ├── UserIdError (ValueError)                a user id that is missing, empty or contradicted
+    ├── StoreTypeError (TypeError)              a memory over something that is no LangGraph store
     ├── StoredPreferenceError (ValueError)      a store item that cannot be read as a preference
     ├── MessageError (ValueError)               messages that the chat template cannot take
     ├── ModelLoadError (RuntimeError)           weights or tokenizer that cannot be loaded
@@ -21,6 +22,8 @@ Each child also inherits the built-in or LangChain error that it refines, so exi
         answer = llm.invoke(question)
     except AmuletError as error:
         print(error)  # what was found, what is allowed, what to do
+
+Fields of `ChatAmulet` that pydantic refuses arrive as its `ValidationError`, with the same message.
 """
 
 from langchain_core.exceptions import ContextOverflowError
@@ -45,6 +48,10 @@ class PreferenceError(AmuletError, TypeError):
 
 class UserIdError(AmuletError, ValueError):
     """A user id is empty, not a string, or contradicts the authenticated one."""
+
+
+class StoreTypeError(AmuletError, TypeError):
+    """Something was given as a store that is no LangGraph `BaseStore`."""
 
 
 class StoredPreferenceError(AmuletError, ValueError):

@@ -22,8 +22,9 @@ MAX_CONVERTED_BYTES = 2**31
 
 def check_gguf_installed() -> None:
     """Raise a `ModelLoadError` that names the extra, if GGUF files cannot be read."""
-    if importlib.util.find_spec("gguf") is None:
-        msg = "Reading a GGUF file takes the package gguf: pip install 'langchain-amulet[gguf]'."
+    missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
+    if missing:
+        msg = f"Reading a GGUF file takes {' and '.join(missing)}: pip install 'langchain-amulet[gguf]'."
         raise ModelLoadError(msg)
 
 

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from langgraph.store.base import BaseStore, SearchItem
 from langgraph.store.memory import InMemoryStore
 
-from langchain_amulet.exceptions import AmuletError, StoredPreferenceError, UserIdError
+from langchain_amulet.exceptions import AmuletError, StoredPreferenceError, StoreTypeError, UserIdError
 from langchain_amulet.preferences import Preference
 
 _ROOT = "preferences"
@@ -44,7 +44,7 @@ class PreferenceMemory:
                 f"PreferenceMemory keeps preferences in a LangGraph BaseStore, got {type(store).__name__}. "
                 f"Use InMemoryStore, SqliteStore, PostgresStore, ..., or None for this process only."
             )
-            raise TypeError(msg)
+            raise StoreTypeError(msg)
         self.store = InMemoryStore() if store is None else store
 
     def remember(self, user_id: str, text: str, weight: float = 1.0) -> Preference:
@@ -71,25 +71,11 @@ class PreferenceMemory:
 
     def recall(self, user_id: str) -> list[Preference]:
         """All preferences of this user, the last remembered last; an unknown user has none."""
-        namespace = _namespace(user_id)
-        items = page = self.store.search(namespace, limit=_PAGE_SIZE)
-        while len(page) == _PAGE_SIZE:
-            page = self.store.search(namespace, limit=_PAGE_SIZE, offset=len(items))
-            items = items + page
-        return _preferences(items, namespace)
+        return [_preference(item) for item in self._items(user_id)]
 
     async def arecall(self, user_id: str) -> list[Preference]:
         """Async `recall`."""
-        namespace = _namespace(user_id)
-
-        async def search() -> list[Preference]:
-            items = page = await self.store.asearch(namespace, limit=_PAGE_SIZE)
-            while len(page) == _PAGE_SIZE:
-                page = await self.store.asearch(namespace, limit=_PAGE_SIZE, offset=len(items))
-                items = items + page
-            return _preferences(items, namespace)
-
-        return await _async_or_thread(search, lambda: self.recall(user_id))
+        return [_preference(item) for item in await self._aitems(user_id)]
 
     def forget(self, user_id: str, text: str | None = None) -> None:
         """Delete one preference of this user, or all of them.
@@ -98,18 +84,40 @@ class PreferenceMemory:
             user_id: Whose.
             text: The preference to delete, as it was remembered; unknown texts are ignored. `None` deletes all.
         """
-        texts = [text] if text is not None else [preference.text for preference in self.recall(user_id)]
-        for each in texts:
-            self.store.delete(_namespace(user_id), _key(each))
+        for item in self._items(user_id):
+            if text is None or item.value.get("text") == text:
+                self.store.delete(item.namespace, item.key)
 
     async def aforget(self, user_id: str, text: str | None = None) -> None:
         """Async `forget`."""
-        texts = [text] if text is not None else [preference.text for preference in await self.arecall(user_id)]
-        for each in texts:
-            await self._adelete(_namespace(user_id), _key(each))
+        for item in await self._aitems(user_id):
+            if text is None or item.value.get("text") == text:
+                await self._adelete(item)
 
-    async def _adelete(self, namespace: tuple[str, str], key: str) -> None:
-        await _async_or_thread(lambda: self.store.adelete(namespace, key), lambda: self.store.delete(namespace, key))
+    def _items(self, user_id: str) -> list[SearchItem]:
+        namespace = _namespace(user_id)
+        items = page = self.store.search(namespace, limit=_PAGE_SIZE)
+        while len(page) == _PAGE_SIZE:
+            page = self.store.search(namespace, limit=_PAGE_SIZE, offset=len(items))
+            items = items + page
+        return _own(items, namespace)
+
+    async def _aitems(self, user_id: str) -> list[SearchItem]:
+        namespace = _namespace(user_id)
+
+        async def search() -> list[SearchItem]:
+            items = page = await self.store.asearch(namespace, limit=_PAGE_SIZE)
+            while len(page) == _PAGE_SIZE:
+                page = await self.store.asearch(namespace, limit=_PAGE_SIZE, offset=len(items))
+                items = items + page
+            return _own(items, namespace)
+
+        return await _async_or_thread(search, lambda: self._items(user_id))
+
+    async def _adelete(self, item: SearchItem) -> None:
+        await _async_or_thread(
+            lambda: self.store.adelete(item.namespace, item.key), lambda: self.store.delete(item.namespace, item.key)
+        )
 
 
 async def _async_or_thread(run: Callable[[], Awaitable[_T]], run_sync: Callable[[], _T]) -> _T:
@@ -148,11 +156,10 @@ def _value(user_id: str, preference: Preference) -> dict[str, Any]:
     }
 
 
-def _preferences(items: Sequence[SearchItem], namespace: tuple[str, str]) -> list[Preference]:
+def _own(items: Sequence[SearchItem], namespace: tuple[str, str]) -> list[SearchItem]:
     # Some stores' search also finds namespaces that merely begin alike: another user's.
     own = [item for item in items if item.namespace == namespace]
-    own.sort(key=lambda item: (item.value.get("remembered_at", 0), item.key))
-    return [_preference(item) for item in own]
+    return sorted(own, key=lambda item: (item.value.get("remembered_at", 0), item.key))
 
 
 def _preference(item: SearchItem) -> Preference:

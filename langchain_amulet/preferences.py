@@ -19,7 +19,7 @@ class Preference:
 
     Raises:
         PreferenceError: `text` is not a string.
-        InvalidParameterError: `weight` is not a number from -100 to 100.
+        InvalidParameterError: `weight` is not a number from -100 to 100, or `text` is no valid Unicode.
     """
 
     text: str = field(repr=False)
@@ -32,6 +32,9 @@ class Preference:
         if not isinstance(self.text, str):
             msg = f"A preference is a text, got {type(self.text).__name__}. {_REMEDY}"
             raise PreferenceError(msg)
+        if any("\ud800" <= character <= "\udfff" for character in self.text):
+            msg = "A preference's text holds half a character (a lone surrogate), which no prompt can. Decode it anew."
+            raise InvalidParameterError(msg)
         if isinstance(self.weight, bool) or not isinstance(self.weight, int | float):
             msg = f"A preference's weight is a number, got {type(self.weight).__name__}. {_REMEDY}"
             raise PreferenceError(msg)
@@ -97,8 +100,8 @@ def plan_streams(
         max_streams: The most streams to run, the base stream included. Beyond it the smallest steps are merged, with a
             warning.
     """
-    likes = _steps([p for p in preferences if p.weight > 0 and p.text])
-    dislikes = _steps([p for p in preferences if p.weight < 0 and p.text])
+    likes = _steps([p for p in preferences if p.weight > 0 and p.text.strip()])
+    dislikes = _steps([p for p in preferences if p.weight < 0 and p.text.strip()])
     if guidance_scale == 0 or not (likes or dislikes):
         return StreamPlan(((),), ())
     _merge_smallest(likes, dislikes, max_streams - 1)

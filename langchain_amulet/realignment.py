@@ -15,6 +15,7 @@ References:
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -58,7 +59,7 @@ def guidance_scale(*, alpha: float, lam: float, eta: float, num_iterations: int)
         sum_of_gains += 1 + c
         proximal = 1 / (eta * t)
         c = (alpha / t * sum_of_gains + c * proximal) / (lam + proximal)
-        if not c < MAX_GUIDANCE_SCALE:
+        if not 1 + c <= MAX_GUIDANCE_SCALE:
             msg = (
                 f"The guidance scale exceeds {MAX_GUIDANCE_SCALE:g} after {t} of {num_iterations} iterations with "
                 f"alpha={alpha:g}, lam={lam:g}. Above alpha = lam it grows like T^(alpha/lam - 1): "
@@ -190,12 +191,15 @@ def realign(
 
     Raises:
         ShapeMismatchError: The streams, weights or allowed tokens do not fit together.
+        InvalidParameterError: A number is out of range; w may be from −1e4 to 1e4. Tensors are taken as they are, since
+            looking at them would wait for the device.
 
     References:
         Zhang et al., Amulet, ICLR 2025 (the target, for one preference): https://arxiv.org/abs/2502.19148
         Li et al., Contrastive Decoding, ACL 2023, section 3.3 (plausibility): https://arxiv.org/abs/2210.15097
     """
     per_row = {"guidance_scale": guidance_scale, "plausibility": plausibility, "max_kl": max_kl}
+    _check_numbers(per_row)
     _check_shapes(base_logits, pref_logits, weights, allowed, per_row)
     dtype = torch.promote_types(torch.promote_types(base_logits.dtype, pref_logits.dtype), torch.float32)
     # Logits serve as log-policies: what they differ by, one constant per stream, goes into log Z.
@@ -233,8 +237,9 @@ def _is_off(guard: float | Tensor) -> bool:
 
 
 def _weighted_sum(gains: Tensor, directions: Tensor) -> Tensor:
-    """Σ_k g_k d_k, `(..., V)`."""
-    return (gains.unsqueeze(-2) @ directions).squeeze(-2)
+    """Σ_k g_k d_k, `(..., V)`; no matrix product, which autocast and TF32 would round."""
+    terms = zip(gains.unsqueeze(-1).unbind(-2), directions.unbind(-2), strict=True)
+    return sum((gain * direction for gain, direction in terms), start=gains.new_zeros(()))
 
 
 def _reference_gains(gains: Tensor) -> Tensor:
@@ -293,6 +298,15 @@ def _normalise(log_probs: Tensor) -> Tensor:
     """log_softmax that leaves a row without any token at -inf in place of NaN."""
     nothing = log_probs.amax(-1, keepdim=True) == -math.inf
     return log_probs.log_softmax(-1).where(~nothing, -math.inf)
+
+
+def _check_numbers(values: Mapping[str, float | Tensor | None]) -> None:
+    lowest = {"guidance_scale": -MAX_GUIDANCE_SCALE, "plausibility": 0.0, "max_kl": 0.0}
+    highest = {"guidance_scale": MAX_GUIDANCE_SCALE, "plausibility": 1.0, "max_kl": math.inf}
+    for name, value in values.items():
+        is_unlimited = name == "max_kl" and value == math.inf
+        if value is not None and not isinstance(value, Tensor) and not is_unlimited:
+            _check_range(name, value, low=lowest[name], high=highest[name])
 
 
 def _check_shapes(

@@ -7,6 +7,7 @@ keys, traces and callbacks see a keyed digest of them and never a text.
 import hashlib
 import hmac
 import json
+import logging
 import os
 import secrets
 from collections.abc import Mapping
@@ -21,6 +22,8 @@ from langgraph.store.base import BaseStore
 from langchain_amulet.exceptions import UserIdError
 from langchain_amulet.memory import PreferenceMemory
 from langchain_amulet.preferences import Preference, PreferenceLike, as_preferences
+
+logger = logging.getLogger(__name__)
 
 _WORDING_VERSION = 1  # raise it when the wording of preferences in prompts changes: answers cached before are stale
 _KEY_BYTES = 32
@@ -98,7 +101,7 @@ def find_lookup(config: RunnableConfig | None, memory: PreferenceMemory | None) 
 def _configurable(config: RunnableConfig | None) -> dict[str, Any]:
     """The call's own values over those of the run around it, which a call cannot take off."""
     ambient = ensure_config(None).get("configurable", {})
-    given = (config or {}).get("configurable", {})
+    given = ensure_config(config).get("configurable", {})
     protected = {key: ambient[key] for key in (_RUNTIME_KEY, _AUTHENTICATED_USER_KEY) if key in ambient}
     return {**ambient, **given, **protected}
 
@@ -122,9 +125,12 @@ def _user_id(configurable: Mapping[str, Any], runtime: object) -> str | None:
 
 
 def _authenticated_identity(configurable: Mapping[str, Any], runtime: object) -> str | None:
-    server_info = getattr(runtime, "server_info", None)
-    users = (configurable.get(_AUTHENTICATED_USER_KEY), getattr(server_info, "user", None))
-    return next((identity for user in users if (identity := _get(user, "identity")) is not None), None)
+    of_run: str | None = _get(getattr(getattr(runtime, "server_info", None), "user", None), "identity")
+    of_config: str | None = _get(configurable.get(_AUTHENTICATED_USER_KEY), "identity")
+    if None not in (of_run, of_config) and of_run != of_config:
+        msg = f"configurable[{_AUTHENTICATED_USER_KEY!r}] differs from the authenticated user of the run. Leave it out."
+        raise UserIdError(msg)
+    return of_config if of_run is None else of_run
 
 
 def _get(source: object, name: str) -> Any:
@@ -137,7 +143,8 @@ def _digest_key() -> bytes:
     path = Path(platformdirs.user_data_path("langchain-amulet")) / "digest.key"
     try:
         return _read_or_create_key(path)
-    except OSError:
+    except OSError as error:
+        logger.warning("Cached answers to users with preferences will not outlive this process: %s", error)
         return secrets.token_bytes(_KEY_BYTES)
 
 
@@ -145,12 +152,16 @@ def _read_or_create_key(path: Path) -> bytes:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     draft = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     if not path.exists():
-        draft.touch(mode=0o600)
-        draft.write_bytes(secrets.token_bytes(_KEY_BYTES))
         try:
+            draft.touch(mode=0o600)
+            draft.write_bytes(secrets.token_bytes(_KEY_BYTES))
             os.link(draft, path)  # atomic, and fails if another process was first
         except FileExistsError:
             pass
         finally:
-            draft.unlink()
-    return path.read_bytes()
+            draft.unlink(missing_ok=True)
+    key = path.read_bytes()
+    if len(key) != _KEY_BYTES:
+        msg = f"{path} holds {len(key)} bytes and no key of {_KEY_BYTES}; delete it"
+        raise OSError(msg)
+    return key

@@ -3,7 +3,8 @@
 import os
 import tempfile
 
-# Before anything imports platformdirs or transformers: no test touches the user's own directories, or a network.
+# Before anything imports platformdirs or transformers: no network, and no key in the user's data directory. Only the
+# converted weights of the packaged model are shared with the user's own cache: making them takes most of a minute.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["XDG_DATA_HOME"] = tempfile.mkdtemp(prefix="amulet-tests-")

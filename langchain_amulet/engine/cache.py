@@ -54,7 +54,8 @@ class _RowLayer(CacheLayerMixin):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         assert self.placement is not None, "RowCache.place() comes before the forward"
-        rows, positions, span = self.placement.rows, self.placement.positions, self.placement.span
+        rows, span = self.placement.rows, self.placement.span
+        positions = self.placement.positions.to(key_states.device)  # a layer may lie on another device than the input
         keys, values = (states[rows] for states in self._states())
         keys.scatter_(2, positions.expand(key_states.shape), key_states)
         values.scatter_(2, positions.expand(value_states.shape), value_states)

@@ -34,11 +34,6 @@ class Engine:
         self._runner: Runner | None = runner
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="amulet-engine")
 
-    @property
-    def max_context(self) -> int:
-        """Tokens that fit into one row, prompt and answer together."""
-        return self._open_runner().max_context
-
     def submit(self, request: Request) -> "Generation":
         """Take a request; iterating over what comes back, in a thread or in a task, generates its tokens.
 
@@ -50,7 +45,7 @@ class Engine:
         return Generation(Sequence(request, max_context=runner.max_context), runner, self._worker)
 
     def close(self) -> None:
-        """Let go of the model; generations under way still end."""
+        """Let go of the model; generations under way still end, and then the worker thread does."""
         self._runner = None
 
     def _open_runner(self) -> Runner:
@@ -71,6 +66,7 @@ class Generation:
         self._runner = runner
         self._worker = worker
         self._cache: RowCache | None = None
+        self._seen = torch.empty(0, dtype=torch.long)
 
     @property
     def finish_reason(self) -> FinishReason | None:
@@ -110,10 +106,17 @@ class Generation:
     @torch.inference_mode()
     def _step(self) -> int | None:
         """Draw the next token of the answer; `None` if it ended the answer instead."""
-        if self._sequence.is_finished:  # cancelled while it waited for its turn
+        cache = self._cache  # cancel() may take it away at any time
+        if self._sequence.is_finished:
             return None
-        logits = self._prefill() if self._cache is None else self._decode(self._cache)
-        token_id = self._draw(logits)
+        try:
+            token_id = self._draw(self._prefill() if cache is None else self._decode(cache))
+        except BaseException:
+            self._sequence.finish("error")
+            raise
+        finally:
+            if self._sequence.is_finished:
+                self._cache = None
         self._sequence.append(token_id)
         if self._sequence.is_finished:
             self._cache = None
@@ -140,16 +143,24 @@ class Generation:
     def _decode(self, cache: RowCache) -> Tensor:
         return self._runner.decode(cache, [self._sequence.token_ids[-1]] * len(self._sequence.request.prompts))
 
+    def _seen_ids(self, device: torch.device) -> Tensor:
+        """What the repetition penalty acts on: the base prompt, not the preference, and the answer so far."""
+        if self._sequence.request.sampling.repetition_penalty == 1:
+            return self._seen
+        if not len(self._seen):
+            self._seen = torch.tensor(self._sequence.request.prompts[0], device=device)
+        newest = self._sequence.token_ids[-1:]
+        self._seen = torch.cat([self._seen, torch.tensor(newest, dtype=torch.long, device=device)])
+        return self._seen
+
     def _draw(self, logits: Tensor) -> int:
         """Combine the streams, and draw one token for all of them."""
         request = self._sequence.request
-        token = sample(
-            scores := _scores(logits, request),
-            request.sampling,
-            uniform=self._sequence.next_uniform(),
-            seen_ids=torch.tensor(self._sequence.seen_ids, device=logits.device),
-        )
-        if not bool(scores[token].isfinite()):
+        scores = _scores(logits, request)
+        is_greedy = request.sampling.temperature == 0
+        uniform = 0.0 if is_greedy else self._sequence.next_uniform()
+        token = sample(scores, request.sampling, uniform=uniform, seen_ids=self._seen_ids(logits.device))
+        if not bool(scores[token].isfinite() & scores.amax().isfinite()):
             msg = (
                 "The model's logits are NaN or leave no token to choose. In float16, load it in bfloat16 or float32 "
                 '(model_kwargs={"dtype": "float32"}); else its weights may be damaged.'

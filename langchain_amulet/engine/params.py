@@ -1,8 +1,9 @@
 """What one request asks of the engine."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from langchain_amulet.exceptions import InvalidParameterError
 from langchain_amulet.realignment import RealignmentConfig
@@ -34,22 +35,25 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         """Refuse values that no sampler can use."""
-        _require(0 <= self.temperature < math.inf, "temperature", self.temperature, "at least 0, where 0 is greedy")
-        _require(0 < self.top_p <= 1, "top_p", self.top_p, "in (0, 1], where 1 turns it off")
-        _require(self.top_k >= 0, "top_k", self.top_k, "at least 0, where 0 turns it off")
+        _require("temperature", self.temperature, float, lambda x: 0 <= x < math.inf, "at least 0, where 0 is greedy")
+        _require("top_p", self.top_p, float, lambda x: 0 < x <= 1, "in (0, 1], where 1 turns it off")
+        _require("top_k", self.top_k, int, lambda x: x >= 0, "at least 0, where 0 turns it off")
         _require(
-            0 < self.repetition_penalty < math.inf,
             "repetition_penalty",
             self.repetition_penalty,
+            float,
+            lambda x: 0 < x < math.inf,
             "above 0, where 1 turns it off",
         )
-        _require(self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1")
-        _require(self.seed is None or 0 <= self.seed <= MAX_SEED, "seed", self.seed, f"None or from 0 to {MAX_SEED}")
+        _require("max_tokens", self.max_tokens, int, lambda x: x >= 1, "at least 1")
+        if self.seed is not None:
+            _require("seed", self.seed, int, lambda x: 0 <= x <= MAX_SEED, f"None or from 0 to {MAX_SEED}")
 
 
-def _require(valid: bool, name: str, value: object, bounds: str) -> None:  # noqa: FBT001 - reads as a sentence
-    if not valid:
-        msg = f"{name} must be {bounds}; got {value!r}."
+def _require(name: str, value: object, kind: type, is_valid: Callable[[Any], bool], bounds: str) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or (kind is int and not isinstance(value, int)) or not is_valid(value):
+        msg = f"{name} must be {'a whole number, ' if kind is int else ''}{bounds}; got {value!r}."
         raise InvalidParameterError(msg)
 
 

@@ -1,5 +1,6 @@
 """Everything that one request under way remembers."""
 
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -7,7 +8,7 @@ import torch
 from langchain_amulet.engine.params import MAX_SEED, Request
 from langchain_amulet.exceptions import ContextLengthError
 
-FinishReason = Literal["stop", "length", "cancelled"]
+FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 
 class Sequence:
@@ -33,7 +34,6 @@ class Sequence:
                 f"the answer included. Shorten the conversation."
             )
             raise ContextLengthError(msg)
-        self._random = torch.Generator().manual_seed(self._seed())
 
     @property
     def max_length(self) -> int:
@@ -45,16 +45,14 @@ class Sequence:
         """Whether no more tokens will be drawn."""
         return self.finish_reason is not None
 
-    @property
-    def seen_ids(self) -> list[int]:
-        """What the repetition penalty acts on: the base prompt, not the preference, and the answer so far."""
-        if self.request.sampling.repetition_penalty == 1:
-            return []
-        return [*self.request.prompts[0], *self.token_ids]
-
     def next_uniform(self) -> float:
         """One uniform number in [0, 1) per token, from the request's own seed."""
         return torch.rand((), dtype=torch.float64, generator=self._random).item()
+
+    @cached_property
+    def _random(self) -> torch.Generator:
+        seed = self.request.sampling.seed
+        return torch.Generator().manual_seed(int(torch.randint(MAX_SEED, ()).item()) if seed is None else seed)
 
     def append(self, token_id: int) -> None:
         """Take the token that was drawn, and see whether it ends the answer."""
@@ -71,7 +69,3 @@ class Sequence:
     @property
     def _longest_prompt(self) -> int:
         return max(len(prompt) for prompt in self.request.prompts)
-
-    def _seed(self) -> int:
-        seed = self.request.sampling.seed
-        return int(torch.randint(MAX_SEED, ()).item()) if seed is None else seed

@@ -10,13 +10,14 @@ import weakref
 import pytest
 import torch
 from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.load import dumpd
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import ConfigurableField
 from pydantic import ValidationError
 
 from langchain_amulet import ChatAmulet, Preference, PreferenceMemory, RealignmentConfig
-from langchain_amulet.engine.engine import Generation
+from langchain_amulet.engine.engine import Engine, Generation
 from langchain_amulet.engine.params import Request, SamplingParams
 from langchain_amulet.exceptions import ContextLengthError, InvalidParameterError, ModelClosedError, PreferenceError
 from tests.unit_tests.chat_templates import byte_tokenizer
@@ -179,6 +180,10 @@ def test_one_cache_tells_models_settings_and_fields_apart(cache):
     ]
     texts = {llm.invoke(QUESTION).text for llm in [one, *others]}
     assert len(texts) == len(cache._cache) == 5
+    stopping = one.model_copy(update={"stop": [one.invoke(QUESTION).text[2]]})
+    assert stopping.invoke(QUESTION).text not in texts
+    others[1].invoke(QUESTION, max_tokens=None)
+    assert one.invoke(QUESTION, max_tokens=None).text == one.invoke(QUESTION).text
 
 
 class Recorder(BaseCallbackHandler):
@@ -205,7 +210,12 @@ def test_tracers_see_no_preference_text(llm):
     bound.invoke(QUESTION, {"callbacks": [recorder]})
     with_field = ChatAmulet(model=MODEL, tokenizer=TOKENIZER, preference=[BRIEF, CHEERFUL], **SHORT)
     with_field.invoke(QUESTION, {"callbacks": [recorder]})
-    everything = " ".join([*recorder.seen, repr(llm), repr(bound), repr(with_field), str(with_field.asdict())])
+    assigned = with_field.model_copy(update={"preference": BRIEF})
+    shown = [repr(each) for each in (llm, bound, with_field, assigned, dumpd(assigned), with_field.asdict())]
+    shown.append(str(assigned.model_dump(exclude={"model", "tokenizer", "memory"})))
+    with pytest.raises(ValidationError) as refused:
+        ChatAmulet(preference=BRIEF, temperature=-1, model_kwargs={"token": CHEERFUL})
+    everything = " ".join([*recorder.seen, *shown, str(refused.value)])
     assert len(recorder.seen) > 8
     assert BRIEF not in everything
     assert CHEERFUL not in everything
@@ -258,6 +268,15 @@ def test_prompt_streams_are_those_that_a_call_runs(llm):
     assert once.prompt_streams(QUESTION, []) == [base]
 
 
+@pytest.mark.parametrize("preference", [None, BRIEF, Preference(CHEERFUL, -0.5), [BRIEF, Preference(CHEERFUL, 0.5)]])
+def test_call_runs_the_prompt_streams(llm, monkeypatch, preference):
+    requests = []
+    submit = Engine.submit
+    monkeypatch.setattr(Engine, "submit", lambda engine, request: requests.append(request) or submit(engine, request))
+    llm.invoke(QUESTION, preference=preference)
+    assert [request.prompts for request in requests] == [llm.prompt_streams(QUESTION, preference)]
+
+
 # Settings
 
 
@@ -276,6 +295,8 @@ def test_generation_config_serves_where_nothing_is_said():
     params = llm._sampling_params(model, {})
     assert (params.temperature, params.top_k, params.max_tokens, params.stop_token_ids) == (1.5, 40, 7, {2, 5})
     assert llm._sampling_params(model, {"temperature": 0}).temperature == 0
+    model.generation_config.temperature = None
+    assert llm._sampling_params(model, {}).temperature == 1
 
 
 def test_stop_strings_end_the_answer(llm, answers):
@@ -361,11 +382,12 @@ def test_unknown_call_argument_warns_with_the_nearest_valid_one(llm):
     [
         ({"temperature": -1.0}, ValidationError, "temperature must be at least 0"),
         ({"top_p": 2.0}, ValidationError, "where 1 turns it off"),
-        ({"max_tokens": 0}, ValidationError, "max_tokens must be at least 1"),
+        ({"max_tokens": 0}, ValidationError, "max_tokens must be a whole number, at least 1"),
         ({"max_streams": 1}, ValidationError, "greater than or equal to 2"),
         ({"preference": 7}, PreferenceError, "Give a string"),
         ({"memory": {}}, ValidationError, "PreferenceMemory"),
         ({"realignment": 2.0}, ValidationError, "RealignmentConfig"),
+        ({"stop": [""]}, ValidationError, "none of them empty"),
     ],
 )
 def test_wrong_constructor_argument_is_refused(arguments, error, remedy):
@@ -378,7 +400,9 @@ def test_wrong_constructor_argument_is_refused(arguments, error, remedy):
     [
         ({"temperature": -1.0}, InvalidParameterError, "temperature must be at least 0"),
         ({"preference": 7}, PreferenceError, "Give a string"),
-        ({"realignment": 2.0}, InvalidParameterError, "RealignmentConfig"),
+        ({"realignment": 0}, InvalidParameterError, "RealignmentConfig"),
+        ({"stop": "END"}, InvalidParameterError, "list of texts"),
+        ({"stop": [""]}, InvalidParameterError, "none of them empty"),
     ],
 )
 def test_wrong_call_argument_is_refused(llm, arguments, error, remedy):

@@ -3,6 +3,8 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, normalizers
+from transformers import PreTrainedTokenizerFast
 
 from langchain_amulet.detokenizer import TextStream
 from tests.unit_tests.chat_templates import byte_tokenizer
@@ -34,6 +36,35 @@ def test_all_pieces_together_are_the_text(text):
 @given(token_ids=bytes_ids)
 def test_all_pieces_together_are_the_tokenizers_decoding_even_of_broken_characters(token_ids):
     assert "".join(run(token_ids)) == TOKENIZER.decode(token_ids, clean_up_tokenization_spaces=False)
+
+
+def falling_back_tokenizer() -> PreTrainedTokenizerFast:
+    """Words of a SentencePiece kind, with bytes to fall back to, as in Llama 2, Mistral and Gemma."""
+    tokens = ["<unk>", "▁", *(f"<0x{byte:02X}>" for byte in range(256)), *"abc"]
+    vocab = {token: i for i, token in enumerate(tokens)}
+    backend = Tokenizer(models.BPE(vocab=vocab, merges=[], unk_token="<unk>", byte_fallback=True))
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
+FALLING_BACK = falling_back_tokenizer()
+
+
+@given(text=st.text(st.characters(codec="utf-8", exclude_characters="▁\ufffd"), max_size=20))
+def test_byte_fallback_tokenizers_stream_any_text(text):
+    stream = TextStream(FALLING_BACK)
+    pieces = [stream.push(token_id) for token_id in FALLING_BACK.encode(text, add_special_tokens=False)]
+    assert "".join([*pieces, stream.finish()]) == text
+
+
+@given(token_ids=st.lists(st.integers(2, 260), max_size=20))
+def test_byte_fallback_tokenizers_stream_broken_characters_without_an_error(token_ids):
+    stream = TextStream(FALLING_BACK)
+    pieces = [stream.push(token_id) for token_id in token_ids]
+    assert bool("".join([*pieces, stream.finish()])) == bool(FALLING_BACK.backend_tokenizer.decode(token_ids))
 
 
 def test_characters_of_several_tokens_come_out_whole():

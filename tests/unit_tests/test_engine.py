@@ -195,8 +195,32 @@ def test_nan_logits_are_an_error_and_not_a_token():
     with torch.no_grad():
         model.lm_head.weight.fill_(torch.nan)
     for prompts in ([BASE], [BASE, PREF]):
+        generation = engine.submit(request(*prompts))
         with pytest.raises(NumericalError, match="float32"):
-            next(engine.submit(request(*prompts)))
+            next(generation)
+        assert list(generation) == []
+        assert generation.finish_reason == "error"
+        assert generation._cache is None
+
+
+@pytest.mark.parametrize("damage", [torch.nan, torch.inf])
+def test_one_damaged_logit_is_an_error_when_sampling_too(damage):
+    model = tiny_model()
+    engine = Engine(Runner(model))
+    model.lm_head.register_forward_hook(lambda *hook: hook[2].index_fill(-1, torch.tensor(7), damage))
+    with pytest.raises(NumericalError, match="float32"):
+        next(engine.submit(request(BASE, temperature=1.0)))
+
+
+def test_greedy_request_leaves_torchs_generator_alone(engine):
+    state = torch.get_rng_state()
+    list(engine.submit(request(BASE, PREF)))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_repetition_penalty_equals_transformers(model, engine):
+    ours = list(engine.submit(request(PREF, repetition_penalty=1.3)))
+    assert ours == transformers_greedy(model, PREF, repetition_penalty=1.3) != transformers_greedy(model, PREF)
 
 
 def test_recurrent_architecture_is_refused():
@@ -229,6 +253,9 @@ def test_streams_that_do_not_fit_together_are_refused(prompts, weights):
         ({"repetition_penalty": 0.0}, "above 0"),
         ({"max_tokens": 0}, "at least 1"),
         ({"seed": -1}, "None or from 0"),
+        ({"temperature": "1"}, "temperature must be at least 0"),
+        ({"top_k": 2.5}, "a whole number"),
+        ({"max_tokens": True}, "a whole number"),
     ],
 )
 def test_sampling_params_refuse_what_no_sampler_can_use(values, remedy):

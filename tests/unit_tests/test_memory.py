@@ -6,7 +6,13 @@ from langgraph.store.memory import InMemoryStore
 from langgraph.store.sqlite import SqliteStore
 from langgraph.store.sqlite.aio import AsyncSqliteStore
 
-from langchain_amulet.exceptions import InvalidParameterError, PreferenceError, StoredPreferenceError, UserIdError
+from langchain_amulet.exceptions import (
+    InvalidParameterError,
+    PreferenceError,
+    StoredPreferenceError,
+    StoreTypeError,
+    UserIdError,
+)
 from langchain_amulet.memory import PreferenceMemory
 from langchain_amulet.preferences import Preference
 
@@ -171,6 +177,16 @@ def test_item_that_is_no_preference_is_named_without_its_text(value):
     assert "secret" not in str(raised.value)
 
 
+def test_forgetting_needs_no_readable_items():
+    memory = PreferenceMemory()
+    memory.store.put(("preferences", "alice"), "written by another program", {"text": "Be brief.", "weight": 1.0})
+    memory.store.put(("preferences", "alice"), "broken", {})
+    memory.forget("alice", "Be brief.")
+    assert [item.key for item in memory.store.search(("preferences", "alice"))] == ["broken"]
+    memory.forget("alice")
+    assert memory.recall("alice") == []
+
+
 def test_something_that_is_no_store_is_refused():
-    with pytest.raises(TypeError, match="SqliteStore"):
+    with pytest.raises(StoreTypeError, match="SqliteStore"):
         PreferenceMemory({"alice": "Be brief."})

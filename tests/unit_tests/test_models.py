@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import platformdirs
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig
 
 from langchain_amulet import ChatAmulet, gguf, models
 from langchain_amulet.exceptions import ChatTemplateError, ModelLoadError, ModelNotFoundError, UnsupportedModelError
@@ -214,5 +214,27 @@ def test_without_the_package_the_default_is_the_hub_id(monkeypatch):
     assert model_name(None) == "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
+@pytest.mark.parametrize("model", [7, {"model": "x"}, torch.nn.Linear(1, 1)])
+def test_something_that_is_no_model_is_refused(model):
+    with pytest.raises(ModelLoadError, match="hub id, a folder, a GGUF file or a loaded"):
+        ChatAmulet(model=model).invoke("Hi")
+
+
 def test_unsupported_architecture_is_an_error_of_loading():
-    assert issubclass(UnsupportedModelError, ModelLoadError)
+    model = AutoModelForCausalLM.from_config(MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1))
+    with pytest.raises(UnsupportedModelError, match="mamba"):
+        load(model, byte_tokenizer())
+
+
+def test_kwargs_for_a_loaded_model_are_refused():
+    with pytest.raises(ModelLoadError, match="give \\['dtype'\\] to its from_pretrained"):
+        load(tiny_model(), byte_tokenizer(), {"dtype": "float32"})
+
+
+def test_tokenizer_from_nowhere_is_an_error_of_loading():
+    with pytest.raises(ModelLoadError, match="no-such-tokenizer"):
+        load(tiny_model(), "./no-such-tokenizer")
+
+
+def test_former_name_of_dtype_is_understood(folder):
+    assert load(folder, None, {"torch_dtype": torch.float64}).model.dtype == torch.float64

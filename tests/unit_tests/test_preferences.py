@@ -59,8 +59,14 @@ def test_scale_zero_is_the_base_stream_alone():
     assert quiet_plan([1.0, -1.0], w=0.0) == StreamPlan(((),), ())
 
 
-def test_empty_text_is_no_preference():
-    assert plan_streams([Preference("")], 2.0) == StreamPlan(((),), ())
+@pytest.mark.parametrize("text", ["", " \n"])
+def test_empty_text_is_no_preference(text):
+    assert plan_streams([Preference(text)], 2.0) == StreamPlan(((),), ())
+
+
+def test_half_a_character_is_refused():
+    with pytest.raises(InvalidParameterError, match="lone surrogate"):
+        Preference("brief \ud83d")
 
 
 @pytest.mark.parametrize(("weight", "w"), [(1.0, 1.0), (0.5, 2.0)])

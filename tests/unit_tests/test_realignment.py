@@ -304,6 +304,34 @@ def test_shapes_that_do_not_fit_are_named(pref, keywords):
         realign(torch.zeros(2, 10), torch.zeros(pref), **{"guidance_scale": 2.0, **keywords})
 
 
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {"guidance_scale": math.inf},
+        {"guidance_scale": 2e4},
+        {"plausibility": -0.1},
+        {"plausibility": 2.0},
+        {"max_kl": -1.0},
+        {"max_kl": math.nan},
+    ],
+)
+def test_numbers_out_of_range_are_refused(numbers):
+    with pytest.raises(InvalidParameterError, match=next(iter(numbers))):
+        realign(torch.zeros(3), torch.zeros(3), **{"guidance_scale": 2.0, **numbers})
+
+
+def test_autocast_does_not_round():
+    base, pref = logits(0, 2, 40).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(realign(base, pref, 5.65), realign(base.double(), pref.double(), 5.65).float())
+
+
+@given(seed=seeds, w=st.floats(1, 10), max_kl=st.floats(0.01, 3))
+def test_kl_stays_within_the_budget_in_float32_too(seed, w, max_kl):
+    base, pref = logits(seed, 2, 2000).float()
+    assert kl(realign(base, pref, w, max_kl=max_kl).double(), pref.double().log_softmax(-1)) <= max_kl + 1e-4
+
+
 def test_presets_are_points_on_one_scale():
     assert RealignmentConfig() == RealignmentConfig(guidance_scale=2.0, plausibility=0.1, max_kl=None)
     assert RealignmentConfig.paper().guidance_scale == pytest.approx(5.648699, abs=1e-6)

@@ -1,6 +1,5 @@
 """Who is asking, and what travels on."""
 
-import json
 import pickle
 import stat
 import subprocess
@@ -40,6 +39,11 @@ def test_no_user_no_lookup():
     assert find_lookup({"configurable": {"user_id": "alice"}}, None) is None
 
 
+def test_config_may_be_sparse():
+    assert user_of({"configurable": None}) is None
+    assert user_of({"user_id": "alice"}) == "alice"  # LangChain moves it into configurable
+
+
 def test_user_of_the_config_comes_before_that_of_the_context():
     assert user_of({"configurable": {"user_id": "alice"}}) == "alice"
     assert user_of(config(context={"user_id": "bob"})) == "bob"
@@ -58,6 +62,8 @@ def test_authenticated_user_counts_and_contradicting_them_is_an_error(user):
         assert user_of(given) == "carol"
     with pytest.raises(UserIdError, match="differs from the user that the platform has authenticated"):
         find_lookup(config("mallory", user=user), MEMORY)
+    with pytest.raises(UserIdError, match="differs from the authenticated user of the run"):
+        find_lookup(config(user=user, langgraph_auth_user={"identity": "mallory"}), MEMORY)
 
 
 @pytest.mark.parametrize("user_id", [7, ["alice"], b"alice"])
@@ -112,7 +118,14 @@ def test_first_key_written_stands(tmp_path):
     path = tmp_path / "digest.key"
     first = resolution._read_or_create_key(path)
     assert resolution._read_or_create_key(path) == first
-    assert json.loads(json.dumps([p.name for p in tmp_path.iterdir()])) == ["digest.key"]
+    assert [p.name for p in tmp_path.iterdir()] == ["digest.key"]
+
+
+def test_damaged_key_is_not_used(tmp_path):
+    path = tmp_path / "digest.key"
+    path.write_bytes(b"short")
+    with pytest.raises(OSError, match="delete it"):
+        resolution._read_or_create_key(path)
 
 
 def test_resolved_preferences_differ_from_other_things():

@@ -1,11 +1,9 @@
 """ChatAmulet: a LangChain chat model whose answers follow each user's preferences."""
 
 import asyncio
-import difflib
 import gc
 import os
 import uuid
-import warnings
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import asdict
@@ -21,20 +19,25 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult, LLMResult
 from langchain_core.runnables import RunnableConfig
 from langgraph.store.base import BaseStore
 from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
-from transformers import PreTrainedModel
 
 from langchain_amulet.answers import Answer
 from langchain_amulet.engine.params import Request, SamplingParams
-from langchain_amulet.exceptions import InvalidParameterError, ModelClosedError
+from langchain_amulet.exceptions import ModelClosedError
 from langchain_amulet.memory import PreferenceMemory
 from langchain_amulet.models import LoadedModel, check_source, load, model_name
 from langchain_amulet.preferences import DEFAULT_MAX_STREAMS, Preference, StreamPlan, as_preferences, plan_streams
 from langchain_amulet.realignment import RealignmentConfig
 from langchain_amulet.resolution import PreferenceArgument, find_lookup, resolve
+from langchain_amulet.settings import (
+    SAMPLING_NAMES,
+    check_realignment,
+    check_stop,
+    given,
+    sampling_params,
+    warn_of_unknown,
+)
 
-_DEFAULT_MAX_TOKENS = 512
-_SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "max_tokens", "seed")
-_CALL_ARGUMENTS = {*_SAMPLING, "preference", "realignment", "stream"}
+_CALL_ARGUMENTS = {*SAMPLING_NAMES, "preference", "realignment", "stream"}
 
 # Tells apart models that the user has loaded: their names may be equal, their weights not.
 _fingerprints: "WeakKeyDictionary[object, str]" = WeakKeyDictionary()
@@ -113,7 +116,7 @@ class ChatAmulet(BaseChatModel):
     @classmethod
     def _warn_of_unknown_arguments(cls, values: Any) -> Any:
         if isinstance(values, Mapping):
-            _warn_of_unknown(values, known={*cls.model_fields}, place="ChatAmulet")
+            warn_of_unknown(values, known={*cls.model_fields}, place="ChatAmulet")
         return values
 
     @field_validator("model")
@@ -134,8 +137,8 @@ class ChatAmulet(BaseChatModel):
 
     @model_validator(mode="after")
     def _check_sampling(self) -> Self:
-        SamplingParams(**_given(self.__dict__))
-        _check_stop(self.stop)
+        SamplingParams(**given(self.__dict__))
+        check_stop(self.stop)
         return self
 
     def prompt_streams(self, messages: LanguageModelInput, preference: PreferenceArgument = None) -> list[list[int]]:
@@ -308,17 +311,18 @@ class ChatAmulet(BaseChatModel):
 
     def _start(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]) -> Answer:
         """Convert a call to a request, and submit it."""
-        _warn_of_unknown(kwargs, known=_CALL_ARGUMENTS, place="A call of ChatAmulet")
-        realignment = _as_realignment(kwargs.get("realignment", self.realignment))
+        warn_of_unknown(kwargs, known=_CALL_ARGUMENTS, place="A call of ChatAmulet")
+        realignment = check_realignment(kwargs.get("realignment", self.realignment))
         preferences = resolve(kwargs.get("preference", self.preference)).preferences
         plan = plan_streams(preferences, realignment.guidance_scale, max_streams=self.max_streams)
         prompts = self._render(messages, plan)
         loaded = self._load()
-        request = Request(prompts, plan.weights, realignment, self._sampling_params(loaded.model, kwargs))
+        sampling = sampling_params(loaded.model.generation_config, self.__dict__, kwargs)
+        request = Request(prompts, plan.weights, realignment, sampling)
         return Answer(
             loaded.engine.submit(request),
             loaded.tokenizer,
-            stop=_check_stop(self.stop if stop is None else stop),
+            stop=check_stop(self.stop if stop is None else stop),
             num_prompt_tokens=[len(prompt) for prompt in prompts],
             metadata={
                 "model_name": loaded.name,
@@ -339,21 +343,6 @@ class ChatAmulet(BaseChatModel):
             self._loaded = load(self.model, self.tokenizer, self.model_kwargs)
         return self._loaded
 
-    def _sampling_params(self, model: PreTrainedModel, kwargs: dict[str, Any]) -> SamplingParams:
-        """The call's values over the fields', over the model's generation config."""
-        config = model.generation_config
-        defaults = {
-            "temperature": _first_given(config.temperature, 1.0) if config.do_sample else 0.0,
-            "top_p": config.top_p,
-            "top_k": config.top_k,
-            "repetition_penalty": config.repetition_penalty,
-            "max_tokens": _first_given(config.max_new_tokens, _DEFAULT_MAX_TOKENS),
-        }
-        eos = config.eos_token_id
-        stop_token_ids = frozenset([eos] if isinstance(eos, int) else eos or [])
-        values = {**_given(defaults), **_given(self.__dict__), **_given(kwargs)}
-        return SamplingParams(**values, stop_token_ids=stop_token_ids)
-
     # Identity
 
     @property
@@ -367,7 +356,7 @@ class ChatAmulet(BaseChatModel):
             "model": _identity(self.model),
             "tokenizer": _identity(self.tokenizer),
             "model_kwargs": {name: repr(value) for name, value in self.model_kwargs.items() if name != "token"},
-            **{name: getattr(self, name) for name in _SAMPLING},
+            **{name: getattr(self, name) for name in SAMPLING_NAMES},
             "default_stop": self.stop,  # LangChain puts the call's own under "stop"
             "max_streams": self.max_streams,
             "realignment": asdict(self.realignment),
@@ -380,30 +369,6 @@ class ChatAmulet(BaseChatModel):
         return {**params, "ls_model_name": kwargs.get("model", name), "ls_provider": "amulet"}
 
 
-def _given(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: values[name] for name in _SAMPLING if values.get(name) is not None}
-
-
-def _first_given(value: Any, otherwise: Any) -> Any:
-    return otherwise if value is None else value
-
-
-def _check_stop(stop: Any) -> list[str]:
-    if stop is None:
-        return []
-    if not isinstance(stop, list) or not all(isinstance(text, str) and text for text in stop):
-        msg = f'stop is a list of texts, none of them empty, such as ["\\n\\n"]; got {stop!r}.'
-        raise InvalidParameterError(msg)
-    return stop
-
-
-def _as_realignment(value: Any) -> RealignmentConfig:
-    if not isinstance(value, RealignmentConfig):
-        msg = f"realignment is a RealignmentConfig(guidance_scale=2.0, ...), got {type(value).__name__}."
-        raise InvalidParameterError(msg)
-    return value
-
-
 def _amulet_metadata(plan: StreamPlan, realignment: RealignmentConfig) -> dict[str, Any]:
     is_plain = plan.preferences == ((),)
     guards = {"plausibility": realignment.plausibility, "max_kl": realignment.max_kl} if plan.weights else {}
@@ -412,13 +377,6 @@ def _amulet_metadata(plan: StreamPlan, realignment: RealignmentConfig) -> dict[s
         "num_streams": len(plan.preferences),
         **guards,
     }
-
-
-def _warn_of_unknown(values: Mapping[str, Any], *, known: set[str], place: str) -> None:
-    for name in values.keys() - known:
-        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-        msg = f"{place} has no argument {name!r}, so it is ignored. Did you mean {nearest!r}?"
-        warnings.warn(msg, stacklevel=2)
 
 
 def _identity(source: Any) -> str:

@@ -20,6 +20,7 @@ from langchain_amulet import ChatAmulet, Preference, PreferenceMemory, Realignme
 from langchain_amulet.engine.engine import Engine, Generation
 from langchain_amulet.engine.params import Request, SamplingParams
 from langchain_amulet.exceptions import ContextLengthError, InvalidParameterError, ModelClosedError, PreferenceError
+from langchain_amulet.settings import sampling_params
 from tests.unit_tests.chat_templates import byte_tokenizer
 from tests.unit_tests.models import tiny_model
 
@@ -291,12 +292,11 @@ def test_calls_settings_replace_the_fields(llm, answers):
 def test_generation_config_serves_where_nothing_is_said():
     model = copy.deepcopy(MODEL)
     model.generation_config.update(do_sample=True, temperature=1.5, top_k=40, max_new_tokens=7, eos_token_id=[2, 5])
-    llm = ChatAmulet(model=model, tokenizer=TOKENIZER)
-    params = llm._sampling_params(model, {})
+    params = sampling_params(model.generation_config, {}, {})
     assert (params.temperature, params.top_k, params.max_tokens, params.stop_token_ids) == (1.5, 40, 7, {2, 5})
-    assert llm._sampling_params(model, {"temperature": 0}).temperature == 0
+    assert sampling_params(model.generation_config, {"temperature": 2}, {"temperature": 0}).temperature == 0
     model.generation_config.temperature = None
-    assert llm._sampling_params(model, {}).temperature == 1
+    assert sampling_params(model.generation_config, {}, {}).temperature == 1
 
 
 def test_stop_strings_end_the_answer(llm, answers):

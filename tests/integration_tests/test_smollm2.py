@@ -87,6 +87,12 @@ def test_two_users_and_a_visitor_read_different_answers_of_one_chain(llm):
     assert visitor == llm.invoke(QUESTIONS[0]).text
 
 
+def test_half_precision_answers():
+    message = ChatAmulet(model_kwargs={"dtype": "bfloat16"}, max_tokens=4).invoke("Hello!", preference=PREFERENCES[0])
+    assert message.text
+    assert message.response_metadata["amulet"]["num_streams"] == 2
+
+
 def test_empty_preference_is_a_plain_answer(llm):
     assert llm.prompt_streams(QUESTIONS[0], "") == llm.prompt_streams(QUESTIONS[0])
 

@@ -229,6 +229,32 @@ def test_recurrent_architecture_is_refused():
         Runner(model)
 
 
+def test_model_that_ignores_positions_is_refused():
+    model = tiny_model()
+    forward = model.forward
+
+    def without_positions(input_ids, position_ids=None, **keywords):
+        return forward(input_ids, position_ids=None if position_ids is None else 0 * position_ids, **keywords)
+
+    model.forward = without_positions
+    with pytest.raises(UnsupportedModelError, match="other logits with a cache of rows than without"):
+        Runner(model)
+
+
+def test_model_that_takes_no_cache_of_rows_is_refused():
+    model = tiny_model()
+    model.forward = lambda: None
+    with pytest.raises(UnsupportedModelError, match="llama cannot be decoded with a cache of rows"):
+        Runner(model)
+
+
+def test_windows_of_several_sizes_are_refused(monkeypatch):
+    windows = (["sliding_attention"] * 2, [{"sliding_window": 4}, {"sliding_window": 8}])
+    monkeypatch.setattr("langchain_amulet.engine.runner.get_layer_types_and_kwargs", lambda _: windows)
+    with pytest.raises(UnsupportedModelError, match="sliding windows of several sizes"):
+        Runner(tiny_model())
+
+
 def test_other_attention_implementation_is_refused():
     model = tiny_model()
     model.config._attn_implementation = "flash_attention_2"

@@ -217,7 +217,7 @@ def test_nan_logits_are_not_hidden():
 
 
 def reference_policy(base: Tensor, prefs: Tensor, w: float, weights: Tensor) -> Tensor:
-    """The reference of DESIGN's equation, written out: base plus the liked directions, their gains scaled to sum <= 1."""
+    """The equation of the reference, written out: base plus the liked directions, their gains scaled to sum <= 1."""
     liked = (w * weights).clamp(min=0)
     u = liked / max(1.0, liked.sum().item())
     log_base = base.log_softmax(-1)

@@ -18,7 +18,7 @@ from langchain_amulet.engine.runner import Runner
 from langchain_amulet.engine.sampling import sample
 from langchain_amulet.engine.sequence import FinishReason, Sequence
 from langchain_amulet.exceptions import ModelClosedError, NumericalError
-from langchain_amulet.realignment import realign
+from langchain_amulet.realignment import RealignmentConfig, realign
 
 _MIN_SHARED_PREFIX = 64  # tokens; reading fewer twice costs less than a forward of their own
 
@@ -66,6 +66,7 @@ class Generation:
         self._runner = runner
         self._worker = worker
         self._cache: RowCache | None = None
+        self._weights = torch.empty(0)  # of the request, on the model's device from the first step on
         self._seen = torch.empty(0, dtype=torch.long)
 
     @property
@@ -111,15 +112,13 @@ class Generation:
             return None
         try:
             token_id = self._draw(self._prefill() if cache is None else self._decode(cache))
+            self._sequence.append(token_id)
         except BaseException:
             self._sequence.finish("error")
             raise
         finally:
             if self._sequence.is_finished:
                 self._cache = None
-        self._sequence.append(token_id)
-        if self._sequence.is_finished:
-            self._cache = None
         return None if self._sequence.finish_reason == "stop" else token_id
 
     def _prefill(self) -> Tensor:
@@ -138,6 +137,7 @@ class Generation:
             cache.copy_prefix(shared)
         logits = self._runner.prefill(cache, [prompt[shared:] for prompt in prompts])
         self._cache = cache
+        self._weights = torch.tensor(self._sequence.request.weights, device=logits.device)
         return logits
 
     def _decode(self, cache: RowCache) -> Tensor:
@@ -156,7 +156,7 @@ class Generation:
     def _draw(self, logits: Tensor) -> int:
         """Combine the streams, and draw one token for all of them."""
         request = self._sequence.request
-        scores = _scores(logits, request)
+        scores = _scores(logits, request.realignment, self._weights)
         is_greedy = request.sampling.temperature == 0
         uniform = 0.0 if is_greedy else self._sequence.next_uniform()
         token = sample(scores, request.sampling, uniform=uniform, seen_ids=self._seen_ids(logits.device))
@@ -169,17 +169,17 @@ class Generation:
         return int(token)
 
 
-def _scores(logits: Tensor, request: Request) -> Tensor:
+def _scores(logits: Tensor, realignment: RealignmentConfig, weights: Tensor) -> Tensor:
     """One score per token, `(V,)`: the realigned log-probabilities, or the logits of a stream that is alone."""
     if len(logits) == 1:
         return logits[0].to(torch.promote_types(logits.dtype, torch.float32))
     return realign(
         logits[0],
         logits[1:],
-        request.realignment.guidance_scale,
-        weights=torch.tensor(request.weights, device=logits.device),
-        plausibility=request.realignment.plausibility,
-        max_kl=request.realignment.max_kl,
+        realignment.guidance_scale,
+        weights=weights,
+        plausibility=realignment.plausibility,
+        max_kl=realignment.max_kl,
     )
 
 

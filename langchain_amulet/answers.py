@@ -9,7 +9,7 @@ from langchain_core.outputs import ChatGenerationChunk
 from transformers import PreTrainedTokenizerFast
 
 from langchain_amulet.detokenizer import TextStream
-from langchain_amulet.engine.engine import Generation
+from langchain_amulet.engine.generation import Generation
 
 
 class Answer:
@@ -36,9 +36,11 @@ class Answer:
         self._text = TextStream(tokenizer, stop)
         self._num_prompt_tokens = num_prompt_tokens
         self._metadata = metadata
+        self._num_tokens = 0
 
     def push(self, token_id: int) -> ChatGenerationChunk | None:
         """Take one token; returns a chunk if it makes some text certain."""
+        self._num_tokens += 1
         text = self._text.push(token_id)
         if self._text.is_stopped:
             self.generation.cancel()
@@ -59,7 +61,8 @@ class Answer:
     def _usage(self) -> UsageMetadata:
         """Counts the base prompt as input; what the preference streams read besides is a detail of it."""
         base, *prefs = self._num_prompt_tokens
-        num_generated = len(self.generation.token_ids)
+        # Tokens drawn after a stop string are not the answer's; the one that ended it, if one did, never comes here.
+        num_generated = self._num_tokens if self._text.is_stopped else len(self.generation.token_ids)
         details: dict[str, int] = {"preference_streams": sum(prefs)} if prefs else {}
         return UsageMetadata(
             input_tokens=base,

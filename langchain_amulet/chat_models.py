@@ -4,10 +4,11 @@ import asyncio
 import gc
 import os
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict
-from typing import Any, Self, cast
+from functools import partial
+from typing import Any, NamedTuple, Self, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -17,10 +18,14 @@ from langchain_core.language_models.chat_models import agenerate_from_stream, ge
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult, LLMResult
 from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import get_config_list
 from langgraph.store.base import BaseStore
 from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from langchain_amulet.answers import Answer
+from langchain_amulet.engine.config import EngineConfig
+from langchain_amulet.engine.engine import Engine
+from langchain_amulet.engine.generation import Generation
 from langchain_amulet.engine.params import Request, SamplingParams
 from langchain_amulet.exceptions import ModelClosedError
 from langchain_amulet.memory import PreferenceMemory
@@ -38,6 +43,8 @@ from langchain_amulet.settings import (
 )
 
 _CALL_ARGUMENTS = {*SAMPLING_NAMES, "preference", "realignment", "stream"}
+
+_MAX_THREADS = 256  # of one batch(); they wait for tokens and do little else
 
 # Tells apart models that the user has loaded: their names may be equal, their weights not.
 _fingerprints: "WeakKeyDictionary[object, str]" = WeakKeyDictionary()
@@ -90,6 +97,8 @@ class ChatAmulet(BaseChatModel):
     by `bind()` or per call; LangChain traces what `configurable_fields` are given in the config."""
     realignment: RealignmentConfig = Field(default_factory=RealignmentConfig)
     """How strongly, and how carefully, answers follow preferences."""
+    engine_config: EngineConfig | None = Field(default=None, repr=False)
+    """How many requests the model answers at once, with how much memory. `None` suits the device."""
     max_streams: int = Field(default=DEFAULT_MAX_STREAMS, ge=2)
     """The most prompt streams that one answer may take, the base stream included."""
     temperature: float | None = None
@@ -193,6 +202,30 @@ class ChatAmulet(BaseChatModel):
             async for chunk in chunks:
                 yield chunk
 
+    def batch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[AIMessage]:
+        """Answer all inputs in one batch of the engine, each as its config's user prefers."""
+        configs = _unbounded(config, len(inputs))
+        return super().batch(inputs, configs, return_exceptions=return_exceptions, **kwargs)
+
+    def batch_as_completed(
+        self,
+        inputs: Sequence[LanguageModelInput],
+        config: RunnableConfig | Sequence[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> Iterator[tuple[int, Any]]:
+        """Answer all inputs in one batch of the engine; yields each answer, with its number, as it is complete."""
+        configs = _unbounded(config, len(inputs))
+        return super().batch_as_completed(inputs, configs, return_exceptions=return_exceptions, **kwargs)  # type: ignore[call-overload, no-any-return]
+
     def stream_events(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """Stream events of an answer, as this config's user prefers."""
         return super().stream_events(input, config, **self._resolved(config, kwargs))
@@ -280,7 +313,8 @@ class ChatAmulet(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        answer = self._start(messages, stop, kwargs)
+        call = self._prepare(messages, stop, kwargs)
+        answer = call.answer(call.engine.submit(call.request))
         try:
             for token_id in answer.generation:
                 if chunk := answer.push(token_id):
@@ -298,7 +332,8 @@ class ChatAmulet(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        answer = await asyncio.to_thread(self._start, messages, stop, kwargs)  # may load the model
+        call = await asyncio.to_thread(self._prepare, messages, stop, kwargs)  # may load the model
+        answer = call.answer(await call.engine.asubmit(call.request))
         try:
             async for token_id in answer.generation:
                 if chunk := answer.push(token_id):
@@ -309,19 +344,20 @@ class ChatAmulet(BaseChatModel):
         finally:
             answer.generation.cancel()
 
-    def _start(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]) -> Answer:
-        """Convert a call to a request, and submit it."""
+    def _prepare(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]) -> "_Call":
+        """Convert a call to a request of the engine."""
         warn_of_unknown(kwargs, known=_CALL_ARGUMENTS, place="A call of ChatAmulet")
         realignment = check_realignment(kwargs.get("realignment", self.realignment))
-        preferences = resolve(kwargs.get("preference", self.preference)).preferences
-        plan = plan_streams(preferences, realignment.guidance_scale, max_streams=self.max_streams)
+        resolved = resolve(kwargs.get("preference", self.preference))
+        plan = plan_streams(resolved.preferences, realignment.guidance_scale, max_streams=self.max_streams)
         prompts = self._render(messages, plan)
         loaded = self._load()
         sampling = sampling_params(loaded.model.generation_config, self.__dict__, kwargs)
-        request = Request(prompts, plan.weights, realignment, sampling)
-        return Answer(
-            loaded.engine.submit(request),
-            loaded.tokenizer,
+        # Rows that hold preferences serve those with the same profile alone: reuse is quick, and quickness tells.
+        keys = [repr(resolved) if preferences else "" for preferences in plan.preferences]
+        answer = partial(
+            Answer,
+            tokenizer=loaded.tokenizer,
             stop=check_stop(self.stop if stop is None else stop),
             num_prompt_tokens=[len(prompt) for prompt in prompts],
             metadata={
@@ -330,6 +366,7 @@ class ChatAmulet(BaseChatModel):
                 "amulet": _amulet_metadata(plan, realignment),
             },
         )
+        return _Call(loaded.engine, Request(prompts, plan.weights, realignment, sampling, prefix_keys=keys), answer)
 
     def _render(self, messages: list[BaseMessage], plan: StreamPlan) -> list[list[int]]:
         renderer = self._load().renderer
@@ -340,7 +377,7 @@ class ChatAmulet(BaseChatModel):
             msg = "This ChatAmulet was closed. Make a new one to load the model again."
             raise ModelClosedError(msg)
         if self._loaded is None:
-            self._loaded = load(self.model, self.tokenizer, self.model_kwargs)
+            self._loaded = load(self.model, self.tokenizer, self.model_kwargs, self.engine_config)
         return self._loaded
 
     # Identity
@@ -367,6 +404,20 @@ class ChatAmulet(BaseChatModel):
         params = super()._get_ls_params(stop=stop, **kwargs)
         name = self._loaded.name if self._loaded else model_name(self.model)
         return {**params, "ls_model_name": kwargs.get("model", name), "ls_provider": "amulet"}
+
+
+class _Call(NamedTuple):
+    """What one call asks of the engine, and what becomes of the tokens."""
+
+    engine: Engine
+    request: Request
+    answer: Callable[[Generation], Answer]
+
+
+def _unbounded(config: RunnableConfig | Sequence[RunnableConfig] | None, num_inputs: int) -> list[RunnableConfig]:
+    """Configs that let inputs wait in the engine, and not in LangChain's pool of a few threads."""
+    configs = get_config_list(config, num_inputs)
+    return [{**each, "max_concurrency": each.get("max_concurrency") or _MAX_THREADS} for each in configs]
 
 
 def _amulet_metadata(plan: StreamPlan, realignment: RealignmentConfig) -> dict[str, Any]:

@@ -13,6 +13,9 @@
     │   ├── ChatTemplateError                   ... because the tokenizer has no chat template
     │   └── UnsupportedModelError               ... because the engine cannot decode this architecture
     ├── ModelClosedError (RuntimeError)         a model used after close()
+    ├── EngineBusyError (RuntimeError)          more requests at once than the engine's queue holds
+    ├── EngineMemoryError (MemoryError)         a request too large for the memory that there is
+    ├── GenerationError (RuntimeError)          the model itself failed while it answered
     ├── NumericalError (ArithmeticError)        the model's logits are not numbers
     └── ContextLengthError                      a prompt longer than the model's context
 
@@ -80,6 +83,18 @@ class UnsupportedModelError(ModelLoadError):
 
 class ModelClosedError(AmuletError, RuntimeError):
     """The model was used after `close()`."""
+
+
+class EngineBusyError(AmuletError, RuntimeError):
+    """The engine's queue is full, and it is configured to say so."""
+
+
+class EngineMemoryError(AmuletError, MemoryError):
+    """One request alone takes more memory than there is."""
+
+
+class GenerationError(AmuletError, RuntimeError):
+    """The model failed while it answered; the cause is chained."""
 
 
 class NumericalError(AmuletError, ArithmeticError):

@@ -1,6 +1,7 @@
 """Loading models: hub id, local folder, GGUF file, a model already loaded, or the packaged default."""
 
 import importlib.util
+import logging
 import os
 import sys
 import threading
@@ -17,9 +18,17 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
+from langchain_amulet.engine.config import EngineConfig
 from langchain_amulet.engine.engine import Engine
 from langchain_amulet.engine.runner import Runner
-from langchain_amulet.exceptions import ModelLoadError, ModelNotFoundError
+from langchain_amulet.engine.sequential_runner import SequentialRunner
+from langchain_amulet.engine.transformers_runner import TransformersRunner
+from langchain_amulet.exceptions import (
+    InvalidParameterError,
+    ModelLoadError,
+    ModelNotFoundError,
+    UnsupportedModelError,
+)
 from langchain_amulet.gguf import check_gguf_installed, converted_folder
 from langchain_amulet.messages import PromptRenderer
 
@@ -41,8 +50,11 @@ class LoadedModel:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
     engine: Engine
+    engine_config: EngineConfig | None
     renderer: PromptRenderer
 
+
+logger = logging.getLogger(__name__)
 
 # Weak: a model lives as long as somebody who asked for it does.
 _loaded: "weakref.WeakValueDictionary[tuple[object, ...], LoadedModel]" = weakref.WeakValueDictionary()
@@ -53,6 +65,7 @@ def load(
     model: ModelSource = None,
     tokenizer: TokenizerSource = None,
     model_kwargs: Mapping[str, Any] | None = None,
+    engine_config: EngineConfig | None = None,
 ) -> LoadedModel:
     """Load a model, or share it with whoever has loaded the same one.
 
@@ -65,19 +78,26 @@ def load(
         tokenizer: A fast tokenizer, or where to load it from. `None` takes the model's own.
         model_kwargs: For `from_pretrained`: `dtype`, `device_map`, `quantization_config`, `attn_implementation`,
             `revision`, `token`, `trust_remote_code`, ...
+        engine_config: Limits of the engine. `None` takes those of whoever has loaded the model already.
 
     Raises:
         ModelNotFoundError: There is no such model.
         ModelLoadError: The model or its tokenizer cannot be loaded or served.
+        InvalidParameterError: The model is loaded already, and its engine has other limits.
     """
     check_source(model)
     kwargs = dict(model_kwargs or {})
     key = _registry_key(model, tokenizer, kwargs)
-    if (loaded := _loaded.get(key)) is not None:
-        return loaded
-    with _loading:
-        if (loaded := _loaded.get(key)) is None:
-            loaded = _loaded[key] = _load(model, tokenizer, kwargs)
+    if (loaded := _loaded.get(key)) is None:
+        with _loading:
+            if (loaded := _loaded.get(key)) is None:
+                loaded = _loaded[key] = _load(model, tokenizer, kwargs, engine_config)
+    if engine_config not in (None, loaded.engine_config):
+        msg = (
+            f"{loaded.name} is loaded already, with {loaded.engine_config or EngineConfig()}. Whoever uses the same "
+            f"model shares its engine: give all the same engine_config, or close() the others first."
+        )
+        raise InvalidParameterError(msg)
     return loaded
 
 
@@ -131,7 +151,9 @@ def _registry_key(model: ModelSource, tokenizer: TokenizerSource, kwargs: dict[s
     return (identity(model), identity(tokenizer), settings)
 
 
-def _load(model: ModelSource, tokenizer: TokenizerSource, kwargs: dict[str, Any]) -> LoadedModel:
+def _load(
+    model: ModelSource, tokenizer: TokenizerSource, kwargs: dict[str, Any], engine_config: EngineConfig | None
+) -> LoadedModel:
     started = time.perf_counter()
     if isinstance(model, PreTrainedModel):
         weights, fast_tokenizer = model.eval(), _tokenizer_of_loaded(tokenizer, kwargs)
@@ -143,11 +165,22 @@ def _load(model: ModelSource, tokenizer: TokenizerSource, kwargs: dict[str, Any]
         name=model_name(model),
         model=weights,
         tokenizer=fast_tokenizer,
-        engine=Engine(Runner(weights)),
+        engine=Engine(_runner(weights), engine_config),
+        engine_config=engine_config,
         renderer=PromptRenderer(fast_tokenizer),
     )
     _announce(loaded, time.perf_counter() - started)
     return loaded
+
+
+def _runner(model: PreTrainedModel) -> Runner:
+    """Rows of one forward where the architecture allows it, else one row after another."""
+    try:
+        return TransformersRunner(model)
+    except UnsupportedModelError as error:
+        runner = SequentialRunner(model)
+        logger.warning("%s Its rows are decoded one after another, which is right but slow.", error)
+        return runner
 
 
 def _locate(model: str | os.PathLike[str] | None) -> _Source:

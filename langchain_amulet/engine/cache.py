@@ -6,13 +6,14 @@ positions a row has reached. Forgetting tokens is lowering a length.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-_FIRST_CAPACITY = 512
+SavedRow: TypeAlias = dict[int, tuple[Tensor, Tensor]]
+"""Keys and values of one row, `(H, tokens, D)`, by layer; where layers share theirs, some hold none."""
 
 
 @dataclass(slots=True)
@@ -29,10 +30,9 @@ class _RowLayer(CacheLayerMixin):
 
     is_sliding = False  # windows are the mask's business; here every position is kept
 
-    def __init__(self, num_rows: int, capacity: int) -> None:
+    def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.num_rows = num_rows
-        self.capacity = capacity
+        self.num_rows = self.capacity = 0
         self.placement: _Placement | None = None
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -56,23 +56,23 @@ class _RowLayer(CacheLayerMixin):
         assert self.placement is not None, "RowCache.place() comes before the forward"
         rows, span = self.placement.rows, self.placement.span
         positions = self.placement.positions.to(key_states.device)  # a layer may lie on another device than the input
-        keys, values = (states[rows] for states in self._states())
+        keys, values = (states[rows] for states in self.states())
         keys.scatter_(2, positions.expand(key_states.shape), key_states)
         values.scatter_(2, positions.expand(value_states.shape), value_states)
         return keys[:, :, :span], values[:, :, :span]
 
-    def copy_prefix(self, num_tokens: int) -> None:
-        for states in self._states():
-            states[1:, :, :num_tokens] = states[:1, :, :num_tokens]
-
-    def grow(self, capacity: int) -> None:
-        """Make room for `capacity` tokens per row, keeping what is there."""
+    def resize(self, num_rows: int, capacity: int, num_tokens: int) -> None:
+        """Change the number of rows and the tokens that each can hold, keeping the first `num_tokens` of them."""
         if self.is_initialized:
-            more = capacity - self.capacity
-            self.keys, self.values = (torch.nn.functional.pad(states, (0, 0, 0, more)) for states in self._states())
-        self.capacity = capacity
+            self.keys, self.values = (_resized(each, num_rows, capacity, num_tokens) for each in self.states())
+        self.num_rows, self.capacity = num_rows, capacity
 
-    def _states(self) -> tuple[Tensor, Tensor]:
+    def release(self) -> None:
+        self.keys = self.values = None
+        self.is_initialized = False
+        self.num_rows = self.capacity = 0
+
+    def states(self) -> tuple[Tensor, Tensor]:
         assert self.keys is not None, "lazy_initialization() has run"
         assert self.values is not None, "lazy_initialization() has run"
         return self.keys, self.values
@@ -87,52 +87,99 @@ class _RowLayer(CacheLayerMixin):
         return -1
 
 
+def _resized(states: Tensor, num_rows: int, capacity: int, num_tokens: int) -> Tensor:
+    resized = states.new_zeros(num_rows, states.shape[1], capacity, states.shape[3])
+    kept = min(num_rows, states.shape[0])
+    resized[:kept, :, :num_tokens] = states[:kept, :, :num_tokens]
+    return resized
+
+
 class RowCache(Cache):
     """Rows of keys and values, each with its own length; transformers' models write into it.
 
     Args:
         num_layers: L, the attention layers of the model.
-        num_rows: Rows to hold.
-        max_length: The most tokens that a row will come to hold. Room for them is made by doubling.
     """
 
-    def __init__(self, num_layers: int, num_rows: int, max_length: int) -> None:
-        self.max_length = max_length
-        self.capacity = min(_FIRST_CAPACITY, max_length)
-        self._row_layers = [_RowLayer(num_rows, self.capacity) for _ in range(num_layers)]
+    def __init__(self, num_layers: int) -> None:
+        self._row_layers = [_RowLayer() for _ in range(num_layers)]
         super().__init__(layers=[*self._row_layers])
+        self.capacity = 0
+        """Tokens that each row has room for."""
         self.span = 0
         """Positions that the forward under way reads."""
-        self.lengths = [0] * num_rows
+        self.lengths: list[int] = []
         """Tokens in each row. Lowering a length forgets the tokens beyond it."""
 
-    def place(self, rows: slice, num_tokens: Sequence[int], device: torch.device) -> Tensor:
-        """Announce the next forward, and how many tokens it adds to each of `rows`.
+    @property
+    def num_bytes(self) -> int:
+        """Memory of all rows."""
+        return sum(states.nbytes for layer in self._filled_layers() for states in layer.states())
 
-        What a forward computes beyond a row's own tokens, up to the longest row's, lands beyond the row's length: never
-        attended to, and overwritten by what comes next.
+    def resize(self, num_rows: int, capacity: int) -> None:
+        """Change the number of rows, dropping the last or adding empty ones, and the tokens each has room for."""
+        for layer in self._row_layers:
+            layer.resize(num_rows, capacity, max(self.lengths, default=0))
+        self.lengths = [*self.lengths[:num_rows], *[0] * (num_rows - len(self.lengths))]
+        self.capacity = capacity
+
+    def release(self) -> None:
+        """Give all memory back."""
+        for layer in self._row_layers:
+            layer.release()
+        self.capacity, self.lengths = 0, []
+
+    def place(self, rows: slice, num_tokens: int, device: torch.device, *, span_multiple: int = 1) -> Tensor:
+        """Announce a forward of `num_tokens` tokens in each of `rows`, which is to read up to the longest of them.
 
         Returns:
-            The positions of the new tokens, `(rows, max(num_tokens))`.
+            The positions of the new tokens, `(rows, num_tokens)`.
         """
         starts = torch.tensor(self.lengths[rows], device=device).unsqueeze(1)
-        positions = starts + torch.arange(max(num_tokens), device=device)
-        self.span = max(self.lengths[rows]) + max(num_tokens)
-        self._reserve()
+        positions = starts + torch.arange(num_tokens, device=device)
+        self.span = max(self.lengths[rows]) + num_tokens
+        assert self.span <= self.capacity, "room is reserved before the forward"
+        self.span = min(self.capacity, -(-self.span // span_multiple) * span_multiple)
         placement = _Placement(rows, positions[:, None, :, None], self.span)
         for layer in self._row_layers:
             layer.placement = placement
-        self.lengths[rows] = [length + more for length, more in zip(self.lengths[rows], num_tokens, strict=True)]
         return positions
 
-    def copy_prefix(self, num_tokens: int) -> None:
-        """Let all rows begin with the first `num_tokens` tokens of the first."""
-        for layer in self._row_layers:
-            layer.copy_prefix(num_tokens)
-        self.lengths = [num_tokens] * len(self.lengths)
+    def advance(self, rows: slice, num_tokens: Sequence[int]) -> None:
+        """Take the forward as done. What it computed beyond a row's own tokens is overwritten by what comes next."""
+        self.lengths[rows] = [length + more for length, more in zip(self.lengths[rows], num_tokens, strict=True)]
 
-    def _reserve(self) -> None:
-        if self.span > self.capacity:
-            self.capacity = max(self.span, min(2 * self.capacity, self.max_length))
-            for layer in self._row_layers:
-                layer.grow(self.capacity)
+    def copy_prefix(self, source: int, target: int, num_tokens: int) -> None:
+        """Let the target row hold the first tokens of the source row, and nothing else."""
+        for layer in self._filled_layers():
+            for states in layer.states():
+                states[target, :, :num_tokens] = states[source, :, :num_tokens]
+        self.lengths[target] = num_tokens
+
+    def erase(self, row: int) -> None:
+        """Overwrite a row: numbers that are not finite would spoil the next request in it, through its mask."""
+        for layer in self._filled_layers():
+            for states in layer.states():
+                states[row] = 0
+        self.lengths[row] = 0
+
+    def save(self, row: int, num_tokens: int) -> SavedRow:
+        """A copy of the first tokens of a row."""
+        return {
+            index: (layer.states()[0][row, :, :num_tokens].clone(), layer.states()[1][row, :, :num_tokens].clone())
+            for index, layer in enumerate(self._row_layers)
+            if layer.is_initialized
+        }
+
+    def load(self, saved: SavedRow, row: int, num_tokens: int) -> None:
+        """Let a row hold the first tokens of a saved one, and nothing else."""
+        for index, theirs in saved.items():
+            layer = self._row_layers[index]
+            if not layer.is_initialized:  # no forward since release()
+                layer.lazy_initialization(theirs[0][None], theirs[1][None])
+            for states, saved_states in zip(layer.states(), theirs, strict=True):
+                states[row, :, :num_tokens] = saved_states[:, :num_tokens]
+        self.lengths[row] = num_tokens
+
+    def _filled_layers(self) -> list[_RowLayer]:
+        return [layer for layer in self._row_layers if layer.is_initialized]

@@ -1,188 +1,222 @@
-"""The token loop: all streams of a request as rows of one forward per token, one token drawn for all.
+"""Many requests at once on one model, each with its own streams, strength, sampling and end.
 
 The engine knows token ids only: no text, no messages, no users.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from collections.abc import Sequence as IdSequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import takewhile
+import threading
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
-import torch
-from torch import Tensor
-
-from langchain_amulet.engine.cache import RowCache
+from langchain_amulet.engine.config import EngineConfig
+from langchain_amulet.engine.generation import Generation
 from langchain_amulet.engine.params import Request
 from langchain_amulet.engine.runner import Runner
-from langchain_amulet.engine.sampling import sample
-from langchain_amulet.engine.sequence import FinishReason, Sequence
-from langchain_amulet.exceptions import ModelClosedError, NumericalError
-from langchain_amulet.realignment import RealignmentConfig, realign
+from langchain_amulet.engine.scheduler import Scheduler, failure_of
+from langchain_amulet.engine.sequence import Sequence
+from langchain_amulet.exceptions import EngineBusyError, InvalidParameterError, ModelClosedError
 
-_MIN_SHARED_PREFIX = 64  # tokens; reading fewer twice costs less than a forward of their own
+_CACHE_SHARE = 0.5  # of the memory that is free once the weights are there
+_PREFIX_CACHE_SHARE = 0.1
+_PREFILL_TOKENS = {"cpu": 128}  # about as long as four steps of one user on the CPUs measured
+_DEFAULT_PREFILL_TOKENS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """What an engine is doing, and has done."""
+
+    num_active: int
+    """Requests that hold rows."""
+    num_waiting: int
+    """Requests that wait for rows."""
+    num_rows: int
+    """Rows in use."""
+    num_kept_tokens: int
+    """Tokens kept of earlier requests."""
+    num_reused_tokens: int
+    """Tokens, since the engine was made, that were copied from other requests in place of being read."""
+    num_paged_out: int
+    """Times, since the engine was made, that a request gave up its rows to be read again later."""
 
 
 class Engine:
-    """Generates answers from one model; all forwards run on one thread of its own, first come, first served per token.
+    """Generates answers from one model; requests join and leave its batch at every token.
+
+    A worker thread owns all forwards. It ends with the engine, once nobody refers to it and the last request is done.
 
     Args:
         runner: Executes the model.
+        config: Limits. What is `None` there is taken from the device: half of its free memory for requests under way,
+            and a tenth for what is kept of earlier ones.
     """
 
-    def __init__(self, runner: Runner) -> None:
-        self._runner: Runner | None = runner
+    def __init__(self, runner: Runner, config: EngineConfig | None = None) -> None:
+        self.config = _completed(config or EngineConfig(), runner)
+        """The limits that hold."""
+        self._vocab_size = runner.vocab_size
+        self._scheduler = Scheduler(runner, self.config)
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="amulet-engine")
+        self._lock = threading.Lock()  # for what follows
+        self._inbox: deque[Sequence] = deque()
+        self._queueing: deque[tuple[Sequence, Future[None]]] = deque()  # not even in the queue yet
+        self._is_working = False
+        self._is_closed = False
+        self._forgets = False
 
-    def submit(self, request: Request) -> "Generation":
-        """Take a request; iterating over what comes back, in a thread or in a task, generates its tokens.
+    def submit(self, request: Request) -> Generation:
+        """Take a request; its tokens are drawn from now on.
+
+        Waits while the queue is full, unless `config.when_busy` is `"raise"`.
 
         Raises:
+            InvalidParameterError: A token id is none of the model's, or there are more streams than rows.
             ContextLengthError: A prompt leaves no room for an answer.
+            EngineBusyError: The queue is full.
             ModelClosedError: The engine was closed.
         """
-        runner = self._open_runner()
-        return Generation(Sequence(request, max_context=runner.max_context), runner, self._worker)
+        sequence = self._sequence(request)
+        generation = Generation(sequence)  # cancels the request, should waiting be interrupted
+        self._enqueue(sequence).result()
+        return generation
 
-    def close(self) -> None:
-        """Let go of the model; generations under way still end, and then the worker thread does."""
-        self._runner = None
-
-    def _open_runner(self) -> Runner:
-        if self._runner is None:
-            msg = "This engine was closed. Load the model again."
-            raise ModelClosedError(msg)
-        return self._runner
-
-
-class Generation:
-    """One answer in the making: an iterator, sync or async, over the tokens of it.
-
-    A token that ends the answer (`SamplingParams.stop_token_ids`) is not part of what is iterated over.
-    """
-
-    def __init__(self, sequence: Sequence, runner: Runner, worker: ThreadPoolExecutor) -> None:
-        self._sequence = sequence
-        self._runner = runner
-        self._worker = worker
-        self._cache: RowCache | None = None
-        self._weights = torch.empty(0)  # of the request, on the model's device from the first step on
-        self._seen = torch.empty(0, dtype=torch.long)
+    async def asubmit(self, request: Request) -> Generation:
+        """`submit`, where waiting for a place in the queue does not hold up the event loop."""
+        sequence = self._sequence(request)
+        generation = Generation(sequence)
+        await asyncio.wrap_future(self._enqueue(sequence))
+        return generation
 
     @property
-    def finish_reason(self) -> FinishReason | None:
-        """`None` while tokens are still to come."""
-        return self._sequence.finish_reason
+    def stats(self) -> EngineStats:
+        """What the engine is doing."""
+        scheduler = self._scheduler
+        return EngineStats(
+            num_active=scheduler.num_active,
+            num_waiting=self._num_waiting + len(self._queueing),
+            num_rows=scheduler.num_rows,
+            num_kept_tokens=scheduler.reuse.num_kept,
+            num_reused_tokens=scheduler.reuse.num_reused,
+            num_paged_out=scheduler.num_paged_out,
+        )
+
+    def forget_private(self) -> None:
+        """Drop what is kept of streams that not everybody may reuse, such as those that hold preferences."""
+        with self._lock:
+            self._forgets = True
+            self._start()
+
+    def close(self, *, cancel: bool = False) -> None:
+        """Take no more requests; those under way still end, or, with `cancel`, are cancelled."""
+        with self._lock:
+            self._is_closed = True
+            while self._queueing:
+                sequence, future = self._queueing.popleft()
+                sequence.finish("cancelled")
+                if future.set_running_or_notify_cancel():
+                    future.set_exception(_closed())
+            for sequence in (*self._inbox, *self._scheduler.all_sequences()) if cancel else ():
+                sequence.finish("cancelled")
+
+    def _sequence(self, request: Request) -> Sequence:
+        num_streams = len(request.prompts)
+        if num_streams > self.config.max_rows:
+            msg = f"The request has {num_streams} streams; the engine decodes {self.config.max_rows} rows (max_rows)."
+            raise InvalidParameterError(msg)
+        for prompt in request.prompts:
+            if not 0 <= min(prompt) <= max(prompt) < self._vocab_size:
+                msg = f"Token ids go from 0 to {self._vocab_size - 1}; got {min(prompt)} to {max(prompt)}."
+                raise InvalidParameterError(msg)
+        return Sequence(request, max_length=self._scheduler.max_length(num_streams))
+
+    def _enqueue(self, sequence: Sequence) -> "Future[None]":
+        """Completes when the request has a place in the queue."""
+        place: Future[None] = Future()
+        with self._lock:
+            if self._is_closed:
+                raise _closed()
+            if self._num_waiting < self.config.max_waiting:
+                self._inbox.append(sequence)
+                place.set_result(None)
+            elif self.config.when_busy == "raise":
+                msg = (
+                    f"{self._num_waiting} requests are waiting already, as many as the queue holds. Try again later; "
+                    f'or raise max_waiting, or let requests wait: EngineConfig(when_busy="wait").'
+                )
+                raise EngineBusyError(msg)
+            else:
+                self._queueing.append((sequence, place))
+            self._start()
+        return place
 
     @property
-    def token_ids(self) -> list[int]:
-        """All tokens drawn so far, the one that ended the answer included."""
-        return list(self._sequence.token_ids)
+    def _num_waiting(self) -> int:
+        return len(self._inbox) + self._scheduler.num_waiting
 
-    def cancel(self) -> None:
-        """Stop after the token under way, and free the rows."""
-        self._sequence.finish("cancelled")
-        self._cache = None
+    def _start(self) -> None:
+        if not self._is_working:
+            self._is_working = True
+            self._worker.submit(self._work)
 
-    def __iter__(self) -> Iterator[int]:
-        return self
-
-    def __next__(self) -> int:
-        token_id = None if self._sequence.is_finished else self._worker.submit(self._step).result()
-        if token_id is None:
-            raise StopIteration
-        return token_id
-
-    def __aiter__(self) -> AsyncIterator[int]:
-        return self
-
-    async def __anext__(self) -> int:
-        token_id = None
-        if not self._sequence.is_finished:
-            token_id = await asyncio.wrap_future(self._worker.submit(self._step))
-        if token_id is None:
-            raise StopAsyncIteration
-        return token_id
-
-    @torch.inference_mode()
-    def _step(self) -> int | None:
-        """Draw the next token of the answer; `None` if it ended the answer instead."""
-        cache = self._cache  # cancel() may take it away at any time
-        if self._sequence.is_finished:
-            return None
+    def _work(self) -> None:
+        """Step until there is nothing left to do; whatever happens, those who wait for an answer get to know."""
         try:
-            token_id = self._draw(self._prefill() if cache is None else self._decode(cache))
-            self._sequence.append(token_id)
-        except BaseException:
-            self._sequence.finish("error")
+            while self._take_in():
+                try:
+                    self._scheduler.step()
+                except Exception as error:  # noqa: BLE001
+                    self._scheduler.recover(error)
+        except BaseException as error:
+            self._break_down(error)
             raise
-        finally:
-            if self._sequence.is_finished:
-                self._cache = None
-        return None if self._sequence.finish_reason == "stop" else token_id
 
-    def _prefill(self) -> Tensor:
-        """Read the prompts: a long common beginning once, then all rows in one forward.
+    def _break_down(self, error: BaseException) -> None:
+        """End everything, after an error that the scheduler has found no way around."""
+        with self._lock:
+            self._is_closed, self._is_working = True, False
+            queueing = [*self._queueing]
+            sequences = [*self._scheduler.all_sequences(), *self._inbox, *(sequence for sequence, _ in queueing)]
+        for sequence in sequences:
+            sequence.finish("error", failure_of(error))
+        for _, place in queueing:
+            if place.set_running_or_notify_cancel():
+                place.set_result(None)  # the generation tells
 
-        Returns:
-            Logits of the first token of the answer, `(rows, V)`.
-        """
-        prompts = self._sequence.request.prompts
-        cache = self._runner.new_cache(len(prompts), self._sequence.max_length)
-        shared = _common_prefix_length([prompt[:-1] for prompt in prompts])  # the last token is read for its logits
-        if len(prompts) == 1 or shared < _MIN_SHARED_PREFIX:
-            shared = 0
-        else:
-            self._runner.prefill(cache, [prompts[0][:shared]])
-            cache.copy_prefix(shared)
-        logits = self._runner.prefill(cache, [prompt[shared:] for prompt in prompts])
-        self._cache = cache
-        self._weights = torch.tensor(self._sequence.request.weights, device=logits.device)
-        return logits
-
-    def _decode(self, cache: RowCache) -> Tensor:
-        return self._runner.decode(cache, [self._sequence.token_ids[-1]] * len(self._sequence.request.prompts))
-
-    def _seen_ids(self, device: torch.device) -> Tensor:
-        """What the repetition penalty acts on: the base prompt, not the preference, and the answer so far."""
-        if self._sequence.request.sampling.repetition_penalty == 1:
-            return self._seen
-        if not len(self._seen):
-            self._seen = torch.tensor(self._sequence.request.prompts[0], device=device)
-        newest = self._sequence.token_ids[-1:]
-        self._seen = torch.cat([self._seen, torch.tensor(newest, dtype=torch.long, device=device)])
-        return self._seen
-
-    def _draw(self, logits: Tensor) -> int:
-        """Combine the streams, and draw one token for all of them."""
-        request = self._sequence.request
-        scores = _scores(logits, request.realignment, self._weights)
-        is_greedy = request.sampling.temperature == 0
-        uniform = 0.0 if is_greedy else self._sequence.next_uniform()
-        token = sample(scores, request.sampling, uniform=uniform, seen_ids=self._seen_ids(logits.device))
-        if not bool(scores[token].isfinite() & scores.amax().isfinite()):
-            msg = (
-                "The model's logits are NaN or leave no token to choose. In float16, load it in bfloat16 or float32 "
-                '(model_kwargs={"dtype": "float32"}); else its weights may be damaged.'
-            )
-            raise NumericalError(msg)
-        return int(token)
+    def _take_in(self) -> bool:
+        """Take over what other threads have left; whether there is anything to do."""
+        with self._lock:
+            while self._inbox:
+                self._scheduler.add(self._inbox.popleft())
+            while self._queueing and self._num_waiting < self.config.max_waiting:
+                sequence, place = self._queueing.popleft()
+                if not sequence.is_finished and place.set_running_or_notify_cancel():
+                    self._scheduler.add(sequence)
+                    place.set_result(None)
+            if self._forgets:
+                self._scheduler.reuse.clear(private_only=True)
+                self._forgets = False
+            if not self._scheduler.has_work:
+                self._scheduler.release()
+                self._is_working = False
+            return self._is_working
 
 
-def _scores(logits: Tensor, realignment: RealignmentConfig, weights: Tensor) -> Tensor:
-    """One score per token, `(V,)`: the realigned log-probabilities, or the logits of a stream that is alone."""
-    if len(logits) == 1:
-        return logits[0].to(torch.promote_types(logits.dtype, torch.float32))
-    return realign(
-        logits[0],
-        logits[1:],
-        realignment.guidance_scale,
-        weights=weights,
-        plausibility=realignment.plausibility,
-        max_kl=realignment.max_kl,
+def _closed() -> ModelClosedError:
+    return ModelClosedError("This engine was closed. Load the model again.")
+
+
+def _completed(config: EngineConfig, runner: Runner) -> EngineConfig:
+    """Choose what is left open there from the device."""
+    free = runner.free_bytes()
+    chunk = _PREFILL_TOKENS.get(runner.device.type, _DEFAULT_PREFILL_TOKENS)
+
+    def given(value: int | None, otherwise: int) -> int:
+        return otherwise if value is None else value
+
+    return replace(
+        config,
+        cache_bytes=given(config.cache_bytes, max(1, int(_CACHE_SHARE * free))),
+        prefix_cache_bytes=given(config.prefix_cache_bytes, int(_PREFIX_CACHE_SHARE * free)),
+        prefill_tokens=given(config.prefill_tokens, chunk),
     )
-
-
-def _common_prefix_length(prompts: IdSequence[IdSequence[int]]) -> int:
-    columns = zip(*prompts, strict=False)  # as many as the shortest prompt has tokens
-    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))

@@ -62,7 +62,7 @@ class Request:
     """One answer to generate: token ids in, no text.
 
     Raises:
-        InvalidParameterError: There is no stream, a stream is empty, or the weights do not match the streams.
+        InvalidParameterError: There is no stream, a stream is empty, or weights or keys do not match the streams.
     """
 
     prompts: Sequence[Sequence[int]]
@@ -71,6 +71,18 @@ class Request:
     """v, the weight of each stream after the first."""
     realignment: RealignmentConfig = field(default_factory=RealignmentConfig)
     sampling: SamplingParams = field(default_factory=SamplingParams)
+    logprobs: int | None = None
+    """Report the log-probability of each token, and of this many of the likeliest at its place. `None` reports none.
+    They are of the realigned distribution, before penalty and temperature."""
+    prefix_keys: Sequence[str | None] = ()
+    """Whose requests may reuse what each stream has read: `""` is everybody's, any other key that of requests with the
+    same key, `None` nobody's. Empty: the base stream is everybody's, the others nobody's."""
+
+    def prefix_key(self, stream: int) -> str | None:
+        """The key of one stream."""
+        if not self.prefix_keys:
+            return None if stream else ""
+        return self.prefix_keys[stream]
 
     def __post_init__(self) -> None:
         """Refuse streams that cannot be decoded together."""
@@ -80,3 +92,8 @@ class Request:
         if len(self.weights) != len(self.prompts) - 1:
             msg = f"{len(self.prompts)} streams take {len(self.prompts) - 1} weights; got {len(self.weights)}."
             raise InvalidParameterError(msg)
+        if len(self.prefix_keys) not in (0, len(self.prompts)):
+            msg = f"{len(self.prompts)} streams take as many prefix_keys or none; got {len(self.prefix_keys)}."
+            raise InvalidParameterError(msg)
+        if self.logprobs is not None:
+            _require("logprobs", self.logprobs, int, lambda x: x >= 0, "None or at least 0")

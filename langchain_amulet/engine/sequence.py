@@ -1,14 +1,29 @@
 """Everything that one request under way remembers."""
 
+import itertools
+import threading
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
+from torch import Tensor
 
+from langchain_amulet.engine.channel import Channel
 from langchain_amulet.engine.params import MAX_SEED, Request
 from langchain_amulet.exceptions import ContextLengthError
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
+
+_numbers = itertools.count()
+
+
+class TokenLogprobs(NamedTuple):
+    """Log-probabilities, in nats, of one drawn token and of the likeliest ones at its place."""
+
+    token_id: int
+    logprob: float
+    top: list[tuple[int, float]]
+    """Pairs of token id and log-probability, the likeliest first."""
 
 
 class Sequence:
@@ -16,37 +31,61 @@ class Sequence:
 
     Args:
         request: What to generate.
-        max_context: Tokens that fit into one row, prompt and answer together.
+        max_length: Tokens that fit into one of its rows, prompt and answer together.
 
     Raises:
         ContextLengthError: A prompt leaves no room for an answer.
     """
 
-    def __init__(self, request: Request, *, max_context: int) -> None:
+    def __init__(self, request: Request, *, max_length: int) -> None:
         self.request = request
+        self.number = next(_numbers)
+        """Grows from request to request."""
         self.token_ids: list[int] = []
         """The tokens drawn so far, the one that ended the answer included."""
+        self.logprobs: list[TokenLogprobs] = []
+        """One per token, if the request asks for them."""
         self.finish_reason: FinishReason | None = None
-        self._max_tokens = min(request.sampling.max_tokens, max_context - self._longest_prompt)
+        self.channel = Channel()
+        """Where the tokens go."""
+        self.is_suspect = False
+        """Whether reading it together with others has failed, so that it is read alone."""
+        self._lock = threading.Lock()
+        self._seen = torch.empty(0, dtype=torch.long)
+        self._longest = longest = max(len(prompt) for prompt in request.prompts)
+        self._max_tokens = min(request.sampling.max_tokens, max_length - longest)
+        self.max_length = longest + self._max_tokens
+        """The most tokens that its longest row can come to hold."""
         if self._max_tokens < 1:
             msg = (
-                f"The prompt has {self._longest_prompt} tokens; the model's context holds {max_context}, "
+                f"The prompt has {longest} tokens; the model's context holds {max_length}, "
                 f"the answer included. Shorten the conversation."
             )
             raise ContextLengthError(msg)
-
-    @property
-    def max_length(self) -> int:
-        """The most tokens that its longest row can come to hold."""
-        return self._longest_prompt + self._max_tokens
 
     @property
     def is_finished(self) -> bool:
         """Whether no more tokens will be drawn."""
         return self.finish_reason is not None
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of its longest stream, prompt and answer so far."""
+        return self._longest + len(self.token_ids)
+
+    @property
+    def num_streams(self) -> int:
+        """Rows that it takes."""
+        return len(self.request.prompts)
+
+    def stream_ids(self, stream: int) -> list[int]:
+        """Prompt and answer so far, as one stream reads them."""
+        return [*self.request.prompts[stream], *self.token_ids]
+
     def next_uniform(self) -> float:
-        """One uniform number in [0, 1) per token, from the request's own seed."""
+        """One uniform number in [0, 1) per token, from the request's own seed; greedy requests use none."""
+        if self.request.sampling.temperature == 0:
+            return 0.0
         return torch.rand((), dtype=torch.float64, generator=self._random).item()
 
     @cached_property
@@ -54,18 +93,33 @@ class Sequence:
         seed = self.request.sampling.seed
         return torch.Generator().manual_seed(int(torch.randint(MAX_SEED, ()).item()) if seed is None else seed)
 
-    def append(self, token_id: int) -> None:
+    def seen_ids(self, device: torch.device) -> Tensor:
+        """What the repetition penalty acts on: the base prompt, not the preference, and the answer so far, `(S,)`."""
+        first = len(self.request.prompts[0])
+        if not len(self._seen):
+            self._seen = torch.tensor(self.request.prompts[0], device=device)
+        newest = self.token_ids[len(self._seen) - first :]
+        self._seen = torch.cat([self._seen, torch.tensor(newest, dtype=torch.long, device=device)])
+        return self._seen
+
+    def append(self, token_id: int, logprobs: TokenLogprobs | None) -> None:
         """Take the token that was drawn, and see whether it ends the answer."""
+        if self.is_finished:  # cancelled meanwhile
+            return
         self.token_ids.append(token_id)
+        if logprobs is not None:
+            self.logprobs.append(logprobs)
         if token_id in self.request.sampling.stop_token_ids:
             self.finish("stop")
-        elif len(self.token_ids) >= self._max_tokens:
+            return
+        self.channel.put(token_id)
+        if len(self.token_ids) >= self._max_tokens:
             self.finish("length")
 
-    def finish(self, reason: FinishReason) -> None:
-        """End the answer; the first reason stands."""
-        self.finish_reason = self.finish_reason or reason
-
-    @property
-    def _longest_prompt(self) -> int:
-        return max(len(prompt) for prompt in self.request.prompts)
+    def finish(self, reason: FinishReason, error: BaseException | None = None) -> None:
+        """End the answer; the first reason stands. Whoever waits for a token gets the end, or the error."""
+        with self._lock:
+            if self.is_finished:
+                return
+            self.finish_reason = reason
+        self.channel.close(error)

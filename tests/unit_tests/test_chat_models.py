@@ -4,8 +4,10 @@ import asyncio
 import copy
 import gc
 import threading
+import time
 import warnings
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -17,11 +19,20 @@ from langchain_core.runnables import ConfigurableField
 from pydantic import ValidationError
 
 from langchain_amulet import ChatAmulet, Preference, PreferenceMemory, RealignmentConfig
-from langchain_amulet.engine.engine import Engine, Generation
+from langchain_amulet.engine.batch import Batch
+from langchain_amulet.engine.config import EngineConfig
+from langchain_amulet.engine.engine import Engine
 from langchain_amulet.engine.params import Request, SamplingParams
-from langchain_amulet.exceptions import ContextLengthError, InvalidParameterError, ModelClosedError, PreferenceError
+from langchain_amulet.exceptions import (
+    ContextLengthError,
+    EngineBusyError,
+    InvalidParameterError,
+    ModelClosedError,
+    PreferenceError,
+)
 from langchain_amulet.settings import sampling_params
 from tests.unit_tests.chat_templates import byte_tokenizer
+from tests.unit_tests.engines import wait_until
 from tests.unit_tests.models import tiny_model
 
 QUESTION = "Why?"
@@ -323,42 +334,162 @@ def test_end_of_turn_token_ends_the_answer(llm):
 # Cancellation
 
 
-class CountingStep:
-    """Counts the forwards of the engine."""
+class SlowSteps:
+    """Makes each step of the engine take a hundredth of a second at least, and counts them."""
 
     def __init__(self, monkeypatch) -> None:
         self.count, self.third = 0, threading.Event()
-        original = Generation._draw
+        original = Batch.draw
 
-        def draw(generation, logits):
+        def draw(batch, logits):
+            time.sleep(0.01)
             self.count += 1
             if self.count == 3:
                 self.third.set()
-            return original(generation, logits)
+            return original(batch, logits)
 
-        monkeypatch.setattr(Generation, "_draw", draw)
+        monkeypatch.setattr(Batch, "draw", draw)
 
 
-def test_closed_stream_stops_generating(llm, monkeypatch):
-    steps = CountingStep(monkeypatch)
-    stream = llm.stream(QUESTION, max_tokens=200)
+@pytest.fixture
+def steps(monkeypatch) -> SlowSteps:
+    return SlowSteps(monkeypatch)
+
+
+def is_idle(llm: ChatAmulet) -> bool:
+    return llm._load().engine.stats.num_active == 0
+
+
+def test_closed_stream_frees_its_rows_within_a_step(llm, steps):
+    stream = llm.stream(QUESTION, ALICE, max_tokens=200)
     next(stream)
     stream.close()
     drawn = steps.count
-    llm.invoke(QUESTION, max_tokens=1)
-    assert steps.count == drawn + 1 < 20
+    wait_until(lambda: is_idle(llm))
+    assert steps.count <= drawn + 1 < 100
 
 
-async def test_cancelled_ainvoke_stops_generating(llm, monkeypatch):
-    steps = CountingStep(monkeypatch)
+def test_abandoned_stream_frees_its_rows_within_a_step(llm, steps):
+    stream = llm.stream(QUESTION, max_tokens=200)
+    next(stream)
+    del stream
+    gc.collect()
+    drawn = steps.count
+    wait_until(lambda: is_idle(llm))
+    assert steps.count <= drawn + 1 < 100
+
+
+async def test_cancelled_ainvoke_frees_its_rows_within_a_step(llm, steps):
     task = asyncio.create_task(llm.ainvoke(QUESTION, max_tokens=200))
     await asyncio.to_thread(steps.third.wait, 60)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     drawn = steps.count
-    await asyncio.sleep(0.1)
-    assert steps.count <= drawn + 1
+    await asyncio.to_thread(wait_until, lambda: is_idle(llm))
+    assert steps.count <= drawn + 1 < 100
+
+
+async def test_timeout_frees_the_rows_within_a_step(llm, steps):
+    async def read() -> None:
+        async for _ in llm.astream(QUESTION, max_tokens=200):
+            pass
+
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(read(), timeout=0.1)
+    drawn = steps.count
+    await asyncio.to_thread(wait_until, lambda: is_idle(llm))
+    assert steps.count <= drawn + 1 < 100
+
+
+async def test_closed_astream_frees_its_rows_within_a_step(llm, steps):
+    stream = llm.astream(QUESTION, max_tokens=200)
+    await anext(stream)
+    await stream.aclose()
+    drawn = steps.count
+    await asyncio.to_thread(wait_until, lambda: is_idle(llm))
+    assert steps.count <= drawn + 1 < 100
+
+
+def test_stop_string_ends_the_drawing(llm, steps, answers):
+    message = llm.invoke(QUESTION, ALICE, max_tokens=200, stop=[answers["alice"][2:4]])
+    assert message.text == answers["alice"][:2]
+    wait_until(lambda: is_idle(llm))
+    assert message.usage_metadata["output_tokens"] <= steps.count < 100
+
+
+# Many at once
+
+
+def largest_batch(monkeypatch) -> list[int]:
+    """Sizes of the batches that are drawn, from now on."""
+    sizes: list[int] = []
+    original = Batch.draw
+
+    def draw(batch, logits):
+        sizes.append(len(batch.sequences))
+        time.sleep(0.005)
+        return original(batch, logits)
+
+    monkeypatch.setattr(Batch, "draw", draw)
+    return sizes
+
+
+def test_batch_shares_one_batch_whatever_the_number_of_cores(llm, answers, monkeypatch):
+    sizes = largest_batch(monkeypatch)
+    batched = llm.batch([QUESTION] * 24, [ALICE, BOB] * 12)
+    assert [message.text for message in batched] == [answers["alice"], answers["bob"]] * 12
+    assert max(sizes) > 12
+    of_chain = (llm | StrOutputParser()).batch([QUESTION] * 24, [ALICE, BOB] * 12)
+    assert of_chain == [answers["alice"], answers["bob"]] * 12
+    assert {text for _, text in (llm | StrOutputParser()).batch_as_completed([QUESTION] * 3, [ALICE] * 3)} == {
+        answers["alice"]
+    }
+
+
+def test_batch_keeps_to_the_callers_max_concurrency(llm, monkeypatch):
+    sizes = largest_batch(monkeypatch)
+    llm.batch([QUESTION] * 6, {"max_concurrency": 2})
+    assert max(sizes) <= 2
+
+
+async def test_abatch_shares_one_batch(llm, answers, monkeypatch):
+    sizes = largest_batch(monkeypatch)
+    batched = await llm.abatch([QUESTION] * 24, [BOB, ALICE] * 12)
+    assert [message.text for message in batched] == [answers["bob"], answers["alice"]] * 12
+    assert max(sizes) > 12
+
+
+def test_streams_of_many_threads_share_one_batch(llm, answers, monkeypatch):
+    sizes = largest_batch(monkeypatch)
+    configs = {"alice": ALICE, "bob": BOB, "visitor": {}}
+    with ThreadPoolExecutor(12) as threads:
+        read = lambda name: (name, "".join(chunk.text for chunk in llm.stream(QUESTION, configs[name])))  # noqa: E731
+        texts = list(threads.map(read, [*configs] * 4))
+    assert all(text == answers[name] for name, text in texts)
+    assert max(sizes) > 3
+
+
+@pytest.mark.usefixtures("steps")
+def test_full_queue_is_an_error_where_it_is_configured_so():
+    config = EngineConfig(max_rows=1, max_waiting=1, when_busy="raise")
+    llm = ChatAmulet(model=tiny_model(), tokenizer=TOKENIZER, engine_config=config)
+    first = llm.stream(QUESTION, max_tokens=200)
+    next(first)  # has the only row
+    with ThreadPoolExecutor(1) as threads:
+        second = threads.submit(llm.invoke, QUESTION, max_tokens=1)
+        wait_until(lambda: llm._load().engine.stats.num_waiting == 1)
+        with pytest.raises(EngineBusyError, match="1 requests are waiting.*max_waiting"):
+            llm.invoke(QUESTION, max_tokens=1)
+        first.close()
+        assert second.result().usage_metadata["output_tokens"] == 1
+
+
+def test_other_limits_for_a_loaded_model_are_refused(llm):
+    llm.invoke(QUESTION, max_tokens=1)
+    other = ChatAmulet(model=MODEL, tokenizer=TOKENIZER, engine_config=EngineConfig(max_rows=3))
+    with pytest.raises(InvalidParameterError, match="loaded already.*engine_config"):
+        other.invoke(QUESTION)
 
 
 # Construction, sharing, closing
@@ -432,8 +563,7 @@ def test_closing_frees_the_model_once_nobody_uses_it():
     first.close()
     assert second.invoke(QUESTION).text == text
     second.close()
-    gc.collect()
-    assert freed() is None
+    wait_until(lambda: gc.collect() >= 0 and freed() is None)  # the worker's last step may be under way
     with pytest.raises(ModelClosedError, match="Make a new one"):
         first.invoke(QUESTION)
 

@@ -6,19 +6,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, MambaConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from langchain_amulet.engine.engine import Engine
 from langchain_amulet.engine.params import Request, SamplingParams
-from langchain_amulet.engine.runner import Runner
+from langchain_amulet.engine.transformers_runner import TransformersRunner
 from langchain_amulet.exceptions import (
     ContextLengthError,
     InvalidParameterError,
-    ModelClosedError,
     NumericalError,
     UnsupportedModelError,
 )
-from langchain_amulet.realignment import RealignmentConfig
+from langchain_amulet.realignment import RealignmentConfig, realign
+from tests.unit_tests.engines import wait_until
 from tests.unit_tests.models import CONFIGS, VOCAB_SIZE, tiny_model
 
 BASE = [1, 17, 33, 58, 90, 101, 7, 12]
@@ -33,7 +33,7 @@ def model() -> PreTrainedModel:
 
 @pytest.fixture(scope="module")
 def engine(model) -> Engine:
-    return Engine(Runner(model))
+    return Engine(TransformersRunner(model))
 
 
 def request(*prompts: list[int], weights=None, realignment=PAPER, **sampling) -> Request:
@@ -54,7 +54,7 @@ def transformers_cfg(model: PreTrainedModel, base: list[int], pref: list[int], w
 @pytest.mark.parametrize("architecture", CONFIGS)
 def test_equals_transformers_cfg_token_for_token(architecture):
     model = tiny_model(architecture)
-    ours = list(Engine(Runner(model)).submit(request(BASE, PREF)))
+    ours = list(Engine(TransformersRunner(model)).submit(request(BASE, PREF)))
     assert ours == transformers_cfg(model, BASE, PREF, PAPER.guidance_scale)
     assert ours != transformers_greedy(model, PREF)  # else the comparison would prove nothing
 
@@ -64,7 +64,7 @@ def test_equals_transformers_cfg_token_for_token(architecture):
 def test_one_stream_equals_plain_generation(architecture, implementation):
     model = tiny_model(architecture)
     model.set_attn_implementation(implementation)
-    assert list(Engine(Runner(model)).submit(request(PREF))) == transformers_greedy(model, PREF)
+    assert list(Engine(TransformersRunner(model)).submit(request(PREF))) == transformers_greedy(model, PREF)
 
 
 @settings(max_examples=15, deadline=None)
@@ -103,8 +103,8 @@ def test_long_shared_beginning_read_once_equals_transformers_cfg(model, engine):
 
 
 def test_answers_beyond_the_first_capacity_of_the_cache(monkeypatch, model):
-    monkeypatch.setattr("langchain_amulet.engine.cache._FIRST_CAPACITY", 4)
-    ours = list(Engine(Runner(model)).submit(request(BASE, PREF, max_tokens=60)))
+    monkeypatch.setattr("langchain_amulet.engine.transformers_runner._FIRST_CAPACITY", 4)
+    ours = list(Engine(TransformersRunner(model)).submit(request(BASE, PREF, max_tokens=60)))
     w = PAPER.guidance_scale
     assert ours == transformers_greedy(model, PREF, 60, guidance_scale=w, negative_prompt_ids=torch.tensor([BASE]))
 
@@ -164,34 +164,38 @@ def test_prompt_that_fills_the_context_is_refused(engine):
         engine.submit(request([5], [5] * 256))
 
 
-def test_cancelled_generation_ends_and_frees_its_rows(engine):
-    generation = engine.submit(request(BASE, PREF))
-    first = next(generation)
-    generation.cancel()
-    assert generation.token_ids == [first]
-    assert list(generation) == []
-    assert generation.finish_reason == "cancelled"
-    assert generation._cache is None
-
-
 def test_finished_generation_frees_its_rows(engine):
     generation = engine.submit(request(BASE, max_tokens=2))
     assert len(list(generation)) == 2
-    assert generation._cache is None
+    wait_until(lambda: engine.stats.num_rows == 0)
 
 
-def test_closed_engine_says_so():
-    engine = Engine(Runner(tiny_model()))
-    under_way = engine.submit(request(BASE))
-    engine.close()
-    assert len(list(under_way)) == 24
-    with pytest.raises(ModelClosedError, match="Load the model again"):
-        engine.submit(request(BASE))
+def test_logprobs_are_of_the_realigned_distribution(model, engine):
+    realignment = RealignmentConfig.classifier_free_guidance(2.5)
+    prompts = {"prompts": [BASE, PREF], "weights": [1.0], "realignment": realignment}
+    sampling = SamplingParams(max_tokens=4, temperature=0.7, repetition_penalty=1.3, seed=1)
+    generation = engine.submit(Request(**prompts, sampling=sampling, logprobs=3))
+    tokens = list(generation)
+    assert [entry.token_id for entry in generation.logprobs] == tokens
+    for index, entry in enumerate(generation.logprobs):
+        base, pref = (model(torch.tensor([ids + tokens[:index]])).logits[0, -1] for ids in (BASE, PREF))
+        expected = realign(base, pref, 2.5)
+        assert entry.logprob == pytest.approx(expected[entry.token_id].item())
+        assert [token for token, _ in entry.top] == expected.topk(3).indices.tolist()
+        assert [logprob for _, logprob in entry.top] == pytest.approx(expected.topk(3).values.tolist())
+
+
+def test_logprobs_of_one_stream_are_the_models_own(model, engine):
+    generation = engine.submit(Request([BASE], sampling=SamplingParams(max_tokens=2), logprobs=0))
+    first, _ = list(generation)
+    expected = model(torch.tensor([BASE])).logits[0, -1].log_softmax(-1)[first].item()
+    assert generation.logprobs[0].logprob == pytest.approx(expected)
+    assert generation.logprobs[0].top == []
 
 
 def test_nan_logits_are_an_error_and_not_a_token():
     model = tiny_model()
-    engine = Engine(Runner(model))
+    engine = Engine(TransformersRunner(model))
     with torch.no_grad():
         model.lm_head.weight.fill_(torch.nan)
     for prompts in ([BASE], [BASE, PREF]):
@@ -200,13 +204,13 @@ def test_nan_logits_are_an_error_and_not_a_token():
             next(generation)
         assert list(generation) == []
         assert generation.finish_reason == "error"
-        assert generation._cache is None
+        wait_until(lambda: engine.stats.num_rows == 0)
 
 
 @pytest.mark.parametrize("damage", [torch.nan, torch.inf])
 def test_one_damaged_logit_is_an_error_when_sampling_too(damage):
     model = tiny_model()
-    engine = Engine(Runner(model))
+    engine = Engine(TransformersRunner(model))
     model.lm_head.register_forward_hook(lambda *hook: hook[2].index_fill(-1, torch.tensor(7), damage))
     with pytest.raises(NumericalError, match="float32"):
         next(engine.submit(request(BASE, temperature=1.0)))
@@ -223,12 +227,6 @@ def test_repetition_penalty_equals_transformers(model, engine):
     assert ours == transformers_greedy(model, PREF, repetition_penalty=1.3) != transformers_greedy(model, PREF)
 
 
-def test_recurrent_architecture_is_refused():
-    model = AutoModelForCausalLM.from_config(MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1))
-    with pytest.raises(UnsupportedModelError, match="mamba"):
-        Runner(model)
-
-
 def test_model_that_ignores_positions_is_refused():
     model = tiny_model()
     forward = model.forward
@@ -238,28 +236,28 @@ def test_model_that_ignores_positions_is_refused():
 
     model.forward = without_positions
     with pytest.raises(UnsupportedModelError, match="other logits with a cache of rows than without"):
-        Runner(model)
+        TransformersRunner(model)
 
 
 def test_model_that_takes_no_cache_of_rows_is_refused():
     model = tiny_model()
     model.forward = lambda: None
     with pytest.raises(UnsupportedModelError, match="llama cannot be decoded with a cache of rows"):
-        Runner(model)
+        TransformersRunner(model)
 
 
 def test_windows_of_several_sizes_are_refused(monkeypatch):
     windows = (["sliding_attention"] * 2, [{"sliding_window": 4}, {"sliding_window": 8}])
-    monkeypatch.setattr("langchain_amulet.engine.runner.get_layer_types_and_kwargs", lambda _: windows)
+    monkeypatch.setattr("langchain_amulet.engine.transformers_runner.get_layer_types_and_kwargs", lambda _: windows)
     with pytest.raises(UnsupportedModelError, match="sliding windows of several sizes"):
-        Runner(tiny_model())
+        TransformersRunner(tiny_model())
 
 
 def test_other_attention_implementation_is_refused():
     model = tiny_model()
     model.config._attn_implementation = "flash_attention_2"
     with pytest.raises(UnsupportedModelError, match='"attn_implementation": "sdpa"'):
-        Runner(model)
+        TransformersRunner(model)
 
 
 @pytest.mark.parametrize(("prompts", "weights"), [([], []), ([[]], []), ([BASE, []], [1.0]), ([BASE, PREF], [])])

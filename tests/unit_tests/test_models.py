@@ -13,7 +13,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig
 
 from langchain_amulet import ChatAmulet, gguf, models
-from langchain_amulet.exceptions import ChatTemplateError, ModelLoadError, ModelNotFoundError, UnsupportedModelError
+from langchain_amulet.engine.params import Request, SamplingParams
+from langchain_amulet.exceptions import ChatTemplateError, ModelLoadError, ModelNotFoundError
 from langchain_amulet.models import load, model_name
 from tests.unit_tests.chat_templates import byte_tokenizer
 from tests.unit_tests.models import tiny_model
@@ -220,10 +221,12 @@ def test_something_that_is_no_model_is_refused(model):
         ChatAmulet(model=model).invoke("Hi")
 
 
-def test_unsupported_architecture_is_an_error_of_loading():
-    model = AutoModelForCausalLM.from_config(MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1))
-    with pytest.raises(UnsupportedModelError, match="mamba"):
-        load(model, byte_tokenizer())
+def test_recurrent_architecture_is_served_row_by_row_with_a_warning(caplog):
+    model = AutoModelForCausalLM.from_config(MambaConfig(vocab_size=300, hidden_size=16, num_hidden_layers=1))
+    engine = load(model, byte_tokenizer()).engine
+    assert "mamba has layers of type linear_attention" in caplog.text
+    assert "right but slow" in caplog.text
+    assert len(list(engine.submit(Request([[5, 6]], sampling=SamplingParams(max_tokens=3))))) == 3
 
 
 def test_kwargs_for_a_loaded_model_are_refused():

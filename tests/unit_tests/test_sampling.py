@@ -15,26 +15,22 @@ from transformers.generation.logits_process import (
 )
 
 from langchain_amulet.engine.params import SamplingParams
-from langchain_amulet.engine.sampling import sample
-
-NOTHING_SEEN = torch.tensor([], dtype=torch.long)
+from langchain_amulet.engine.sampling import penalise, sample
 
 
 def scores(seed: int, size: int = 40) -> torch.Tensor:
     return torch.randn(size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) * 3
 
 
-def frequencies(
-    values: torch.Tensor, sampling: SamplingParams, seen: torch.Tensor = NOTHING_SEEN, n: int = 2000
-) -> torch.Tensor:
+def frequencies(values: torch.Tensor, sampling: SamplingParams, n: int = 2000) -> torch.Tensor:
     """The distribution that is drawn from, by an even grid of uniform numbers: exact to 1/n per token."""
-    grid = ((i + 0.5) / n for i in range(n))
-    tokens = torch.stack([sample(values, sampling, uniform=u, seen_ids=seen) for u in grid])
+    grid = [(i + 0.5) / n for i in range(n)]
+    tokens = sample(values.expand(n, -1), [sampling] * n, grid)
     return tokens.bincount(minlength=len(values)) / n
 
 
 def test_zero_temperature_is_greedy():
-    assert sample(torch.tensor([0.0, 2.0, 1.0]), SamplingParams(), uniform=0.999, seen_ids=NOTHING_SEEN) == 1
+    assert sample(torch.tensor([[0.0, 2.0, 1.0]]), [SamplingParams()], [0.999]).tolist() == [1]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -55,7 +51,8 @@ def test_draws_from_the_distribution_that_transformers_draws_from(seed, sampling
     processors += [TopKLogitsWarper(sampling.top_k)] if sampling.top_k else []
     processors += [TopPLogitsWarper(sampling.top_p)] if sampling.top_p < 1 else []
     expected = processors(seen[None], values[None])[0].softmax(-1)
-    assert (frequencies(values, sampling, seen) - expected).abs().max() <= 1e-3
+    penalised = penalise(values, seen, sampling.repetition_penalty)
+    assert (frequencies(penalised, sampling) - expected).abs().max() <= 1e-3
 
 
 @given(seed=st.integers(0, 1000), uniform=st.floats(0, 1, exclude_max=True))
@@ -63,9 +60,36 @@ def test_never_draws_an_impossible_token(seed, uniform):
     values = scores(seed)
     values[values < 2] = -math.inf
     values[int(values.argmax())] = 2.0
-    token = sample(values, SamplingParams(temperature=1.0), uniform=uniform, seen_ids=NOTHING_SEEN)
+    [token] = sample(values[None], [SamplingParams(temperature=1.0)], [uniform])
     assert values[token] > -math.inf
 
 
 def test_top_k_beyond_the_vocabulary_keeps_all_of_it():
     assert (frequencies(torch.zeros(4), SamplingParams(temperature=1.0, top_k=99)) == 0.25).all()
+
+
+def test_top_p_beyond_the_candidates_sorts_the_whole_vocabulary():
+    values = torch.randn(2000, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) / 10
+    sampling = SamplingParams(temperature=1.0, top_p=0.9)
+    expected = TopPLogitsWarper(0.9)(None, values[None])[0].softmax(-1)
+    drawn = sample(values.expand(2000, -1), [sampling] * 2000, [(i + 0.5) / 2000 for i in range(2000)])
+    assert set(drawn.tolist()) <= set(expected.nonzero().flatten().tolist())
+    assert (drawn.bincount(minlength=2000) / 2000 - expected).abs().max() <= 1e-3
+
+
+def test_each_row_is_drawn_as_if_it_were_alone():
+    rows = torch.stack([scores(seed) for seed in range(6)])
+    sampling = [
+        SamplingParams(),
+        SamplingParams(temperature=1.0),
+        SamplingParams(temperature=0.7, top_p=0.6),
+        SamplingParams(temperature=1.5, top_k=3),
+        SamplingParams(temperature=1.2, top_k=9, top_p=0.9),
+        SamplingParams(temperature=2.0, top_k=99),
+    ]
+    uniforms = [0.1, 0.3, 0.5, 0.7, 0.9, 0.99]
+    together = sample(rows, sampling, uniforms).tolist()
+    one_by_one = [
+        sample(row[None], [each], [uniform]).item() for row, each, uniform in zip(rows, sampling, uniforms, strict=True)
+    ]
+    assert together == one_by_one

@@ -1,0 +1,56 @@
+"""One answer in the making, as its reader sees it."""
+
+import asyncio
+import weakref
+from collections.abc import AsyncIterator, Iterator
+
+from langchain_amulet.engine.sequence import FinishReason, Sequence, TokenLogprobs
+
+
+class Generation:
+    """An iterator, sync or async, over the tokens of one answer.
+
+    Tokens are drawn whether or not somebody reads them. A token that ends the answer (`SamplingParams.stop_token_ids`)
+    is not part of what is iterated over. An answer whose generation is garbage collected is cancelled.
+    """
+
+    def __init__(self, sequence: Sequence) -> None:
+        self._sequence = sequence
+        weakref.finalize(self, sequence.finish, "cancelled").atexit = False
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """`None` while tokens are still to come."""
+        return self._sequence.finish_reason
+
+    @property
+    def token_ids(self) -> list[int]:
+        """All tokens drawn so far, the one that ended the answer included."""
+        return list(self._sequence.token_ids)
+
+    @property
+    def logprobs(self) -> list[TokenLogprobs]:
+        """One entry per token drawn so far, if the request asks for them."""
+        return list(self._sequence.logprobs)
+
+    def cancel(self) -> None:
+        """End the answer here; its rows are free within one step."""
+        self._sequence.finish("cancelled")
+
+    def __iter__(self) -> Iterator[int]:
+        return self
+
+    def __next__(self) -> int:
+        token_id = self._sequence.channel.next().result()
+        if token_id is None:
+            raise StopIteration
+        return token_id
+
+    def __aiter__(self) -> AsyncIterator[int]:
+        return self
+
+    async def __anext__(self) -> int:
+        token_id = await asyncio.wrap_future(self._sequence.channel.next())
+        if token_id is None:
+            raise StopAsyncIteration
+        return token_id

@@ -1,0 +1,44 @@
+"""What one row of the runner is used for."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from langchain_amulet.engine.sequence import Sequence
+
+Tokens = NDArray[np.int64]
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """One stream of a sequence, of which the row has read some tokens."""
+
+    sequence: Sequence
+    stream: int
+    num_tokens: int = 0
+    """Tokens read so far."""
+
+    @property
+    def num_unread(self) -> int:
+        """Tokens of prompt and answer that are still to be read."""
+        return len(self.sequence.request.prompts[self.stream]) + len(self.sequence.token_ids) - self.num_tokens
+
+    @property
+    def key(self) -> str | None:
+        """Whose later requests may reuse what it has read."""
+        return self.sequence.request.prefix_key(self.stream)
+
+    @property
+    def tokens(self) -> Tokens:
+        """What it has read."""
+        return np.array(self.sequence.stream_ids(self.stream)[: self.num_tokens], dtype=np.int64)
+
+    @property
+    def prompt(self) -> Tokens:
+        """What it can take over from others: all that it has to read but the last token, which gives the logits."""
+        return np.array(self.sequence.stream_ids(self.stream)[:-1], dtype=np.int64)
+
+    def unread_ids(self, count: int) -> list[int]:
+        """The next tokens to read."""
+        return self.sequence.stream_ids(self.stream)[self.num_tokens : self.num_tokens + count]

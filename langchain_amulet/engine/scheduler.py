@@ -1,0 +1,326 @@
+"""Which requests hold rows, and what the next forward does.
+
+A request is a group of rows, one per stream, that are admitted, stepped and freed as one. Rows that decode together are
+the first ones; behind them lie those of the *wave*, the requests whose prompts are being read.
+"""
+
+from collections import deque
+from collections.abc import Sequence as Counts
+
+import torch
+from torch import Tensor
+
+from langchain_amulet.engine.batch import Batch
+from langchain_amulet.engine.config import EngineConfig
+from langchain_amulet.engine.reuse import Reuse
+from langchain_amulet.engine.row import Row
+from langchain_amulet.engine.runner import Runner
+from langchain_amulet.engine.sequence import Sequence
+from langchain_amulet.exceptions import EngineMemoryError, GenerationError
+
+_HEADROOM = 64  # tokens: who is admitted has room to grow before somebody has to be paged out
+_MAX_UNEVENNESS = 64  # tokens; filling rows up by fewer costs less than a forward of their own
+_IDLE_FACTOR = 16  # larger chunks while nobody waits for the next token
+_UNLIMITED = 2**62
+
+
+class Scheduler:
+    """Admits, steps and frees sequences on one runner; one thread at a time.
+
+    Args:
+        runner: Executes the model.
+        config: Limits; one that is `None` does not hold.
+    """
+
+    def __init__(self, runner: Runner, config: EngineConfig) -> None:
+        self._runner = runner
+        self._max_rows = config.max_rows
+        self._max_bytes = config.cache_bytes or _UNLIMITED
+        self._prefill_tokens = config.prefill_tokens or _UNLIMITED
+        self._reuse = Reuse(runner, config.prefix_cache_bytes or 0)
+        self._rows: list[Row] = []
+        self._num_decoding = 0
+        self._waiting: deque[Sequence] = deque()
+        self._wave: list[Sequence] = []
+        self._running: list[Sequence] = []
+        self._num_shared = 0  # tokens that the base row of the wave has to read for all its rows
+        self._batch: Batch | None = None  # of those running, until a row moves
+        self._under_way: list[Sequence] = []  # whose forward has begun
+        self._is_full = False  # the device had no memory for more, and nobody has left since
+        self.num_paged_out = 0
+        """How often a request gave up its rows, to be read again later."""
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests without rows."""
+        return len(self._waiting)
+
+    @property
+    def num_active(self) -> int:
+        """Requests with rows."""
+        return len(self._running) + len(self._wave)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows in use."""
+        return len(self._rows)
+
+    @property
+    def reuse(self) -> Reuse:
+        """What is kept of earlier requests."""
+        return self._reuse
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do anything."""
+        return bool(self._waiting or self._rows)
+
+    def max_length(self, num_rows: int) -> int:
+        """Tokens that each of so many rows can hold within the limits."""
+        return min(self._runner.max_context, self._max_bytes // max(1, num_rows * self._runner.bytes_per_token))
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a request."""
+        self._waiting.append(sequence)
+
+    def all_sequences(self) -> list[Sequence]:
+        """All requests that have not left."""
+        return [*self._running, *self._wave, *self._waiting]
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        """Read one chunk of prompts, and draw one token for each request that is being answered."""
+        self._sweep()
+        try:
+            self._admit()
+            if self._wave:
+                self._read()
+                self._sweep()  # some answers end with their first token
+            if self._running:
+                self._decode()
+        except torch.OutOfMemoryError as error:
+            self._make_room(error)
+        self._under_way = []
+        self._sweep()
+
+    def recover(self, error: Exception) -> None:
+        """Go on after a step that has raised: those fail whose forward it was, else all."""
+        culprits, self._under_way = self._under_way or self.all_sequences(), []
+        reading = [sequence for sequence in culprits if sequence in self._wave]
+        if len(reading) > 1:  # whose fault it was shows when each is read alone
+            for sequence in reversed(reading):
+                sequence.is_suspect = True
+                self._page_out(sequence, keeps=False)
+        else:
+            for sequence in culprits:
+                sequence.finish("error", failure_of(error))
+        self._sweep()
+
+    def release(self) -> None:
+        """Give the memory of all rows back; nobody may hold one."""
+        assert not self._rows, "rows are in use"
+        self._runner.release()
+
+    # Admission
+
+    def _admit(self) -> None:
+        while self._waiting and self._may_join(self._waiting[0]):
+            sequence = self._waiting[0]
+            if not self._has_room(sequence):
+                return
+            longest = max(each.num_tokens for each in (sequence, *self._running, *self._wave))
+            try:
+                self._runner.reserve(len(self._rows) + sequence.num_streams, longest, self._max_bytes)
+            except torch.OutOfMemoryError as error:
+                self._refuse(sequence, error)
+                return
+            self._waiting.popleft()
+            self._wave.append(sequence)
+            first = len(self._rows)
+            self._rows += [Row(sequence, stream) for stream in range(sequence.num_streams)]
+            self._num_shared = self._reuse.fill(self._rows, first)
+
+    def _may_join(self, sequence: Sequence) -> bool:
+        """Whether its prompts can be read in the next forward, along with those of the wave."""
+        if not self._wave:
+            return True
+        if self._num_shared or sequence.is_suspect or self._wave[0].is_suspect:
+            return False
+        rows = self._rows[self._num_decoding :]
+        longest = max(sequence.num_tokens, *(row.num_unread for row in rows))
+        return (len(rows) + sequence.num_streams) * longest <= self._chunk_size()
+
+    def _has_room(self, sequence: Sequence) -> bool:
+        if not self._rows:
+            return True  # alone, it has room: the engine has limited its length
+        num_rows = len(self._rows) + sequence.num_streams
+        if self._is_full or num_rows > self._max_rows:
+            return False
+        active = [sequence, *self._running, *self._wave]
+        longest = max(min(each.num_tokens + _HEADROOM, each.max_length) for each in active)
+        return longest <= self.max_length(num_rows)
+
+    def _refuse(self, sequence: Sequence, error: torch.OutOfMemoryError) -> None:
+        """The device has no memory for these rows: spare what can be spared, wait for others to leave, or give up."""
+        if self._reuse.clear():
+            return
+        self._is_full = True
+        if not self._rows:
+            sequence.finish("error", _too_large(sequence, error))
+
+    # Reading prompts
+
+    def _read(self) -> None:
+        """Read one chunk of the wave's prompts; with the last one, the wave joins those who decode."""
+        self._under_way = list(self._wave)
+        first = self._num_decoding
+        rows = self._rows[first:]
+        if self._num_shared:
+            self._read_shared(rows)
+            return
+        start, counts = self._plan_chunk(rows)
+        logits = self._extend(first + start, counts)
+        if all(row.num_unread == 0 for row in rows):
+            batch = Batch(self._wave, self._places(self._wave, rows))
+            self._running += self._wave
+            self._wave, self._num_decoding, self._batch = [], len(self._rows), None
+            batch.draw(logits)
+
+    def _read_shared(self, rows: list[Row]) -> None:
+        """Read what all streams of a request begin with, in the row of its base stream; then copy it."""
+        base = self._num_decoding + next(index for index, row in enumerate(rows) if row.stream == 0)
+        self._extend(base, [min(self._chunk_size(), self._num_shared - self._rows[base].num_tokens)])
+        if self._rows[base].num_tokens == self._num_shared:
+            self._reuse.share(self._rows, base, range(self._num_decoding, len(self._rows)))
+            self._num_shared = 0
+
+    def _plan_chunk(self, rows: list[Row]) -> tuple[int, list[int]]:
+        """Which rows to read on, from which one on, and by how many tokens each; all end in the same forward."""
+        unread = [row.num_unread for row in rows]
+        longest, shortest, size = max(unread), min(unread), self._chunk_size()
+        if not self._runner.is_incremental:
+            return 0, unread
+        if longest - shortest > _MAX_UNEVENNESS:
+            return unread.index(longest), [min(size, longest - shortest)]
+        room = self.max_length(len(self._rows)) - max(row.num_tokens for row in rows)
+        width = min(longest, max(1, size // len(rows)), room)
+        return 0, [each - min(each, longest - width) for each in unread]
+
+    def _chunk_size(self) -> int:
+        """Tokens to read in one forward: few if others wait for their next token meanwhile."""
+        return self._prefill_tokens if self._running else _IDLE_FACTOR * self._prefill_tokens
+
+    def _extend(self, first: int, counts: Counts[int]) -> Tensor:
+        rows = self._rows[first : first + len(counts)]
+        self._runner.reserve(len(self._rows), max(row.num_tokens for row in rows) + max(counts), self._max_bytes)
+        logits = self._runner.prefill(first, [row.unread_ids(count) for row, count in zip(rows, counts, strict=True)])
+        for row, count in zip(rows, counts, strict=True):
+            row.num_tokens += count
+        return logits
+
+    # Decoding
+
+    def _decode(self) -> None:
+        """Draw one token for each request whose prompts are read."""
+        self._page_out_what_does_not_fit()
+        self._under_way = list(self._running)
+        rows = self._rows[: self._num_decoding]
+        if not rows:
+            return
+        self._runner.reserve(len(self._rows), max(row.num_tokens for row in rows) + 1, self._max_bytes)
+        logits = self._runner.decode([row.sequence.token_ids[-1] for row in rows])
+        for row in rows:
+            row.num_tokens += 1
+        if self._batch is None:
+            self._batch = Batch(self._running, self._places(self._running, rows))
+        self._batch.draw(logits)
+
+    @staticmethod
+    def _places(sequences: list[Sequence], rows: list[Row]) -> list[list[int]]:
+        """For each sequence, where its rows are among these, by stream."""
+        places: dict[int, list[int]] = {sequence.number: [0] * sequence.num_streams for sequence in sequences}
+        for index, row in enumerate(rows):
+            places[row.sequence.number][row.stream] = index
+        return [places[sequence.number] for sequence in sequences]
+
+    def _page_out_what_does_not_fit(self) -> None:
+        """Keep to the limit as rows grow: the latest requests wait, the first ones go on."""
+        while self.num_active > 1:
+            active = [*self._running, *self._wave]
+            if max(each.num_tokens for each in active) <= self.max_length(len(self._rows)):
+                return
+            self._page_out(self._latest())
+
+    def _latest(self) -> Sequence:
+        return max([*self._running, *self._wave], key=lambda sequence: sequence.number)
+
+    def _make_room(self, error: torch.OutOfMemoryError) -> None:
+        """A forward did not get its memory: nothing of it has happened, so try again with less around it."""
+        if self._reuse.clear() or not self.num_active:
+            return
+        if self.num_active == 1:
+            sequence = self._latest()
+            sequence.finish("error", _too_large(sequence, error))
+            return
+        self._page_out(self._latest(), keeps=False)
+        self._is_full = True
+
+    def _page_out(self, sequence: Sequence, *, keeps: bool = True) -> None:
+        """Take a request's rows; its answer goes on when they have been read again."""
+        self._leave(sequence, keeps=keeps)
+        self._waiting.appendleft(sequence)
+        self.num_paged_out += 1
+
+    # Leaving
+
+    def _sweep(self) -> None:
+        """Free the rows of whoever has ended, and take those out of the queue."""
+        for sequence in [each for each in (*self._running, *self._wave) if each.is_finished]:
+            self._leave(sequence, keeps=sequence.finish_reason != "error")
+        if any(sequence.is_finished for sequence in self._waiting):
+            self._waiting = deque(each for each in self._waiting if not each.is_finished)
+
+    def _leave(self, sequence: Sequence, *, keeps: bool) -> None:
+        for index in reversed(range(len(self._rows))):
+            if self._rows[index].sequence is sequence:
+                if keeps:
+                    self._reuse.keep(self._rows[index], index)
+                self._free(index, erase=sequence.finish_reason == "error")
+        group = self._wave if sequence in self._wave else self._running
+        group.remove(sequence)
+        if not self._wave:
+            self._num_shared = 0
+        self._batch, self._is_full = None, False
+
+    def _free(self, index: int, *, erase: bool) -> None:
+        """Give a row up; others move, so that those that decode stay in front."""
+        if erase:
+            self._runner.truncate(index, 0, erase=True)
+        if index < self._num_decoding:
+            self._num_decoding -= 1
+            self._move(self._num_decoding, index)
+            index = self._num_decoding
+        self._move(len(self._rows) - 1, index)
+        self._rows.pop()
+        self._runner.truncate(len(self._rows), 0)
+
+    def _move(self, source: int, target: int) -> None:
+        if source != target:
+            self._rows[target] = self._rows[source]
+            self._runner.copy_prefix(source, target, self._rows[source].num_tokens)
+
+
+def failure_of(error: BaseException) -> GenerationError:
+    """The error for one of those whose answer it has ended: each has one to itself, with a traceback of its own."""
+    failure = GenerationError(f"The model failed while it answered: {type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure
+
+
+def _too_large(sequence: Sequence, error: torch.OutOfMemoryError) -> EngineMemoryError:
+    failure = EngineMemoryError(
+        f"A request of {sequence.num_streams} streams and {sequence.num_tokens} tokens does not fit into the memory of "
+        f"the device, with nothing else running. Shorten the conversation, or use fewer preferences."
+    )
+    failure.__cause__ = error
+    return failure

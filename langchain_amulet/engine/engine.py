@@ -4,9 +4,12 @@ The engine knows token ids only: no text, no messages, no users.
 """
 
 import asyncio
+import atexit
+import logging
 import threading
+import weakref
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 from langchain_amulet.engine.config import EngineConfig
@@ -15,12 +18,16 @@ from langchain_amulet.engine.params import Request
 from langchain_amulet.engine.runner import Runner
 from langchain_amulet.engine.scheduler import Scheduler, failure_of
 from langchain_amulet.engine.sequence import Sequence
+from langchain_amulet.engine.worker import Worker
 from langchain_amulet.exceptions import EngineBusyError, InvalidParameterError, ModelClosedError
+
+logger = logging.getLogger(__name__)
 
 _CACHE_SHARE = 0.5  # of the memory that is free once the weights are there
 _PREFIX_CACHE_SHARE = 0.1
 _PREFILL_TOKENS = {"cpu": 128}  # about as long as four steps of one user on the CPUs measured
 _DEFAULT_PREFILL_TOKENS = 1024
+_EXIT_TIMEOUT_S = 30  # for the step under way when the process ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +64,14 @@ class Engine:
         """The limits that hold."""
         self._vocab_size = runner.vocab_size
         self._scheduler = Scheduler(runner, self.config)
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="amulet-engine")
+        self._worker = Worker("amulet-engine")
         self._lock = threading.Lock()  # for what follows
         self._inbox: deque[Sequence] = deque()
         self._queueing: deque[tuple[Sequence, Future[None]]] = deque()  # not even in the queue yet
         self._is_working = False
         self._is_closed = False
         self._forgets = False
+        _engines.add(self)
 
     def submit(self, request: Request) -> Generation:
         """Take a request; its tokens are drawn from now on.
@@ -168,8 +176,8 @@ class Engine:
                 except Exception as error:  # noqa: BLE001
                     self._scheduler.recover(error)
         except BaseException as error:
+            logger.exception("The engine's worker has failed, so the engine is closed.")
             self._break_down(error)
-            raise
 
     def _break_down(self, error: BaseException) -> None:
         """End everything, after an error that the scheduler has found no way around."""
@@ -200,6 +208,17 @@ class Engine:
                 self._scheduler.release()
                 self._is_working = False
             return self._is_working
+
+
+_engines: "weakref.WeakSet[Engine]" = weakref.WeakSet()
+
+
+@atexit.register
+def _end_all() -> None:
+    """Cancel what is under way when the process ends, since torch must not compute while it is taken down."""
+    for engine in list(_engines):
+        engine.close(cancel=True)
+        engine._worker.join(_EXIT_TIMEOUT_S)  # noqa: SLF001
 
 
 def _closed() -> ModelClosedError:

@@ -9,7 +9,8 @@ from langchain_amulet.engine.row import Row, Tokens
 from langchain_amulet.engine.runner import Runner
 
 _MIN_REUSE = 8  # tokens; copying fewer saves nothing
-_MIN_SHARED = 64  # tokens; reading fewer twice costs less than a forward of their own
+MIN_SHARED = 64
+"""Tokens; reading fewer twice costs less than a forward of their own."""
 
 
 class Reuse:
@@ -42,12 +43,11 @@ class Reuse:
             for index in range(first, len(rows)):
                 rows[index].num_tokens = self._take_over(rows[index], index, rows[:first])
                 self.num_reused += rows[index].num_tokens
-        others = rows[first + 1 :]
-        if not others or not self._runner.is_incremental:
+        if not self._runner.is_incremental:
             return 0
-        shared = _common_length(rows[first:])
-        self.share(rows, first, range(first, len(rows)))
-        pays = shared - max(row.num_tokens for row in rows[first:]) >= _MIN_SHARED
+        self.share(rows, first, range(first + 1, len(rows)))
+        shared = rows[first].sequence.num_shared
+        pays = shared - max(row.num_tokens for row in rows[first:]) >= MIN_SHARED
         return shared if pays else 0
 
     def share(self, rows: Sequence[Row], base: int, group: Iterable[int]) -> None:
@@ -97,7 +97,3 @@ def _longest_match(tokens: Tokens, key: str, rows: Sequence[Row]) -> tuple[int, 
     lengths = [common_prefix_length(row.tokens, tokens) if row.key in ("", key) else 0 for row in rows]
     length = max(lengths, default=0)
     return (lengths.index(length) if lengths else 0), length
-
-
-def _common_length(rows: Sequence[Row]) -> int:
-    return min(common_prefix_length(rows[0].prompt, row.prompt) for row in rows)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from langchain_amulet.engine.batch import Batch
 from langchain_amulet.engine.config import EngineConfig
-from langchain_amulet.engine.reuse import Reuse
+from langchain_amulet.engine.reuse import MIN_SHARED, Reuse
 from langchain_amulet.engine.row import Row
 from langchain_amulet.engine.runner import Runner
 from langchain_amulet.engine.sequence import Sequence
@@ -144,7 +144,7 @@ class Scheduler:
         """Whether its prompts can be read in the next forward, along with those of the wave."""
         if not self._wave:
             return True
-        if self._num_shared or sequence.is_suspect or self._wave[0].is_suspect:
+        if self._num_shared or sequence.num_shared >= MIN_SHARED or sequence.is_suspect or self._wave[0].is_suspect:
             return False
         rows = self._rows[self._num_decoding :]
         longest = max(sequence.num_tokens, *(row.num_unread for row in rows))
@@ -188,6 +188,7 @@ class Scheduler:
 
     def _read_shared(self, rows: list[Row]) -> None:
         """Read what all streams of a request begin with, in the row of its base stream; then copy it."""
+        assert len(self._wave) == 1, "a request with much in common among its streams is read alone"
         base = self._num_decoding + next(index for index, row in enumerate(rows) if row.stream == 0)
         self._extend(base, [min(self._chunk_size(), self._num_shared - self._rows[base].num_tokens)])
         if self._rows[base].num_tokens == self._num_shared:

@@ -3,6 +3,7 @@
 import itertools
 import threading
 from functools import cached_property
+from itertools import takewhile
 from typing import Literal, NamedTuple
 
 import torch
@@ -77,6 +78,16 @@ class Sequence:
     def num_streams(self) -> int:
         """Rows that it takes."""
         return len(self.request.prompts)
+
+    @cached_property
+    def num_shared(self) -> int:
+        """Tokens that the prompts of all streams begin with; 0 for one stream. The last of a prompt never counts."""
+        first, *others = self.request.prompts
+        if not others:
+            return 0
+        shortest = min(len(prompt) for prompt in self.request.prompts) - 1
+        columns = zip(first[:shortest], *others, strict=False)
+        return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
 
     def stream_ids(self, stream: int) -> list[int]:
         """Prompt and answer so far, as one stream reads them."""

@@ -11,12 +11,14 @@ from langchain_amulet.engine.params import Request
 from langchain_amulet.realignment import realign
 
 VOCAB_SIZE = 40
+NOT_A_NUMBER_AFTER = -1  # a token that spoils the logits of its row
 
 
 def fake_logits(input_ids: Sequence[int]) -> Tensor:
     """Logits that any change of the tokens changes, `(V,)`."""
     seed = zlib.crc32(repr(list(input_ids)).encode())
-    return torch.randn(VOCAB_SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    logits = torch.randn(VOCAB_SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return logits * torch.nan if NOT_A_NUMBER_AFTER in input_ids else logits
 
 
 class FakeRunner:
@@ -32,20 +34,33 @@ class FakeRunner:
         self.rows: list[list[int]] = []
         self.most_bytes = 0
         self.sizes: list[tuple[str, int, int]] = []  # of each forward: kind, rows, tokens
+        self._failures: list[Exception | None] = []  # of the calls to come
+
+    def fail(self, error: Exception, delay: int) -> None:
+        """Raise an error from a call to come that takes memory, after as many that do not."""
+        self._failures = [*[None] * delay, error]
+
+    def _take(self) -> None:
+        error = self._failures.pop(0) if self._failures else None
+        if error is not None:
+            raise error
 
     def free_bytes(self) -> int:
         return 10**6
 
     def reserve(self, num_rows: int, num_tokens: int, max_bytes: int) -> None:  # noqa: ARG002
+        self._take()
         self.rows += [[] for _ in range(num_rows - len(self.rows))]
         self.most_bytes = max(self.most_bytes, num_rows * num_tokens)
 
     def prefill(self, first_row: int, input_ids: Sequence[Sequence[int]]) -> Tensor:
+        self._take()
         self.sizes.append(("prefill", len(input_ids), sum(map(len, input_ids))))
         rows = self.rows[first_row : first_row + len(input_ids)]
         for row, ids in zip(rows, input_ids, strict=True):
             row.extend(ids)
-        return torch.stack([fake_logits(row) for row in rows])
+        nothing = torch.full((VOCAB_SIZE,), torch.nan, dtype=torch.float64)
+        return torch.stack([fake_logits(row) if ids else nothing for row, ids in zip(rows, input_ids, strict=True)])
 
     def decode(self, input_ids: Sequence[int]) -> Tensor:
         logits = self.prefill(0, [[token_id] for token_id in input_ids])

@@ -1,0 +1,257 @@
+"""Whatever else is in the batch, however its prompt was read: a request gets the tokens that it gets alone."""
+
+import asyncio
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import (
+    AutoModelForCausalLM,
+    Lfm2Config,
+    Mamba2Config,
+    MambaConfig,
+    PreTrainedModel,
+    RecurrentGemmaConfig,
+)
+
+from langchain_amulet.engine.config import EngineConfig
+from langchain_amulet.engine.engine import Engine
+from langchain_amulet.engine.params import Request, SamplingParams
+from langchain_amulet.engine.sequential_runner import SequentialRunner
+from langchain_amulet.engine.transformers_runner import TransformersRunner
+from langchain_amulet.exceptions import UnsupportedModelError
+from langchain_amulet.realignment import RealignmentConfig, realign
+from tests.unit_tests.engines import FakeRunner, wait_until
+from tests.unit_tests.models import CONFIGS, GROUPED, SIZES, VOCAB_SIZE, tiny_model
+
+COLD = EngineConfig(prefix_cache_bytes=0)
+WARM = EngineConfig(prefix_cache_bytes=10**9)
+PAPER = RealignmentConfig.paper()
+
+
+def some_ids(number: int, seed: int) -> list[int]:
+    return torch.randint(3, VOCAB_SIZE, (number,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def requests() -> list[Request]:
+    """All kinds: one to three streams, dislikes, guards, sampling, different lengths, beginnings in common."""
+    a, b, c = some_ids(30, 1), some_ids(9, 2), some_ids(70, 3)
+    sampled = SamplingParams(max_tokens=12, temperature=1.1, top_p=0.9, top_k=40, seed=4)
+    penalised = SamplingParams(max_tokens=18, temperature=0.8, repetition_penalty=1.4, seed=5)
+    guarded = RealignmentConfig(guidance_scale=4.0, plausibility=0.2, max_kl=0.3)
+    return [
+        Request([a, a[:9] + b + a[9:]], [1.0], PAPER, SamplingParams(max_tokens=15)),
+        Request([a, a[:9] + b + a[9:], a[:9] + a[12:]], [0.7, -0.4], guarded, sampled),
+        Request([c], sampling=SamplingParams(max_tokens=9)),
+        Request([c + b, c + a], [1.0], RealignmentConfig(), penalised),
+        Request([b], sampling=SamplingParams(max_tokens=20, temperature=1.0, seed=6)),
+        Request([a + c, b], [0.5], PAPER, SamplingParams(max_tokens=10)),
+        Request([[*b, 5], [*b, 6]], [1.0], guarded, SamplingParams(max_tokens=14)),
+    ]
+
+
+def one_by_one(runner, each: list[Request]) -> list[list[int]]:
+    engine = Engine(runner, COLD)
+    return [list(engine.submit(request)) for request in each]
+
+
+def together(engine: Engine, each: list[Request]) -> list[list[int]]:
+    return [list(generation) for generation in [engine.submit(request) for request in each]]
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def model(request) -> PreTrainedModel:
+    return tiny_model(request.param)
+
+
+@pytest.fixture(scope="module")
+def expected(model) -> list[list[int]]:
+    tokens = one_by_one(TransformersRunner(model), requests())
+    assert len(set(map(tuple, tokens))) == len(tokens), "answers must differ, or the tests below prove nothing"
+    return tokens
+
+
+def test_batched_equals_one_by_one(model, expected):
+    assert together(Engine(TransformersRunner(model), COLD), requests()) == expected
+
+
+def test_joined_late_equals_alone(model, expected):
+    engine = Engine(TransformersRunner(model), COLD)
+    generations = []
+    for request in requests():
+        generations.append(engine.submit(request))
+        next(generations[-1])
+    assert [list(generation) for generation in generations] == [tokens[1:] for tokens in expected]
+
+
+@pytest.mark.parametrize("prefill_tokens", [1, 7, 64])
+def test_chunked_prefill_equals_whole(model, expected, prefill_tokens, monkeypatch):
+    monkeypatch.setattr("langchain_amulet.engine.scheduler._IDLE_FACTOR", 1)
+    config = EngineConfig(prefix_cache_bytes=0, prefill_tokens=prefill_tokens)
+    assert together(Engine(TransformersRunner(model), config), requests()) == expected
+
+
+def test_prefix_cached_equals_cold(model, expected):
+    engine = Engine(TransformersRunner(model), WARM)
+    each = [Request(r.prompts, r.weights, r.realignment, r.sampling, None, [""] * len(r.prompts)) for r in requests()]
+    assert together(engine, each) == expected
+    reused = engine.stats.num_reused_tokens
+    assert together(engine, each) == expected
+    assert engine.stats.num_reused_tokens - reused >= sum(len(prompt) - 1 for r in each for prompt in r.prompts)
+
+
+def test_next_turns_equal_cold(model):
+    engine, cold = Engine(TransformersRunner(model), WARM), Engine(TransformersRunner(model), COLD)
+    base, pref = some_ids(20, 7), some_ids(25, 8)
+    for turn in range(4):
+        request = Request([base, pref], [1.0], PAPER, SamplingParams(max_tokens=10), prefix_keys=["", "profile"])
+        answer = list(engine.submit(request))
+        assert answer == list(cold.submit(request))
+        base, pref = ([*ids, *answer, *some_ids(5, turn)] for ids in (base, pref))
+    assert engine.stats.num_reused_tokens > 3 * (20 + 25)
+
+
+def test_paged_out_equals_never_paged_out(model, expected):
+    runner = TransformersRunner(model)
+    config = EngineConfig(cache_bytes=6 * 150 * runner.bytes_per_token, prefix_cache_bytes=0)
+    engine = Engine(runner, config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("langchain_amulet.engine.scheduler._HEADROOM", 0)
+        patch.setattr("langchain_amulet.engine.transformers_runner._FIRST_CAPACITY", 4)
+        assert together(engine, requests()) == expected
+    assert engine.stats.num_paged_out
+
+
+def test_spans_read_in_multiples_equal_exact_ones(model, expected, monkeypatch):
+    runner = TransformersRunner(model)
+    monkeypatch.setattr(runner, "_span_multiple", 64)
+    assert together(Engine(runner, COLD), requests()) == expected
+
+
+async def test_tasks_and_threads_share_the_batch(model, expected):
+    engine = Engine(TransformersRunner(model), WARM)
+
+    async def read(request: Request) -> list[int]:
+        return [token async for token in await engine.asubmit(request)]
+
+    tasks = asyncio.gather(*map(read, requests()))
+    threads = asyncio.gather(*(asyncio.to_thread(lambda r=r: list(engine.submit(r))) for r in requests()))
+    assert await tasks == await threads == expected
+
+
+@settings(max_examples=10, deadline=None)
+@given(data=st.data())
+def test_any_mixture_at_any_time_equals_one_by_one(data):
+    model = tiny_model("gemma3")
+    ids = st.lists(st.integers(3, 8), min_size=1, max_size=30)
+    each = [
+        Request(
+            prompts := data.draw(st.lists(ids, min_size=1, max_size=3)),
+            data.draw(st.lists(st.floats(-1, 1), min_size=len(prompts) - 1, max_size=len(prompts) - 1)),
+            RealignmentConfig(data.draw(st.floats(0, 6)), data.draw(st.sampled_from([0.0, 0.1]))),
+            SamplingParams(data.draw(st.sampled_from([0.0, 1.0])), seed=data.draw(st.integers(0, 9)), max_tokens=8),
+        )
+        for _ in range(data.draw(st.integers(2, 6)))
+    ]
+    tiny_chunks = EngineConfig(prefill_tokens=data.draw(st.integers(1, 40)), max_rows=data.draw(st.integers(3, 12)))
+    engine = Engine(TransformersRunner(model), tiny_chunks)
+    generations = []
+    for request, waits in zip(each, itertools.cycle([True, False])):
+        generations.append(engine.submit(request))
+        first = [next(generations[-1])] if waits else []
+        generations[-1] = (first, generations[-1])
+    assert [first + list(generation) for first, generation in generations] == one_by_one(
+        TransformersRunner(model), each
+    )
+
+
+# Models whose memory is no row of tokens
+
+
+RECURRENT = {
+    "mamba": lambda: MambaConfig(vocab_size=VOCAB_SIZE, hidden_size=32, num_hidden_layers=2),
+    "mamba2": lambda: Mamba2Config(
+        vocab_size=VOCAB_SIZE, hidden_size=32, num_hidden_layers=2, num_heads=8, head_dim=8, n_groups=2, state_size=16
+    ),
+    "lfm2": lambda: Lfm2Config(**{**GROUPED, "num_hidden_layers": 2}, layer_types=["conv", "full_attention"]),
+    "recurrent_gemma": lambda: RecurrentGemmaConfig(
+        **{**SIZES, "num_hidden_layers": 2}, lru_width=32, block_types=["recurrent", "attention"]
+    ),
+}
+
+
+def recurrent_model(name: str) -> PreTrainedModel:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(RECURRENT[name]()).double().eval()
+
+
+@torch.inference_mode()
+def without_cache(model: PreTrainedModel, request: Request) -> list[int]:
+    """The literal algorithm: every prompt read anew for every token."""
+    tokens: list[int] = []
+    for _ in range(request.sampling.max_tokens):
+        base, *prefs = (
+            model(torch.tensor([[*prompt, *tokens]]), use_cache=False).logits[0, -1] for prompt in request.prompts
+        )
+        scores = realign(base, prefs[0], request.realignment.guidance_scale) if prefs else base
+        tokens.append(int(scores.argmax()))
+    return tokens
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_recurrent_models_are_decoded_right(name):
+    model = recurrent_model(name)
+    with pytest.raises(UnsupportedModelError, match="no row of tokens"):
+        TransformersRunner(model)
+    a, b = some_ids(12, 1), some_ids(7, 2)
+    sampling = SamplingParams(max_tokens=8)
+    short = SamplingParams(max_tokens=3)  # so that others move into its rows
+    each = [
+        Request([a + b, a], [1.0], PAPER, short),
+        Request([a, b + a], [1.0], PAPER, sampling),
+        Request([b], sampling=sampling),
+    ]
+    runner = SequentialRunner(model)
+    assert runner.uses_cache == (name != "recurrent_gemma")
+    assert together(Engine(runner), each) == [without_cache(model, request) for request in each]
+
+
+def test_model_without_logits_is_refused():
+    model = tiny_model()
+    model.forward = lambda: None
+    with pytest.raises(UnsupportedModelError, match="llama does not give logits for token ids"):
+        SequentialRunner(model)
+
+
+def test_memory_is_given_back_when_idle(model):
+    runner = TransformersRunner(model)
+    engine = Engine(runner, COLD)
+    together(engine, requests())
+    wait_until(lambda: runner._cache.capacity == 0)
+    assert runner._cache.num_bytes == 0
+
+
+def test_damaged_row_does_not_spoil_the_next_request_in_it():
+    model = tiny_model()
+    engine = Engine(TransformersRunner(model), COLD)
+    sampling = SamplingParams(max_tokens=30)
+    expected = list(engine.submit(Request([[5, 6]], sampling=sampling)))
+    running = engine.submit(Request([[7, 8]], sampling=SamplingParams(max_tokens=200)))
+    next(running)
+    with torch.no_grad():
+        original = model.model.embed_tokens.weight[9].clone()
+        model.model.embed_tokens.weight[9] = torch.nan
+    damaged = engine.submit(Request([[9] * 40], sampling=sampling))
+    with pytest.raises(ArithmeticError):
+        next(damaged)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[9] = original
+    assert list(engine.submit(Request([[5, 6]], sampling=sampling))) == expected
+    assert running.finish_reason in (None, "length")
+
+
+def test_runs_on_a_fake_model():
+    assert len(list(Engine(FakeRunner()).submit(Request([[1, 2]], sampling=SamplingParams(max_tokens=3))))) == 3

@@ -1,0 +1,250 @@
+"""Queues, cancellation, failures and the end of an engine, on a fake model."""
+
+import asyncio
+import gc
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from langchain_amulet.engine.config import EngineConfig
+from langchain_amulet.engine.engine import Engine
+from langchain_amulet.engine.params import Request, SamplingParams
+from langchain_amulet.exceptions import EngineBusyError, GenerationError, InvalidParameterError, ModelClosedError
+from tests.unit_tests.engines import FakeRunner, alone, wait_until
+
+
+class GatedRunner(FakeRunner):
+    """Waits before each forward until it may go on, so that tests decide how many have been."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_go_on = threading.Semaphore(0)
+        self.is_open = False
+        self.num_begun = 0
+        self.error: BaseException | None = None
+
+    def prefill(self, first_row, input_ids):
+        self.num_begun += 1
+        if not self.is_open:
+            self.may_go_on.acquire()
+        if self.error is not None:
+            raise self.error
+        return super().prefill(first_row, input_ids)
+
+    def open(self) -> None:
+        self.is_open = True
+        self.may_go_on.release()
+
+
+@pytest.fixture
+def runner():
+    runner = GatedRunner()
+    yield runner
+    runner.error = None
+    runner.open()
+
+
+def request(*prompts: list[int], max_tokens: int = 20) -> Request:
+    return Request(prompts, [1.0] * (len(prompts) - 1), sampling=SamplingParams(max_tokens=max_tokens))
+
+
+def filled(runner: GatedRunner, when_busy: str) -> Engine:
+    """One request under way, and one in the queue, which holds no more."""
+    engine = Engine(runner, EngineConfig(max_rows=1, max_waiting=1, when_busy=when_busy))
+    engine.under_way = engine.submit(request([1, 2]))
+    wait_until(lambda: runner.num_begun == 1)
+    engine.waiting = engine.submit(request([3]))
+    return engine
+
+
+def test_full_queue_raises_where_it_is_told_to(runner):
+    engine = filled(runner, "raise")
+    with pytest.raises(EngineBusyError, match='1 requests are waiting.*when_busy="wait"'):
+        engine.submit(request([4]))
+    runner.open()
+    assert list(engine.waiting) == alone(request([3]))
+
+
+def test_full_queue_makes_threads_wait(runner):
+    engine = filled(runner, "wait")
+    with ThreadPoolExecutor(3) as threads:
+        others = [threads.submit(lambda i=i: list(engine.submit(request([i])))) for i in (4, 5, 6)]
+        wait_until(lambda: engine.stats.num_waiting == 4)
+        assert not any(other.done() for other in others)
+        runner.open()
+        assert [other.result() for other in others] == [alone(request([i])) for i in (4, 5, 6)]
+
+
+async def test_full_queue_makes_tasks_wait_and_not_the_loop(runner):
+    engine = filled(runner, "wait")
+    tasks = [asyncio.create_task(engine.asubmit(request([i]))) for i in (4, 5)]
+    await asyncio.sleep(0.05)
+    assert not any(task.done() for task in tasks)
+    tasks[0].cancel()
+    runner.open()
+    assert [token async for token in await tasks[1]] == alone(request([5]))
+    with pytest.raises(asyncio.CancelledError):
+        await tasks[0]
+    wait_until(lambda: engine.stats.num_active == 0)
+
+
+def test_cancelled_request_frees_its_rows_within_one_step(runner):
+    engine = Engine(runner)
+    generation = engine.submit(request([1, 2], [1, 2, 3]))
+    other = engine.submit(request([4]))
+    for _ in range(3):
+        runner.may_go_on.release()
+    wait_until(lambda: runner.num_begun == 4)
+    generation.cancel()
+    assert generation.finish_reason == "cancelled"
+    runner.may_go_on.release()
+    wait_until(lambda: runner.num_begun == 5)
+    assert engine.stats.num_rows == 1
+    runner.open()
+    assert list(generation) == alone(request([1, 2], [1, 2, 3]))[: len(generation.token_ids)]
+    assert list(other) == alone(request([4]))
+
+
+def test_abandoned_request_frees_its_rows_within_one_step(runner):
+    engine = Engine(runner)
+    generation = engine.submit(request([1, 2], max_tokens=100))
+    runner.may_go_on.release()
+    assert next(generation) == alone(request([1, 2]))[0]
+    wait_until(lambda: runner.num_begun == 2)
+    del generation
+    gc.collect()
+    runner.may_go_on.release()
+    wait_until(lambda: engine.stats.num_rows == 0)
+    assert runner.num_begun == 2
+
+
+def test_cancelled_request_leaves_the_queue(runner):
+    engine = filled(runner, "raise")
+    engine.waiting.cancel()
+    runner.may_go_on.release(2)
+    wait_until(lambda: engine.stats.num_waiting == 0)
+    assert list(engine.waiting) == []
+
+
+async def test_cancelled_reader_loses_no_token(runner):
+    engine = Engine(runner)
+    generation = engine.submit(request([1, 2]))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(anext(generation), timeout=0.05)
+    runner.open()
+    assert [token async for token in generation] == alone(request([1, 2]))
+
+
+def test_failure_of_the_model_reaches_everyone_who_waits(runner):
+    engine = Engine(runner)
+    generations = [engine.submit(request([i])) for i in range(3)]
+    for generation in generations[:1]:
+        runner.may_go_on.release()
+        next(generation)
+    runner.error = ValueError("burnt out")
+    runner.open()
+    for generation in generations:
+        with pytest.raises(GenerationError, match="ValueError: burnt out") as caught:
+            list(generation)
+        assert isinstance(caught.value.__cause__, ValueError)
+        assert list(generation) == []
+        assert generation.finish_reason == "error"
+    runner.error = None
+    assert list(engine.submit(request([1]))) == alone(request([1]))
+
+
+def test_failure_of_the_worker_itself_reaches_everyone_and_closes_the_engine(runner, caplog):
+    engine = filled(runner, "wait")
+    with ThreadPoolExecutor(1) as threads:
+        queueing = threads.submit(lambda: list(engine.submit(request([5]))))
+        wait_until(lambda: engine.stats.num_waiting == 2)
+        runner.error = SystemExit("out")
+        runner.open()
+        for read in (lambda: list(engine.under_way), lambda: list(engine.waiting), queueing.result):
+            with pytest.raises(GenerationError, match="SystemExit: out"):
+                read()
+    assert "worker has failed" in caplog.text
+    with pytest.raises(ModelClosedError):
+        engine.submit(request([1]))
+
+
+def test_closed_engine_says_so_and_ends_what_is_under_way(runner):
+    engine = filled(runner, "wait")
+    with ThreadPoolExecutor(1) as threads:
+        queueing = threads.submit(engine.submit, request([5]))
+        wait_until(lambda: engine.stats.num_waiting == 2)
+        engine.close()
+        with pytest.raises(ModelClosedError, match="Load the model again"):
+            queueing.result()
+    with pytest.raises(ModelClosedError, match="Load the model again"):
+        engine.submit(request([1]))
+    runner.open()
+    assert list(engine.under_way) == alone(request([1, 2]))
+    assert list(engine.waiting) == alone(request([3]))
+
+
+def test_closing_can_cancel_what_is_under_way(runner):
+    engine = filled(runner, "wait")
+    engine.close(cancel=True)
+    assert list(engine.under_way) == list(engine.waiting) == []
+    assert engine.under_way.finish_reason == engine.waiting.finish_reason == "cancelled"
+
+
+def test_worker_ends_with_the_engine(runner):
+    runner.open()
+    engine = Engine(runner)
+    list(engine.submit(request([1])))
+    thread = engine._worker._thread
+    assert thread.is_alive()
+    del engine
+    wait_until(lambda: gc.collect() >= 0 and not thread.is_alive())
+
+
+def test_process_ends_while_an_answer_is_under_way():
+    script = (
+        "from tests.unit_tests.engines import FakeRunner\n"
+        "from langchain_amulet.engine.engine import Engine\n"
+        "from langchain_amulet.engine.params import Request, SamplingParams\n"
+        "runner = FakeRunner(max_context=10**9)\n"
+        "generation = Engine(runner).submit(Request([[1]], sampling=SamplingParams(max_tokens=10**8)))\n"
+        "print(next(generation))"
+    )
+    started = time.monotonic()
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (run.returncode, run.stdout, run.stderr) == (0, f"{alone(request([1]))[0]}\n", "")
+    assert time.monotonic() - started < 30
+
+
+def test_token_ids_that_the_model_does_not_have_are_refused(runner):
+    with pytest.raises(InvalidParameterError, match="from 0 to 39; got 1 to 40"):
+        Engine(runner).submit(request([1, 40]))
+
+
+def test_more_streams_than_rows_are_refused(runner):
+    with pytest.raises(InvalidParameterError, match="3 streams; the engine decodes 2 rows"):
+        Engine(runner, EngineConfig(max_rows=2)).submit(request([1], [2], [3]))
+
+
+@pytest.mark.parametrize(
+    ("values", "remedy"),
+    [
+        ({"max_rows": 0}, "max_rows must be a whole number, at least 1"),
+        ({"max_waiting": None}, "max_waiting must be"),
+        ({"cache_bytes": 0}, "cache_bytes must be"),
+        ({"prefix_cache_bytes": -1}, "at least 0"),
+        ({"prefill_tokens": 1.5}, "whole number"),
+        ({"when_busy": "shout"}, "'wait' or 'raise'"),
+    ],
+)
+def test_limits_under_which_nothing_runs_are_refused(values, remedy):
+    with pytest.raises(InvalidParameterError, match=remedy):
+        EngineConfig(**values)
+
+
+def test_limits_left_open_are_taken_from_the_device(runner):
+    config = Engine(runner, EngineConfig(prefill_tokens=7)).config
+    assert (config.cache_bytes, config.prefix_cache_bytes, config.prefill_tokens) == (500_000, 100_000, 7)

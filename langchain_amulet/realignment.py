@@ -208,17 +208,10 @@ def realign(
     v = log_base.new_ones(1) if weights is None else weights.to(log_base)
     gains = _column(guidance_scale, log_base) * v  # (..., K)
 
-    # 0 in place of -inf keeps sums finite; the barrier stands where the value was replaced, if its stream counts.
-    base, prefs = (stream.nan_to_num(nan=math.nan, neginf=0.0) for stream in (log_base, log_prefs))
-    barriers = (log_prefs - prefs).maximum(torch.where(gains == 0, 0.0, -math.inf).unsqueeze(-1))  # (..., K, V)
-    base_gain = 1 - gains.sum(-1, keepdim=True)
-    barrier = (log_base - base).maximum(torch.where(base_gain == 0, 0.0, -math.inf))
-    barrier, alive = _allow(barrier + _weighted_sum(torch.ones_like(gains), barriers), allowed)
-
-    directions = prefs - base.unsqueeze(-2)  # (..., K, V)
-    target = (base + _weighted_sum(gains, directions)) * alive + barrier
+    mix = _Mix(log_base, log_prefs, gains, allowed)
+    target = mix.policy(gains)
     if not _is_off(plausibility) or max_kl is not None:
-        reference = (base + _weighted_sum(_reference_gains(gains), directions)) * alive + barrier
+        reference = mix.policy(_reference_gains(gains))
         threshold = reference.amax(-1, keepdim=True) + _column(plausibility, reference).log()
         target = torch.where(reference >= threshold, target, -math.inf)
         if max_kl is not None:
@@ -236,10 +229,49 @@ def _is_off(guard: float | Tensor) -> bool:
     return not isinstance(guard, Tensor) and guard == 0
 
 
-def _weighted_sum(gains: Tensor, directions: Tensor) -> Tensor:
-    """Σ_k g_k d_k, `(..., V)`; no matrix product, which autocast and TF32 would round."""
-    terms = zip(gains.unsqueeze(-1).unbind(-2), directions.unbind(-2), strict=True)
-    return sum((gain * direction for gain, direction in terms), start=gains.new_zeros(()))
+class _Mix:
+    """Policies on the straight lines from the base policy to the prompted ones, for streams that may hold −inf.
+
+    Args:
+        log_base: `(..., V)`.
+        log_prefs: `(..., K, V)`.
+        gains: Of the target, `(..., K)`: a token counts as impossible where it is so in a stream of non-zero gain.
+        allowed: Bool `(..., V)`, or `None`.
+    """
+
+    def __init__(self, log_base: Tensor, log_prefs: Tensor, gains: Tensor, allowed: Tensor | None) -> None:
+        self._barrier: Tensor | None = None  # 0 or −inf, (..., V)
+        self._alive: Tensor | None = None  # 1 per row, or 0 where only the allowed tokens count, (..., 1)
+        base, prefs = log_base, log_prefs
+        if allowed is not None or not _is_surely_finite(log_base, log_prefs):
+            # 0 in place of -inf keeps sums finite; the barrier stands where the value was replaced.
+            base, prefs = (stream.nan_to_num(nan=math.nan, neginf=0.0) for stream in (log_base, log_prefs))
+            barrier = (log_base - base).maximum(_open_at_zero(1 - gains.sum(-1)))
+            for k in range(gains.shape[-1]):
+                stream = (log_prefs - prefs)[..., k, :]
+                barrier = barrier + stream.maximum(_open_at_zero(gains[..., k]))
+            self._barrier, self._alive = _allow(barrier, allowed)
+        self._base = base
+        self._directions = (prefs - base.unsqueeze(-2)).unbind(-2)  # K of (..., V)
+
+    def policy(self, gains: Tensor) -> Tensor:
+        """Log π_base + Σ_k g_k d_k, not normalised, `(..., V)`; no matrix product, which autocast and TF32 round."""
+        mixed = self._base
+        for gain, direction in zip(gains.unsqueeze(-1).unbind(-2), self._directions, strict=True):
+            mixed = torch.addcmul(mixed, gain, direction)
+        if self._barrier is None or self._alive is None:
+            return mixed
+        return mixed * self._alive + self._barrier
+
+
+def _is_surely_finite(*streams: Tensor) -> bool:
+    """Whether all logits are finite, where looking costs no wait for the device; if so, most of the work falls away."""
+    return all(stream.device.type == "cpu" and math.isfinite(stream.sum().item()) for stream in streams)
+
+
+def _open_at_zero(gain: Tensor) -> Tensor:
+    """0 for a stream that does not count, which lifts its barrier; else −inf, `(..., 1)`."""
+    return torch.where(gain == 0, 0.0, -math.inf).unsqueeze(-1)
 
 
 def _reference_gains(gains: Tensor) -> Tensor:

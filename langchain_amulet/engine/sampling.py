@@ -39,53 +39,67 @@ def sample(scores: Tensor, sampling: Sequence[SamplingParams], uniforms: Sequenc
         Token ids, `(B,)`.
     """
     tokens = scores.argmax(-1)
-    drawn = [row for row, each in enumerate(sampling) if each.temperature > 0]
-    if not drawn:
-        return tokens
-    chosen = [sampling[row] for row in drawn]
-    scores = scores[drawn] / _column([each.temperature for each in chosen], scores)
-    if any(each.top_k for each in chosen):
-        scores = _keep_top_k(scores, [each.top_k or scores.shape[-1] for each in chosen])
-    if any(each.top_p < 1 for each in chosen):
-        scores = _keep_top_p(scores, _column([each.top_p for each in chosen], scores))
-    tokens[drawn] = _draw(scores, [uniforms[row] for row in drawn])
+    for is_narrow, draw in ((False, _draw_from_all), (True, _draw_from_likeliest)):
+        rows = [
+            row
+            for row, each in enumerate(sampling)
+            if each.temperature > 0 and is_narrow == (each.top_k > 0 or each.top_p < 1)
+        ]
+        if rows:
+            chosen = [sampling[row] for row in rows]
+            tempered = scores[rows] / _column([each.temperature for each in chosen], scores)
+            tokens[rows] = draw(tempered, chosen, _column([uniforms[row] for row in rows], scores, torch.float64))
     return tokens
 
 
-def _column(values: Sequence[float], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=like.dtype, device=like.device).unsqueeze(-1)
+def _column(values: Sequence[float], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    dtype = like.dtype if dtype is None or like.device.type == "mps" else dtype  # MPS has no float64
+    return torch.tensor(values, dtype=dtype, device=like.device).unsqueeze(-1)
 
 
-def _keep_top_k(scores: Tensor, top_k: Sequence[int]) -> Tensor:
+def _draw_from_all(scores: Tensor, _sampling: Sequence[SamplingParams], uniforms: Tensor) -> Tensor:
+    return _invert(scores, uniforms).squeeze(-1)
+
+
+def _draw_from_likeliest(scores: Tensor, sampling: Sequence[SamplingParams], uniforms: Tensor) -> Tensor:
+    """Draw from the top-k tokens, or the nucleus of top-p, in order of their likelihood."""
     vocab_size = scores.shape[-1]
-    limited = [min(k, vocab_size) for k in top_k if k < vocab_size]
-    if not limited:
-        return scores
-    likeliest = scores.topk(max(limited)).values
-    last = torch.tensor([min(k, max(limited)) - 1 for k in top_k], device=scores.device).unsqueeze(-1)
-    is_off = torch.tensor([k >= vocab_size for k in top_k], device=scores.device).unsqueeze(-1)
-    return scores.masked_fill((scores < likeliest.gather(-1, last)) & ~is_off, -torch.inf)
+    top_k = [min(each.top_k, vocab_size) or vocab_size for each in sampling]
+    if scores.device.type != "cpu":  # sorting is quick there, and looking whether candidates suffice is not
+        return _draw_from_first(scores, vocab_size, top_k, sampling, uniforms)[0]
+    num_candidates = min(vocab_size, max(_NUM_CANDIDATES, *(k for k in top_k if k < vocab_size), 0))
+    tokens, is_enough = _draw_from_first(scores, num_candidates, top_k, sampling, uniforms)
+    short = (~is_enough).nonzero().flatten().tolist() if num_candidates < vocab_size else []
+    if short:
+        chosen = [sampling[row] for row in short]
+        all_k = [top_k[row] for row in short]
+        tokens[short] = _draw_from_first(scores[short], vocab_size, all_k, chosen, uniforms[short])[0]
+    return tokens
 
 
-def _keep_top_p(scores: Tensor, top_p: Tensor) -> Tensor:
-    """Keep the smallest set of the likeliest tokens whose probability reaches `top_p` (Holtzman et al. 2020)."""
-    log_z = scores.logsumexp(-1, keepdim=True)
-    likeliest, order = scores.topk(min(_NUM_CANDIDATES, scores.shape[-1]))
+def _draw_from_first(
+    scores: Tensor, num_candidates: int, top_k: Sequence[int], sampling: Sequence[SamplingParams], uniforms: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Draw from the likeliest tokens, and tell in which rows these hold all that may be drawn."""
+    likeliest, order = scores.topk(num_candidates)
+    ranks = torch.arange(num_candidates, device=scores.device)
+    k = torch.tensor(top_k, device=scores.device).unsqueeze(-1)
+    likeliest = likeliest.masked_fill(ranks >= k, -torch.inf)
+    is_cut = k <= num_candidates
+    # Of what top-k leaves, top-p keeps the smallest set that reaches its probability (Holtzman et al. 2020).
+    log_z = torch.where(is_cut, likeliest.logsumexp(-1, keepdim=True), scores.logsumexp(-1, keepdim=True))
     probs = (likeliest - log_z).exp()
-    # Off the CPU, looking whether the candidates suffice would wait for the device, and sorting is quick.
-    if scores.device.type != "cpu" or bool((probs.sum(-1, keepdim=True) < top_p).any()):
-        likeliest, order = scores.sort(descending=True)
-        probs = (likeliest - log_z).exp()
     before = probs.cumsum(-1) - probs  # the mass ahead of each token
-    kept = likeliest.masked_fill(before >= top_p, -torch.inf)
-    nucleus = torch.full_like(scores, -torch.inf).scatter(-1, order, kept)
-    return torch.where(top_p < 1, nucleus, scores)
+    top_p = _column([each.top_p for each in sampling], scores)
+    kept = likeliest.masked_fill((before >= top_p) & (top_p < 1), -torch.inf)
+    is_enough = is_cut | ((probs.sum(-1, keepdim=True) >= top_p) & (top_p < 1))
+    return order.gather(-1, _invert(kept, uniforms)).squeeze(-1), is_enough.squeeze(-1)
 
 
-def _draw(scores: Tensor, uniforms: Sequence[float]) -> Tensor:
-    # float64, or a 49k-term cumulative sum would drop rare tokens; MPS has none.
-    dtype = torch.float32 if scores.device.type == "mps" else torch.float64
-    cumulative = scores.to(dtype).softmax(-1).cumsum(-1)
+def _invert(scores: Tensor, uniforms: Tensor) -> Tensor:
+    """Where the distribution function of each row passes its uniform number, `(B, 1)`."""
+    # float64, where there is one, or a 49k-term cumulative sum would drop rare tokens.
+    cumulative = scores.to(uniforms.dtype).softmax(-1).cumsum(-1)
     # right=True never lands on a token of probability 0: its interval is empty.
-    tokens = torch.searchsorted(cumulative, cumulative[:, -1:] * _column(uniforms, cumulative), right=True)
-    return tokens.squeeze(-1).clamp(max=scores.shape[-1] - 1)
+    places = torch.searchsorted(cumulative, cumulative[:, -1:] * uniforms, right=True)
+    return places.clamp(max=scores.shape[-1] - 1)

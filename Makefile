@@ -31,7 +31,7 @@ coverage: $(VENV)/.dev  ## tests, with the coverage floor
 	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
 
 bench: $(VENV)/.dev  ## speed, as ratios side by side in one run
-	$(BIN)/python -m tests.benchmarks.decoding $(ARGS)
+	$(BIN)/python -m tests.benchmarks $(ARGS)
 
 campaign: $(VENV)/.dev  ## the property tests, with 1000 examples each
 	$(BIN)/python -m pytest --hypothesis-profile=campaign --timeout=7200 tests/unit_tests $(ARGS)

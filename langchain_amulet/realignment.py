@@ -27,7 +27,9 @@ MAX_GUIDANCE_SCALE = 1e4
 """Beyond this, float32 log-probabilities lose the differences that steering is about."""
 
 _MAX_ITERATIONS = 1_000_000
-_NUM_BISECTIONS = 20  # finds the s of the trust region to one part in a million
+_PRECISION = 2**20  # parts of one, to which the s of the trust region is found
+_FULL_ROUNDS = 20  # over the whole vocabulary: by halves
+_FEW_ROUNDS = 4  # over few tokens: by 32nds, since fewer operations count for more than fewer numbers
 
 _DEFAULT_GUIDANCE_SCALE = 2.0
 _DEFAULT_PLAUSIBILITY = 0.1
@@ -297,33 +299,41 @@ def _allow(barrier: Tensor, allowed: Tensor | None) -> tuple[Tensor, Tensor]:
 
 def _within_trust_region(target: Tensor, reference: Tensor, max_kl: Tensor) -> Tensor:
     """The point p_s with the largest s <= 1 within KL(p_s ‖ r) <= max_kl, by bisection: the KL grows with s."""
-    impossible = target.isneginf()
-    log_r = _normalise(reference.masked_fill(impossible, -math.inf))
-    direction = (_normalise(target) - log_r).masked_fill(impossible, 0)
-    few_log_r, few_directions = _compact(log_r, direction)
+    places = _possible_places(target)
+    log_q, log_r = (target, reference) if places is None else (target.gather(-1, places), reference.gather(-1, places))
+    impossible = log_q.isneginf()
+    log_r = _normalise(log_r.masked_fill(impossible, -math.inf))
+    direction = (_normalise(log_q) - log_r).masked_fill(impossible, 0)
 
-    def is_within(s: Tensor) -> Tensor:
-        unnormalised = few_log_r + s * few_directions
-        log_z = unnormalised.logsumexp(-1, keepdim=True)
-        mean_direction = ((unnormalised - log_z).exp() * few_directions).sum(-1, keepdim=True)
-        return s * mean_direction - log_z <= max_kl  # KL(p_s ‖ r) = s E_{p_s}[log q − log r] − log Z
-
-    s = torch.zeros_like(target[..., :1])
-    for step in range(1, _NUM_BISECTIONS + 1):
-        s = torch.where(is_within(s + 0.5**step), s + 0.5**step, s)
-    s = torch.where(is_within(torch.ones_like(s)), 1, s)
-    return log_r + s * direction
+    s = _largest_step(log_r, direction, max_kl, rounds=_FULL_ROUNDS if places is None else _FEW_ROUNDS)
+    within = log_r + s * direction
+    return within if places is None else torch.full_like(target, -math.inf).scatter(-1, places, within)
 
 
-def _compact(log_r: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-    """Leave out impossible tokens, where counting them costs no wait for the device: plausible ones are few."""
-    if log_r.device.type != "cpu":
-        return log_r, direction
-    num_possible = max(1, int(log_r.isfinite().sum(-1).max()))
-    if num_possible > log_r.shape[-1] // 4:
-        return log_r, direction
-    possible = log_r.topk(num_possible).indices
-    return log_r.gather(-1, possible), direction.gather(-1, possible)
+def _largest_step(log_r: Tensor, direction: Tensor, max_kl: Tensor, *, rounds: int) -> Tensor:
+    """The largest s <= 1 with KL(p_s ‖ r) <= max_kl, `(..., 1)`: each round tries points that divide what is left."""
+
+    def is_within(s: Tensor) -> Tensor:  # (..., P) to bool (..., P)
+        unnormalised = log_r.unsqueeze(-2) + s.unsqueeze(-1) * direction.unsqueeze(-2)  # (..., P, V)
+        mean_direction = (unnormalised.softmax(-1) * direction.unsqueeze(-2)).sum(-1)
+        # KL(p_s ‖ r) = s E_{p_s}[log q − log r] − log Z
+        return s * mean_direction - unnormalised.logsumexp(-1) <= max_kl
+
+    num_sections = round(_PRECISION ** (1 / rounds))
+    s = torch.zeros_like(log_r[..., :1])
+    points = torch.arange(1, num_sections, device=s.device, dtype=s.dtype)
+    for step in range(1, rounds + 1):
+        width = num_sections**-step
+        s = s + width * is_within(s + width * points).sum(-1, keepdim=True)
+    return torch.where(is_within(torch.ones_like(s)), 1, s)
+
+
+def _possible_places(target: Tensor) -> Tensor | None:
+    """Where tokens are possible, if they are few, as plausible ones are, and counting costs no wait for the device."""
+    if target.device.type != "cpu":
+        return None
+    num_possible = max(1, int((target > -math.inf).sum(-1).max()))
+    return target.topk(num_possible).indices if num_possible <= target.shape[-1] // 4 else None
 
 
 def _normalise(log_probs: Tensor) -> Tensor:

@@ -1,0 +1,42 @@
+"""All measurements, as ratios side by side in one run: `make bench`, or `make bench ARGS='--only serving'`.
+
+The contenders take turns, so that a machine whose speed drifts slows all alike.
+"""
+
+import argparse
+
+import torch
+
+from tests.benchmarks import chat_huggingface, decoding, random_weights, realignment, serving
+from tests.benchmarks.models import packaged_model
+
+
+def main() -> None:
+    """Run what is asked for, and print tables."""
+    parser = argparse.ArgumentParser(prog="make bench ARGS=", description=__doc__)
+    sections = {
+        module.__name__.rpartition(".")[2]: module for module in (decoding, realignment, serving, chat_huggingface)
+    }
+    parser.add_argument("--only", choices=sections, help="one section")
+    parser.add_argument("--tokens", type=int, default=96, help="length of the answers")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--users", type=int, nargs="+", help="numbers of users at once (default: 8 24; random weights: 1 4 16 64)"
+    )
+    parser.add_argument("--model", help="hub id, folder or GGUF file (default: the packaged SmolLM2-135M-Instruct)")
+    parser.add_argument(
+        "--random-weights", choices=random_weights.CONFIGS, help="this architecture with weights drawn on the device"
+    )
+    arguments = parser.parse_args()
+    torch.set_grad_enabled(False)
+    if arguments.random_weights:
+        random_weights.run(arguments)
+        return
+    llm = packaged_model(arguments.model)
+    for name, module in sections.items():
+        if arguments.only in (None, name):
+            module.run(llm, arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Large architectures with weights drawn on the device: their speed is that of trained ones, and nothing is downloaded."""
+
+import argparse
+import statistics
+
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
+
+from langchain_amulet.engine.engine import Engine
+from langchain_amulet.engine.params import Request, SamplingParams
+from langchain_amulet.engine.transformers_runner import TransformersRunner
+from tests.benchmarks.models import print_table, ratio, take_turns
+from tests.benchmarks.serving import COLD, read_at_once, step_cost
+
+CONFIGS = {
+    "llama-3.1-8b": {
+        "vocab_size": 128256,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 131072,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0},
+    },
+    "tiny": {
+        "vocab_size": 1000,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 4096,
+    },
+}
+PROMPT_LENGTH = 256
+
+
+def draw_model(name: str) -> PreTrainedModel:
+    """The architecture on the best device there is; bfloat16 on a GPU."""
+    is_gpu = torch.cuda.is_available()
+    config = LlamaConfig(**CONFIGS[name], bos_token_id=1, eos_token_id=2)
+    with torch.device("cuda" if is_gpu else "cpu"):
+        return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16 if is_gpu else torch.float32).eval()
+
+
+def requests_of(model: PreTrainedModel, number: int, num_tokens: int, num_streams: int = 2) -> list[Request]:
+    """Prompts of random tokens, of one length."""
+    ids = torch.randint(3, model.config.vocab_size, (number, num_streams, PROMPT_LENGTH)).tolist()
+    sampling = SamplingParams(max_tokens=num_tokens)
+    return [Request(prompts, [1.0] * (num_streams - 1), sampling=sampling) for prompts in ids]
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print the tables."""
+    model = draw_model(arguments.random_weights)
+    users = arguments.users or [1, 4, 16, 64]
+    engine = Engine(TransformersRunner(model), COLD)
+    print(
+        f"\n## {arguments.random_weights}, random weights, {model.dtype} on {model.device}, prompts of {PROMPT_LENGTH}"
+    )
+    one, two = (
+        [requests_of(model, 1, arguments.tokens, streams) for _ in range(arguments.rounds + 1)] for streams in (1, 2)
+    )
+    contenders = {
+        "one stream": lambda: read_at_once(engine, one.pop()),
+        "two streams": lambda: read_at_once(engine, two.pop()),
+    }
+    times = take_turns(contenders, arguments.rounds, "one user")
+    print_table(
+        f"One user, {arguments.tokens} tokens, prefill included",
+        "streams | ms per token | time against one stream",
+        [
+            [name, statistics.median(each) / arguments.tokens, f"{ratio(each, times['one stream']):.2f}x"]
+            for name, each in times.items()
+        ],
+    )
+    rows: list[list[object]] = []
+    for number in users:
+        requests = requests_of(model, number, arguments.tokens)
+        stamps = read_at_once(engine, requests)
+        seconds = max(each[-1] for each in stamps) - min(each[0] for each in stamps)
+        rows.append([*step_cost(model, requests_of(model, number, 64)), number * (arguments.tokens - 1) / seconds])
+    print_table(
+        "Users at once, two streams each",
+        "users | ms per step | against a bare forward of our rows | against transformers' own forward | tokens per second",
+        rows,
+    )

@@ -1,0 +1,142 @@
+"""Many users at once: throughput, the cost of a step, smoothness, and the second turn of a conversation."""
+
+import argparse
+import itertools
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from tqdm import tqdm
+from transformers import DynamicCache, PreTrainedModel
+
+from langchain_amulet import ChatAmulet, RealignmentConfig
+from langchain_amulet.engine.config import EngineConfig
+from langchain_amulet.engine.engine import Engine
+from langchain_amulet.engine.params import Request, SamplingParams
+from langchain_amulet.engine.scheduler import Scheduler
+from langchain_amulet.engine.sequence import Sequence
+from langchain_amulet.engine.transformers_runner import TransformersRunner
+from tests.benchmarks.models import MESSAGES, PREFERENCES, milliseconds, print_table, ratio, take_turns
+
+COLD = EngineConfig(prefix_cache_bytes=0)
+MANY = 32
+NUM_STEPS = 24
+
+
+def requests_of(llm: ChatAmulet, num_users: int, num_tokens: int) -> list[Request]:
+    """One question, asked by users of eight different preferences in turn."""
+    sampling = SamplingParams(max_tokens=num_tokens)
+    streams = [llm.prompt_streams(MESSAGES, preference) for preference in PREFERENCES]
+    return [Request(streams[i % len(streams)], [1.0], sampling=sampling) for i in range(num_users)]
+
+
+def read_at_once(engine: Engine, requests: list[Request]) -> list[list[float]]:
+    """Let each user read in a thread of their own; returns when each of their tokens came, in seconds."""
+
+    def read(request: Request) -> list[float]:
+        return [time.perf_counter() for _ in engine.submit(request)]
+
+    with ThreadPoolExecutor(len(requests)) as threads:
+        return list(threads.map(read, requests))
+
+
+def users_at_once(engine: Engine, requests_of_users: Callable[[int], list[Request]], numbers: list[int]) -> None:
+    """Throughput of several users at once against the same users one after another."""
+    eight = requests_of_users(8)
+    read_at_once(engine, eight[:1])
+    alone = [milliseconds(lambda r=r: read_at_once(engine, [r])) for r in tqdm(eight, desc="one after another")]
+    rows: list[list[object]] = [["1", statistics.mean(alone) / 1000, 1.0]]
+    for number in numbers:
+        taken = milliseconds(lambda n=number: read_at_once(engine, requests_of_users(n)))
+        rows.append([str(number), taken / 1000, f"{number * statistics.mean(alone) / taken:.2f}x"])
+    print_table("Users at once, prefill included", "users | seconds for all | throughput against one by one", rows)
+
+
+def bare_forward(model: PreTrainedModel, num_rows: int, length: int) -> Callable[[], object]:
+    """Transformers' own decode step over rows of equal length, which need no mask."""
+    cache = DynamicCache(config=model.config)
+    ids = torch.full((num_rows, length), 5, device=model.device)
+    model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    return lambda: model(ids[:, :1], past_key_values=cache, use_cache=True)
+
+
+def step_cost(model: PreTrainedModel, requests: list[Request]) -> list[object]:
+    """The scheduler's whole step against bare forwards of as many rows and tokens, turn by turn."""
+    scheduler = Scheduler(TransformersRunner(model), COLD)
+    bare = TransformersRunner(model)
+    num_rows = 2 * len(requests)
+    longest = max(len(prompt) for request in requests for prompt in request.prompts)
+    bare.reserve(num_rows, longest + 2 * NUM_STEPS, 2**62)
+    for index, request in enumerate(requests):
+        scheduler.add(Sequence(request, max_length=2**30))
+        bare.prefill(2 * index, request.prompts)
+    while scheduler.num_waiting or scheduler._wave:
+        scheduler.step()
+    contenders = {
+        "step": scheduler.step,
+        "rows": lambda: bare.decode([5] * num_rows),
+        "transformers": bare_forward(model, num_rows, longest),
+    }
+    times = take_turns(contenders, NUM_STEPS, f"step of {len(requests)} users")
+    against = [f"{ratio(times['step'], times[name]):.2f}x" for name in ("rows", "transformers")]
+    return [str(len(requests)), statistics.median(times["step"]), *against]
+
+
+def smoothness(engine: Engine, requests: list[Request]) -> list[object]:
+    """Time between two tokens of each user, once all have their first."""
+    stamps = read_at_once(engine, requests)
+    all_started = max(each[0] for each in stamps)
+    gaps = [(b - a) * 1000 for each in stamps for a, b in itertools.pairwise(each) if a >= all_started]
+    return [str(len(requests)), statistics.median(gaps), statistics.quantiles(gaps, n=20)[-1], max(gaps)]
+
+
+def second_turn(model: PreTrainedModel, num_rounds: int) -> list[object]:
+    """Time to the first token of a conversation's next turn, reusing what was read, against reading it all."""
+    conversation = torch.randint(100, 5000, (600,), generator=torch.Generator().manual_seed(0)).tolist()
+    question = torch.randint(100, 5000, (30,), generator=torch.Generator().manual_seed(1)).tolist()
+
+    def first_token(engine: Engine, number: int) -> float:
+        start = [100 + number]  # another conversation in each round
+        prompts = [[*start, *conversation], [*start, 7, 8, 9, *conversation]]
+        keys, sampling = ["", "profile"], SamplingParams(max_tokens=8)
+        config = RealignmentConfig()
+        answer = list(engine.submit(Request(prompts, [1.0], config, sampling, prefix_keys=keys)))
+        turn = [[*prompt, *answer, *question] for prompt in prompts]
+        time.sleep(0.05)  # the rows are kept when the answer has ended
+        return milliseconds(lambda: next(engine.submit(Request(turn, [1.0], config, sampling, prefix_keys=keys))))
+
+    engines = [Engine(TransformersRunner(model), config) for config in (COLD, EngineConfig())]
+    times: list[list[float]] = [[], []]
+    for number in tqdm(range(num_rounds), desc="second turn"):
+        for each, engine in zip(times, engines, strict=True):
+            each.append(first_token(engine, number))
+    return [*(statistics.median(each) for each in times), f"{ratio(times[1], times[0]):.2f}x"]
+
+
+def run(llm: ChatAmulet, arguments: argparse.Namespace) -> None:
+    """Print the tables."""
+    model = llm._load().model
+    engine = Engine(TransformersRunner(model), COLD)
+    lengths = " and ".join(str(len(prompt)) for prompt in requests_of(llm, 1, 1)[0].prompts)
+    print(f"\n## Many users: {llm._load().name}, {arguments.tokens} tokens, prompts of {lengths} and the like")
+    users_at_once(engine, lambda number: requests_of(llm, number, arguments.tokens), arguments.users or [8, 24])
+    print_table(
+        f"One step of all users, {NUM_STEPS} steps",
+        "users | ms | against a bare forward of our rows | against transformers' own forward",
+        [step_cost(model, requests_of(llm, number, arguments.tokens)) for number in (1, *(arguments.users or [8, 24]))],
+    )
+    print_table(
+        "Time between two tokens of a user",
+        "users | median ms | 95th percentile | longest",
+        [smoothness(engine, requests_of(llm, number, arguments.tokens)) for number in (1, MANY)]
+        + [[f"{MANY}, steps alone", step_cost(model, requests_of(llm, MANY, 2 * NUM_STEPS))[1], "", ""]],
+    )
+    print_table(
+        "Time to the first token of the second turn, conversation of 600 tokens, two streams",
+        "cold, ms | reusing the first turn, ms | ratio",
+        [second_turn(model, arguments.rounds)],
+    )
+    assert threading.active_count() < 200, "readers have ended"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from langchain_amulet.chat_models import ChatAmulet
+    from langchain_amulet.engine.config import EngineConfig
     from langchain_amulet.engine.engine import Engine
     from langchain_amulet.exceptions import AmuletError
     from langchain_amulet.memory import PreferenceMemory
@@ -19,6 +20,7 @@ __all__ = [
     "AmuletError",
     "ChatAmulet",
     "Engine",
+    "EngineConfig",
     "Preference",
     "PreferenceMemory",
     "RealignmentConfig",
@@ -33,6 +35,7 @@ _ROOMS = {
     "AmuletError": "exceptions",
     "ChatAmulet": "chat_models",
     "Engine": "engine.engine",
+    "EngineConfig": "engine.config",
     "Preference": "preferences",
     "PreferenceMemory": "memory",
     "RealignmentConfig": "realignment",

@@ -4,11 +4,10 @@ import asyncio
 import gc
 import os
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict
-from functools import partial
-from typing import Any, NamedTuple, Self, cast
+from typing import Any, Self, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -22,15 +21,13 @@ from langchain_core.runnables.config import get_config_list
 from langgraph.store.base import BaseStore
 from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
-from langchain_amulet.answers import Answer
+from langchain_amulet.calls import Call, prepare_call, render
 from langchain_amulet.engine.config import EngineConfig
-from langchain_amulet.engine.engine import Engine
-from langchain_amulet.engine.generation import Generation
-from langchain_amulet.engine.params import Request, SamplingParams
+from langchain_amulet.engine.params import SamplingParams
 from langchain_amulet.exceptions import ModelClosedError
-from langchain_amulet.memory import PreferenceMemory
+from langchain_amulet.memory import PreferenceMemory, tell_when_forgetting
 from langchain_amulet.models import LoadedModel, check_source, load, model_name
-from langchain_amulet.preferences import DEFAULT_MAX_STREAMS, Preference, StreamPlan, as_preferences, plan_streams
+from langchain_amulet.preferences import DEFAULT_MAX_STREAMS, Preference, as_preferences, plan_streams
 from langchain_amulet.realignment import RealignmentConfig
 from langchain_amulet.resolution import PreferenceArgument, find_lookup, resolve
 from langchain_amulet.settings import (
@@ -164,7 +161,7 @@ class ChatAmulet(BaseChatModel):
         """
         preferences = resolve(self.preference if preference is None else preference).preferences
         plan = plan_streams(preferences, self.realignment.guidance_scale, max_streams=self.max_streams)
-        return self._render(self._convert_input(messages).to_messages(), plan)
+        return render(self._load(), self._convert_input(messages).to_messages(), plan)
 
     def close(self) -> None:
         """Let go of the model; its memory is freed once nobody else uses it."""
@@ -202,29 +199,15 @@ class ChatAmulet(BaseChatModel):
             async for chunk in chunks:
                 yield chunk
 
-    def batch(
-        self,
-        inputs: list[LanguageModelInput],
-        config: RunnableConfig | list[RunnableConfig] | None = None,
-        *,
-        return_exceptions: bool = False,
-        **kwargs: Any,
-    ) -> list[AIMessage]:
+    def batch(self, inputs: list[LanguageModelInput], config: Any = None, **kwargs: Any) -> list[AIMessage]:
         """Answer all inputs in one batch of the engine, each as its config's user prefers."""
-        configs = _unbounded(config, len(inputs))
-        return super().batch(inputs, configs, return_exceptions=return_exceptions, **kwargs)
+        return super().batch(inputs, _unbounded(config, len(inputs)), **kwargs)
 
     def batch_as_completed(
-        self,
-        inputs: Sequence[LanguageModelInput],
-        config: RunnableConfig | Sequence[RunnableConfig] | None = None,
-        *,
-        return_exceptions: bool = False,
-        **kwargs: Any,
+        self, inputs: Sequence[LanguageModelInput], config: Any = None, **kwargs: Any
     ) -> Iterator[tuple[int, Any]]:
-        """Answer all inputs in one batch of the engine; yields each answer, with its number, as it is complete."""
-        configs = _unbounded(config, len(inputs))
-        return super().batch_as_completed(inputs, configs, return_exceptions=return_exceptions, **kwargs)  # type: ignore[call-overload, no-any-return]
+        """Answer all inputs in one batch of the engine; yields each answer, with its number, once it is complete."""
+        return super().batch_as_completed(inputs, _unbounded(config, len(inputs)), **kwargs)
 
     def stream_events(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """Stream events of an answer, as this config's user prefers."""
@@ -344,33 +327,21 @@ class ChatAmulet(BaseChatModel):
         finally:
             answer.generation.cancel()
 
-    def _prepare(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]) -> "_Call":
+    def _prepare(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]) -> Call:
         """Convert a call to a request of the engine."""
         warn_of_unknown(kwargs, known=_CALL_ARGUMENTS, place="A call of ChatAmulet")
         realignment = check_realignment(kwargs.get("realignment", self.realignment))
         resolved = resolve(kwargs.get("preference", self.preference))
-        plan = plan_streams(resolved.preferences, realignment.guidance_scale, max_streams=self.max_streams)
-        prompts = self._render(messages, plan)
         loaded = self._load()
-        sampling = sampling_params(loaded.model.generation_config, self.__dict__, kwargs)
-        # Rows that hold preferences serve those with the same profile alone: reuse is quick, and quickness tells.
-        keys = [repr(resolved) if preferences else "" for preferences in plan.preferences]
-        answer = partial(
-            Answer,
-            tokenizer=loaded.tokenizer,
+        return prepare_call(
+            loaded,
+            messages,
+            resolved,
+            realignment=realignment,
+            max_streams=self.max_streams,
+            sampling=sampling_params(loaded.model.generation_config, self.__dict__, kwargs),
             stop=check_stop(self.stop if stop is None else stop),
-            num_prompt_tokens=[len(prompt) for prompt in prompts],
-            metadata={
-                "model_name": loaded.name,
-                "model_provider": "amulet",
-                "amulet": _amulet_metadata(plan, realignment),
-            },
         )
-        return _Call(loaded.engine, Request(prompts, plan.weights, realignment, sampling, prefix_keys=keys), answer)
-
-    def _render(self, messages: list[BaseMessage], plan: StreamPlan) -> list[list[int]]:
-        renderer = self._load().renderer
-        return [renderer.render(messages, preferences) for preferences in plan.preferences]
 
     def _load(self) -> LoadedModel:
         if self._is_closed:
@@ -378,6 +349,7 @@ class ChatAmulet(BaseChatModel):
             raise ModelClosedError(msg)
         if self._loaded is None:
             self._loaded = load(self.model, self.tokenizer, self.model_kwargs, self.engine_config)
+            tell_when_forgetting(self._loaded.engine)
         return self._loaded
 
     # Identity
@@ -406,28 +378,10 @@ class ChatAmulet(BaseChatModel):
         return {**params, "ls_model_name": kwargs.get("model", name), "ls_provider": "amulet"}
 
 
-class _Call(NamedTuple):
-    """What one call asks of the engine, and what becomes of the tokens."""
-
-    engine: Engine
-    request: Request
-    answer: Callable[[Generation], Answer]
-
-
 def _unbounded(config: RunnableConfig | Sequence[RunnableConfig] | None, num_inputs: int) -> list[RunnableConfig]:
     """Configs that let inputs wait in the engine, and not in LangChain's pool of a few threads."""
     configs = get_config_list(config, num_inputs)
     return [{**each, "max_concurrency": each.get("max_concurrency") or _MAX_THREADS} for each in configs]
-
-
-def _amulet_metadata(plan: StreamPlan, realignment: RealignmentConfig) -> dict[str, Any]:
-    is_plain = plan.preferences == ((),)
-    guards = {"plausibility": realignment.plausibility, "max_kl": realignment.max_kl} if plan.weights else {}
-    return {
-        "guidance_scale": 0.0 if is_plain else realignment.guidance_scale,
-        "num_streams": len(plan.preferences),
-        **guards,
-    }
 
 
 def _identity(source: Any) -> str:

@@ -3,8 +3,9 @@
 import asyncio
 import hashlib
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
 from langgraph.store.base import BaseStore, SearchItem
@@ -18,6 +19,21 @@ _PAGE_SIZE = 100
 _MAX_LABEL_BYTES = 200
 
 _T = TypeVar("_T")
+
+
+class Forgetful(Protocol):
+    """Something that keeps what it has made of preferences, such as an engine its keys and values."""
+
+    def forget_private(self) -> None:
+        """Drop it."""
+
+
+_watchers: "weakref.WeakSet[Forgetful]" = weakref.WeakSet()
+
+
+def tell_when_forgetting(watcher: Forgetful) -> None:
+    """Let it drop what it keeps whenever a preference is forgotten, through whatever memory of this process."""
+    _watchers.add(watcher)
 
 
 class PreferenceMemory:
@@ -87,12 +103,14 @@ class PreferenceMemory:
         for item in self._items(user_id):
             if text is None or item.value.get("text") == text:
                 self.store.delete(item.namespace, item.key)
+        _tell_watchers()
 
     async def aforget(self, user_id: str, text: str | None = None) -> None:
         """Async `forget`."""
         for item in await self._aitems(user_id):
             if text is None or item.value.get("text") == text:
                 await self._adelete(item)
+        _tell_watchers()
 
     def _items(self, user_id: str) -> list[SearchItem]:
         namespace = _namespace(user_id)
@@ -118,6 +136,11 @@ class PreferenceMemory:
         await _async_or_thread(
             lambda: self.store.adelete(item.namespace, item.key), lambda: self.store.delete(item.namespace, item.key)
         )
+
+
+def _tell_watchers() -> None:
+    for watcher in list(_watchers):
+        watcher.forget_private()
 
 
 async def _async_or_thread(run: Callable[[], Awaitable[_T]], run_sync: Callable[[], _T]) -> _T:

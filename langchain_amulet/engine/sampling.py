@@ -1,13 +1,13 @@
 """From the scores of the next token to the token, for several requests at once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from langchain_amulet.engine.params import SamplingParams
 
-_NUM_CANDIDATES = 512  # top-p looks at so many of the likeliest tokens before it sorts the whole vocabulary
+_NUM_CANDIDATES = 256  # top-p looks at so many of the likeliest tokens before it sorts the whole vocabulary
 
 
 def penalise(scores: Tensor, seen_ids: Tensor, penalty: float) -> Tensor:
@@ -38,18 +38,23 @@ def sample(scores: Tensor, sampling: Sequence[SamplingParams], uniforms: Sequenc
     Returns:
         Token ids, `(B,)`.
     """
-    tokens = scores.argmax(-1)
-    for is_narrow, draw in ((False, _draw_from_all), (True, _draw_from_likeliest)):
-        rows = [
-            row
-            for row, each in enumerate(sampling)
-            if each.temperature > 0 and is_narrow == (each.top_k > 0 or each.top_p < 1)
-        ]
+    drawn = torch.empty(len(scores), dtype=torch.long, device=scores.device)
+    for draw in (_argmax, _draw_from_all, _draw_from_likeliest):
+        rows = [row for row, each in enumerate(sampling) if _way_of(each) is draw]
         if rows:
-            chosen = [sampling[row] for row in rows]
-            tempered = scores[rows] / _column([each.temperature for each in chosen], scores)
-            tokens[rows] = draw(tempered, chosen, _column([uniforms[row] for row in rows], scores, torch.float64))
-    return tokens
+            some = scores if len(rows) == len(scores) else scores[rows]
+            u = _column([uniforms[row] for row in rows], scores, torch.float64)
+            drawn[rows] = draw(some, [sampling[row] for row in rows], u)
+    return drawn
+
+
+_Way = Callable[[Tensor, Sequence[SamplingParams], Tensor], Tensor]
+
+
+def _way_of(sampling: SamplingParams) -> _Way:
+    if sampling.temperature == 0:
+        return _argmax
+    return _draw_from_likeliest if sampling.top_k or sampling.top_p < 1 else _draw_from_all
 
 
 def _column(values: Sequence[float], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -57,13 +62,21 @@ def _column(values: Sequence[float], like: Tensor, dtype: torch.dtype | None = N
     return torch.tensor(values, dtype=dtype, device=like.device).unsqueeze(-1)
 
 
-def _draw_from_all(scores: Tensor, _sampling: Sequence[SamplingParams], uniforms: Tensor) -> Tensor:
-    return _invert(scores, uniforms).squeeze(-1)
+def _argmax(scores: Tensor, _sampling: Sequence[SamplingParams], _uniforms: Tensor) -> Tensor:
+    return scores.argmax(-1)
+
+
+def _draw_from_all(scores: Tensor, sampling: Sequence[SamplingParams], uniforms: Tensor) -> Tensor:
+    return _invert(_tempered(scores, sampling), uniforms).squeeze(-1)
+
+
+def _tempered(scores: Tensor, sampling: Sequence[SamplingParams]) -> Tensor:
+    return scores / _column([each.temperature for each in sampling], scores)
 
 
 def _draw_from_likeliest(scores: Tensor, sampling: Sequence[SamplingParams], uniforms: Tensor) -> Tensor:
     """Draw from the top-k tokens, or the nucleus of top-p, in order of their likelihood."""
-    vocab_size = scores.shape[-1]
+    scores, vocab_size = _tempered(scores, sampling), scores.shape[-1]
     top_k = [min(each.top_k, vocab_size) or vocab_size for each in sampling]
     if scores.device.type != "cpu":  # sorting is quick there, and looking whether candidates suffice is not
         return _draw_from_first(scores, vocab_size, top_k, sampling, uniforms)[0]

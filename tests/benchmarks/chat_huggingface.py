@@ -3,6 +3,7 @@
 import argparse
 import logging
 import statistics
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from transformers import pipeline
@@ -10,6 +11,16 @@ from transformers import pipeline
 from langchain_amulet import ChatAmulet
 from langchain_amulet.engine.config import EngineConfig
 from tests.benchmarks.models import MESSAGES, PREFERENCES, print_table, ratio, take_turns
+
+
+def at_once(invoke: Callable, inputs: Sequence, num_threads: int) -> Callable[[], object]:
+    """All inputs, each in a thread of its own."""
+
+    def run() -> None:
+        with ThreadPoolExecutor(num_threads) as threads:
+            list(threads.map(invoke, inputs))
+
+    return run
 
 
 def run(llm: ChatAmulet, arguments: argparse.Namespace) -> None:
@@ -20,46 +31,30 @@ def run(llm: ChatAmulet, arguments: argparse.Namespace) -> None:
         print("\nFor a comparison with ChatHuggingFace: pip install --no-deps langchain-huggingface")
         return
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    loaded = llm._load()
-    ours = ChatAmulet(
-        model=loaded.model,
-        tokenizer=loaded.tokenizer,
-        engine_config=EngineConfig(prefix_cache_bytes=0),
-        temperature=0.0,
-    )
-    settings = {"max_new_tokens": arguments.tokens, "do_sample": False, "return_full_text": False}
-    generator = pipeline("text-generation", model=loaded.model, tokenizer=loaded.tokenizer)
-    theirs = ChatHuggingFace(llm=HuggingFacePipeline(pipeline=generator, pipeline_kwargs=settings), model_id="local")
+    loaded, num_users = llm._load(), len(PREFERENCES)
+    cold = EngineConfig(prefix_cache_bytes=0)
+    settings = {"temperature": 0.0, "max_tokens": arguments.tokens, "engine_config": cold}
+    ours = ChatAmulet(model=loaded.model, tokenizer=loaded.tokenizer, **settings)
+    # Settings go to the pipeline itself: ChatHuggingFace drops those of HuggingFacePipeline.
+    limits = {"max_new_tokens": arguments.tokens, "do_sample": False}
+    generator = pipeline("text-generation", model=loaded.model, tokenizer=loaded.tokenizer, **limits)
+    theirs = ChatHuggingFace(llm=HuggingFacePipeline(pipeline=generator), tokenizer=loaded.tokenizer)
     prompted = [[("system", f"{MESSAGES[0][1]}\n\n{preference}"), MESSAGES[1]] for preference in PREFERENCES]
-    words: dict[str, int] = {}
-
-    def at_once(name, invoke, inputs):
-        def all_users() -> None:
-            with ThreadPoolExecutor(len(inputs)) as threads:
-                words[name] = sum(len(message.text.split()) for message in threads.map(invoke, inputs))
-
-        return all_users
-
-    limits = {"max_tokens": arguments.tokens}
     contenders = {
-        "ChatHuggingFace, preference in the prompt": theirs.invoke,
-        "ChatAmulet, preference in the prompt": lambda messages: ours.invoke(messages, preference=[], **limits),
+        "ChatHuggingFace, preference in the prompt": at_once(theirs.invoke, prompted, num_users),
+        "the same, one user after another": at_once(theirs.invoke, prompted, 1),
+        "ChatAmulet, preference in the prompt": at_once(ours.invoke, prompted, num_users),
+        "ChatAmulet, preference realigned, two streams": at_once(
+            lambda preference: ours.invoke(MESSAGES, preference=preference), PREFERENCES, num_users
+        ),
     }
-    runs = {name: at_once(name, invoke, prompted) for name, invoke in contenders.items()}
-    name = "ChatAmulet, preference realigned (two streams)"
-    runs[name] = at_once(name, lambda preference: ours.invoke(MESSAGES, preference=preference, **limits), PREFERENCES)
-    times = take_turns(runs, max(1, arguments.rounds - 2), "ChatHuggingFace")
-    first = next(iter(times))
+    times = take_turns(contenders, max(1, arguments.rounds - 2), "ChatHuggingFace")
+    first, second, *_ = times
     print_table(
-        f"8 users at once in LangChain, up to {arguments.tokens} tokens each",
-        "medians | seconds for all | words per second | time against ChatHuggingFace",
+        f"{num_users} users at once in LangChain, up to {arguments.tokens} tokens each",
+        "medians | seconds for all | time against ChatHuggingFace | against it one by one",
         [
-            [
-                name,
-                statistics.median(each) / 1000,
-                words[name] / statistics.median(each) * 1000,
-                f"{ratio(each, times[first]):.2f}x",
-            ]
+            [name, statistics.median(each) / 1000, *(f"{ratio(each, times[other]):.2f}x" for other in (first, second))]
             for name, each in times.items()
         ],
     )

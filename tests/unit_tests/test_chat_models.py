@@ -492,6 +492,43 @@ def test_other_limits_for_a_loaded_model_are_refused(llm):
         other.invoke(QUESTION)
 
 
+# Reuse of what was read
+
+
+@pytest.fixture
+def keeping(memory) -> ChatAmulet:
+    """On a model of its own, so that what other tests have left is not reused."""
+    return ChatAmulet(model=tiny_model("qwen2", seed=5), tokenizer=TOKENIZER, memory=memory, **SHORT)
+
+
+def num_reused_by(llm: ChatAmulet, config) -> int:
+    engine = llm._load().engine
+    wait_until(lambda: is_idle(llm))
+    before = engine.stats.num_reused_tokens
+    llm.invoke(QUESTION, config)
+    return engine.stats.num_reused_tokens - before
+
+
+def test_rows_that_hold_preferences_serve_their_profile_alone(keeping, memory):
+    base, pref = (len(prompt) - 1 for prompt in keeping.prompt_streams(QUESTION, BRIEF))
+    keeping.invoke(QUESTION, ALICE)
+    assert num_reused_by(keeping, ALICE) == base + pref
+    assert num_reused_by(keeping, {}) == base
+    assert base <= num_reused_by(keeping, BOB) < 2 * base  # his stream takes over what the base prompt begins with
+    memory.remember("carol", BRIEF)
+    assert num_reused_by(keeping, {"configurable": {"user_id": "carol"}}) == base + pref
+
+
+async def test_forgetting_drops_rows_that_hold_preferences(keeping, memory):
+    base, pref = (len(prompt) - 1 for prompt in keeping.prompt_streams(QUESTION, BRIEF))
+    keeping.invoke(QUESTION, ALICE)
+    memory.forget("bob")
+    assert base <= num_reused_by(keeping, ALICE) < base + pref
+    assert num_reused_by(keeping, ALICE) == base + pref
+    await memory.aforget("bob")
+    assert base <= num_reused_by(keeping, ALICE) < base + pref
+
+
 # Construction, sharing, closing
 
 

@@ -95,7 +95,8 @@ class ChatAmulet(BaseChatModel):
     realignment: RealignmentConfig = Field(default_factory=RealignmentConfig)
     """How strongly, and how carefully, answers follow preferences."""
     engine_config: EngineConfig | None = Field(default=None, repr=False)
-    """How many requests the model answers at once, with how much memory. `None` suits the device."""
+    """How many requests the model answers at once, with how much memory. All who use the same model share its engine,
+    so other limits than those of its first user are refused. `None` takes those, else suits the device."""
     max_streams: int = Field(default=DEFAULT_MAX_STREAMS, ge=2)
     """The most prompt streams that one answer may take, the base stream included."""
     temperature: float | None = None

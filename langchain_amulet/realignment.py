@@ -29,6 +29,7 @@ MAX_GUIDANCE_SCALE = 1e4
 _MAX_ITERATIONS = 1_000_000
 _PRECISION = 2**20  # parts of one, to which the s of the trust region is found
 _FULL_ROUNDS = 20  # over the whole vocabulary: by halves
+_FEW = 0.25  # of the vocabulary; above it, gathering tokens costs more than it spares
 _FEW_ROUNDS = 4  # over few tokens: by 32nds, since fewer operations count for more than fewer numbers
 
 _DEFAULT_GUIDANCE_SCALE = 2.0
@@ -333,7 +334,7 @@ def _possible_places(target: Tensor) -> Tensor | None:
     if target.device.type != "cpu":
         return None
     num_possible = max(1, int((target > -math.inf).sum(-1).max()))
-    return target.topk(num_possible).indices if num_possible <= target.shape[-1] // 4 else None
+    return target.topk(num_possible).indices if num_possible <= target.shape[-1] * _FEW else None
 
 
 def _normalise(log_probs: Tensor) -> Tensor:

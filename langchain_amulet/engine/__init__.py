@@ -5,6 +5,7 @@ from langchain_amulet.engine.engine import Engine, EngineStats
 from langchain_amulet.engine.generation import Generation
 from langchain_amulet.engine.params import Request, SamplingParams
 from langchain_amulet.engine.runner import Runner
+from langchain_amulet.engine.sequence import FinishReason, TokenLogprobs
 from langchain_amulet.engine.sequential_runner import SequentialRunner
 from langchain_amulet.engine.transformers_runner import TransformersRunner
 
@@ -12,10 +13,12 @@ __all__ = [
     "Engine",
     "EngineConfig",
     "EngineStats",
+    "FinishReason",
     "Generation",
     "Request",
     "Runner",
     "SamplingParams",
     "SequentialRunner",
+    "TokenLogprobs",
     "TransformersRunner",
 ]

@@ -9,7 +9,7 @@ class Channel:
     """A queue of token ids with an end, or with an error in place of it."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finalizer on the same thread may come in between
         self._tokens: deque[int] = deque()
         self._readers: deque[Future[int | None]] = deque()
         self._is_closed = False

@@ -8,7 +8,7 @@ from langchain_amulet.exceptions import InvalidParameterError
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """Limits of one engine. `None` is chosen from the device when the model is loaded.
+    """Limits of one engine.
 
     Raises:
         InvalidParameterError: A limit is out of range.
@@ -21,11 +21,14 @@ class EngineConfig:
     when_busy: Literal["wait", "raise"] = "wait"
     """What a request does when as many wait: wait for a place in the queue, or raise `EngineBusyError`."""
     cache_bytes: int | None = None
-    """Most memory for the keys and values of requests under way."""
+    """Most memory for the keys and values of requests under way, taken as it is needed. `None`: half of what is free
+    when the model is loaded."""
     prefix_cache_bytes: int | None = None
-    """Most memory for the keys and values of earlier requests, kept for those that begin alike. 0 keeps none."""
+    """Most memory for the keys and values of earlier requests, kept for those that begin alike. 0: nothing is reused
+    between requests. `None`: a tenth of what is free when the model is loaded."""
     prefill_tokens: int | None = None
-    """Most prompt tokens, over all rows, that are read between two tokens of the requests under way."""
+    """Most prompt tokens, over all rows, that are read between two tokens of the requests under way. `None`: 128 on
+    CPUs, else 1024."""
 
     def __post_init__(self) -> None:
         """Refuse limits under which nothing could run."""

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 _CACHE_SHARE = 0.5  # of the memory that is free once the weights are there
 _PREFIX_CACHE_SHARE = 0.1
 _PREFILL_TOKENS = {"cpu": 128}  # about as long as four steps of one user on the CPUs measured
-_DEFAULT_PREFILL_TOKENS = 1024
+_DEFAULT_PREFILL_TOKENS = 1024  # enough to fill a GPU, where reading it takes about as long as a step
 _EXIT_TIMEOUT_S = 30  # for the step under way when the process ends
 
 
@@ -34,17 +34,17 @@ _EXIT_TIMEOUT_S = 30  # for the step under way when the process ends
 class EngineStats:
     """What an engine is doing, and has done."""
 
-    num_active: int
+    num_running: int
     """Requests that hold rows."""
     num_waiting: int
-    """Requests that wait for rows."""
+    """Requests that wait for rows, callers who wait for a place in the queue included."""
     num_rows: int
     """Rows in use."""
     num_kept_tokens: int
     """Tokens kept of earlier requests."""
     num_reused_tokens: int
     """Tokens, since the engine was made, that were copied from other requests in place of being read."""
-    num_paged_out: int
+    num_preemptions: int
     """Times, since the engine was made, that a request gave up its rows to be read again later."""
 
 
@@ -71,6 +71,7 @@ class Engine:
         self._is_working = False
         self._is_closed = False
         self._forgets = False
+        self._error: BaseException | None = None  # that has closed it
         _engines.add(self)
 
     def submit(self, request: Request) -> Generation:
@@ -101,12 +102,12 @@ class Engine:
         """What the engine is doing."""
         scheduler = self._scheduler
         return EngineStats(
-            num_active=scheduler.num_active,
+            num_running=scheduler.num_running,
             num_waiting=self._num_waiting + len(self._queueing),
             num_rows=scheduler.num_rows,
             num_kept_tokens=scheduler.reuse.num_kept,
             num_reused_tokens=scheduler.reuse.num_reused,
-            num_paged_out=scheduler.num_paged_out,
+            num_preemptions=scheduler.num_preemptions,
         )
 
     def forget_private(self) -> None:
@@ -116,14 +117,17 @@ class Engine:
             self._start()
 
     def close(self, *, cancel: bool = False) -> None:
-        """Take no more requests; those under way still end, or, with `cancel`, are cancelled."""
+        """Take no more requests; those under way still end, or, with `cancel`, are cancelled.
+
+        Callers who wait for a place in the queue get `ModelClosedError`.
+        """
         with self._lock:
             self._is_closed = True
             while self._queueing:
                 sequence, future = self._queueing.popleft()
                 sequence.finish("cancelled")
                 if future.set_running_or_notify_cancel():
-                    future.set_exception(_closed())
+                    future.set_exception(_closed(None))
             for sequence in (*self._inbox, *self._scheduler.all_sequences()) if cancel else ():
                 sequence.finish("cancelled")
 
@@ -143,13 +147,13 @@ class Engine:
         place: Future[None] = Future()
         with self._lock:
             if self._is_closed:
-                raise _closed()
+                raise _closed(self._error)
             if self._num_waiting < self.config.max_waiting:
                 self._inbox.append(sequence)
                 place.set_result(None)
             elif self.config.when_busy == "raise":
                 msg = (
-                    f"{self._num_waiting} requests are waiting already, as many as the queue holds. Try again later; "
+                    f"The queue is full: {self._num_waiting} requests are waiting. Try again later; "
                     f'or raise max_waiting, or let requests wait: EngineConfig(when_busy="wait").'
                 )
                 raise EngineBusyError(msg)
@@ -182,7 +186,7 @@ class Engine:
     def _break_down(self, error: BaseException) -> None:
         """End everything, after an error that the scheduler has found no way around."""
         with self._lock:
-            self._is_closed, self._is_working = True, False
+            self._is_closed, self._is_working, self._error = True, False, error
             queueing = [*self._queueing]
             sequences = [*self._scheduler.all_sequences(), *self._inbox, *(sequence for sequence, _ in queueing)]
         for sequence in sequences:
@@ -202,7 +206,7 @@ class Engine:
                     self._scheduler.add(sequence)
                     place.set_result(None)
             if self._forgets:
-                self._scheduler.reuse.clear(private_only=True)
+                self._scheduler.forget_private()
                 self._forgets = False
             if not self._scheduler.has_work:
                 self._scheduler.release()
@@ -221,8 +225,14 @@ def _end_all() -> None:
         engine._worker.join(_EXIT_TIMEOUT_S)  # noqa: SLF001
 
 
-def _closed() -> ModelClosedError:
-    return ModelClosedError("This engine was closed. Load the model again.")
+def _closed(error: BaseException | None) -> ModelClosedError:
+    if error is None:
+        return ModelClosedError("This engine was closed. Load the model again.")
+    closed = ModelClosedError(
+        f"This engine has closed itself after {type(error).__name__}: {error}. Load the model again."
+    )
+    closed.__cause__ = error
+    return closed
 
 
 def _completed(config: EngineConfig, runner: Runner) -> EngineConfig:

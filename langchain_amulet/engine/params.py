@@ -92,6 +92,8 @@ class Request:
         if len(self.weights) != len(self.prompts) - 1:
             msg = f"{len(self.prompts)} streams take {len(self.prompts) - 1} weights; got {len(self.weights)}."
             raise InvalidParameterError(msg)
+        for weight in self.weights:
+            _require("weight", weight, float, math.isfinite, "a finite number")
         if len(self.prefix_keys) not in (0, len(self.prompts)):
             msg = f"{len(self.prompts)} streams take as many prefix_keys or none; got {len(self.prefix_keys)}."
             raise InvalidParameterError(msg)

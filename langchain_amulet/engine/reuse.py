@@ -53,15 +53,20 @@ class Reuse:
     def share(self, rows: Sequence[Row], base: int, group: Iterable[int]) -> None:
         """Copy what the base row has read to those rows of its request that begin alike and have read less."""
         for index in group:
-            length = common_prefix_length(rows[base].tokens, rows[index].prompt)
+            length = common_prefix_length(rows[base].read_ids, rows[index].reusable_ids)
             if length >= rows[index].num_tokens + _MIN_REUSE:
                 self._runner.copy_prefix(base, index, length)
                 rows[index].num_tokens = length
 
     def keep(self, row: Row, index: int) -> None:
         """Keep what a row has read, if a request to come may use it."""
-        tokens, key = row.tokens, row.key
-        if key is None or len(tokens) < _MIN_REUSE or not self._kept.has_use_for(tokens, key):
+        tokens, key = row.read_ids, row.key
+        if (
+            key is None
+            or (key and row.sequence.is_forgotten)
+            or len(tokens) < _MIN_REUSE
+            or not self._kept.has_use_for(tokens, key)
+        ):
             return
         try:
             saved = self._runner.save(index, len(tokens))
@@ -80,8 +85,8 @@ class Reuse:
         """Fill one row from the kept or the active row that has the most in common with it."""
         if row.key is None:
             return 0
-        prefix, kept_length = self._kept.find(row.prompt, row.key)
-        source, length = _longest_match(row.prompt, row.key, others)
+        prefix, kept_length = self._kept.find(row.reusable_ids, row.key)
+        source, length = _longest_match(row.reusable_ids, row.key, others)
         if max(length, kept_length) < _MIN_REUSE:
             return 0
         if length >= kept_length:
@@ -94,6 +99,6 @@ class Reuse:
 
 def _longest_match(tokens: Tokens, key: str, rows: Sequence[Row]) -> tuple[int, int]:
     """The row under way with the longest common beginning, and its length."""
-    lengths = [common_prefix_length(row.tokens, tokens) if row.key in ("", key) else 0 for row in rows]
+    lengths = [common_prefix_length(row.read_ids, tokens) if row.key in ("", key) else 0 for row in rows]
     length = max(lengths, default=0)
     return (lengths.index(length) if lengths else 0), length

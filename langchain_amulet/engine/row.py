@@ -30,12 +30,12 @@ class Row:
         return self.sequence.request.prefix_key(self.stream)
 
     @property
-    def tokens(self) -> Tokens:
+    def read_ids(self) -> Tokens:
         """What it has read."""
         return np.array(self.sequence.stream_ids(self.stream)[: self.num_tokens], dtype=np.int64)
 
     @property
-    def prompt(self) -> Tokens:
+    def reusable_ids(self) -> Tokens:
         """What it can take over from others: all that it has to read but the last token, which gives the logits."""
         return np.array(self.sequence.stream_ids(self.stream)[:-1], dtype=np.int64)
 

@@ -1,6 +1,8 @@
 """From the scores of the next token to the token, for several requests at once."""
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -39,19 +41,20 @@ def sample(scores: Tensor, sampling: Sequence[SamplingParams], uniforms: Sequenc
         Token ids, `(B,)`.
     """
     drawn = torch.empty(len(scores), dtype=torch.long, device=scores.device)
-    for draw in (_argmax, _draw_from_all, _draw_from_likeliest):
-        rows = [row for row, each in enumerate(sampling) if _way_of(each) is draw]
-        if rows:
-            some = scores if len(rows) == len(scores) else scores[rows]
-            u = _column([uniforms[row] for row in rows], scores, torch.float64)
-            drawn[rows] = draw(some, [sampling[row] for row in rows], u)
+    alike: dict[tuple[_Draw, int], list[int]] = defaultdict(list)
+    for row, each in enumerate(sampling):
+        alike[_draw_of(each), max(_NUM_CANDIDATES, each.top_k)].append(row)
+    for (draw, _), rows in alike.items():
+        some = scores if len(rows) == len(scores) else scores[rows]
+        u = _column([uniforms[row] for row in rows], scores, torch.float64)
+        drawn[rows] = draw(some, [sampling[row] for row in rows], u)
     return drawn
 
 
-_Way = Callable[[Tensor, Sequence[SamplingParams], Tensor], Tensor]
+_Draw: TypeAlias = Callable[[Tensor, Sequence[SamplingParams], Tensor], Tensor]
 
 
-def _way_of(sampling: SamplingParams) -> _Way:
+def _draw_of(sampling: SamplingParams) -> _Draw:
     if sampling.temperature == 0:
         return _argmax
     return _draw_from_likeliest if sampling.top_k or sampling.top_p < 1 else _draw_from_all
@@ -80,7 +83,8 @@ def _draw_from_likeliest(scores: Tensor, sampling: Sequence[SamplingParams], uni
     top_k = [min(each.top_k, vocab_size) or vocab_size for each in sampling]
     if scores.device.type != "cpu":  # sorting is quick there, and looking whether candidates suffice is not
         return _draw_from_first(scores, vocab_size, top_k, sampling, uniforms)[0]
-    num_candidates = min(vocab_size, max(_NUM_CANDIDATES, *(k for k in top_k if k < vocab_size), 0))
+    # One number for all rows here: where tokens tie, which of them come first depends on how many are asked for.
+    num_candidates = min(vocab_size, max(_NUM_CANDIDATES, *(each.top_k for each in sampling)))
     tokens, is_enough = _draw_from_first(scores, num_candidates, top_k, sampling, uniforms)
     short = (~is_enough).nonzero().flatten().tolist() if num_candidates < vocab_size else []
     if short:

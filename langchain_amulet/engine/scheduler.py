@@ -1,7 +1,7 @@
 """Which requests hold rows, and what the next forward does.
 
 A request is a group of rows, one per stream, that are admitted, stepped and freed as one. Rows that decode together are
-the first ones; behind them lie those of the *wave*, the requests whose prompts are being read.
+the first ones; behind them lie those of the requests whose prompts are being read.
 """
 
 from collections import deque
@@ -19,8 +19,8 @@ from langchain_amulet.engine.sequence import Sequence
 from langchain_amulet.exceptions import EngineMemoryError, GenerationError
 
 _HEADROOM = 64  # tokens: who is admitted has room to grow before somebody has to be paged out
-_MAX_UNEVENNESS = 64  # tokens; filling rows up by fewer costs less than a forward of their own
-_IDLE_FACTOR = 16  # larger chunks while nobody waits for the next token
+_MAX_UNEVENNESS = 64  # tokens; filling rows up by fewer costs less than a forward of their own (100 ms on our CPUs)
+_IDLE_FACTOR = 16  # larger chunks while nobody waits for the next token; they bound activations and cancellation
 _UNLIMITED = 2**62
 
 
@@ -39,15 +39,16 @@ class Scheduler:
         self._prefill_tokens = config.prefill_tokens or _UNLIMITED
         self._reuse = Reuse(runner, config.prefix_cache_bytes or 0)
         self._rows: list[Row] = []
-        self._num_decoding = 0
+        self._num_decode_rows = 0
         self._waiting: deque[Sequence] = deque()
-        self._wave: list[Sequence] = []
-        self._running: list[Sequence] = []
-        self._num_shared = 0  # tokens that the base row of the wave has to read for all its rows
+        self._prefilling: list[Sequence] = []
+        self._decoding: list[Sequence] = []
+        self._num_shared = 0  # tokens that the base row of who is being read has to read for all its rows
         self._batch: Batch | None = None  # of those running, until a row moves
         self._under_way: list[Sequence] = []  # whose forward has begun
+        self._is_reading = False  # it reads prompts
         self._is_full = False  # the device had no memory for more, and nobody has left since
-        self.num_paged_out = 0
+        self.num_preemptions = 0
         """How often a request gave up its rows, to be read again later."""
 
     @property
@@ -56,9 +57,9 @@ class Scheduler:
         return len(self._waiting)
 
     @property
-    def num_active(self) -> int:
+    def num_running(self) -> int:
         """Requests with rows."""
-        return len(self._running) + len(self._wave)
+        return len(self._decoding) + len(self._prefilling)
 
     @property
     def num_rows(self) -> int:
@@ -85,7 +86,7 @@ class Scheduler:
 
     def all_sequences(self) -> list[Sequence]:
         """All requests that have not left."""
-        return [*self._running, *self._wave, *self._waiting]
+        return [*self._decoding, *self._prefilling, *self._waiting]
 
     @torch.inference_mode()
     def step(self) -> None:
@@ -93,28 +94,34 @@ class Scheduler:
         self._sweep()
         try:
             self._admit()
-            if self._wave:
+            if self._prefilling:
                 self._read()
                 self._sweep()  # some answers end with their first token
-            if self._running:
+            if self._decoding:
                 self._decode()
         except torch.OutOfMemoryError as error:
             self._make_room(error)
-        self._under_way = []
+        self._under_way, self._is_reading = [], False
         self._sweep()
 
     def recover(self, error: Exception) -> None:
         """Go on after a step that has raised: those fail whose forward it was, else all."""
         culprits, self._under_way = self._under_way or self.all_sequences(), []
-        reading = [sequence for sequence in culprits if sequence in self._wave]
-        if len(reading) > 1:  # whose fault it was shows when each is read alone
-            for sequence in reversed(reading):
+        self._take_back_undrawn()
+        if self._is_reading and len(culprits) > 1:  # whose fault it was shows when each is read alone
+            for sequence in reversed(culprits):
                 sequence.is_suspect = True
-                self._page_out(sequence, keeps=False)
+                self._preempt(sequence, keeps=False)
         else:
             for sequence in culprits:
                 sequence.finish("error", failure_of(error))
         self._sweep()
+
+    def forget_private(self) -> None:
+        """Keep nothing of streams that not everybody may reuse, of requests under way neither."""
+        for sequence in (*self._decoding, *self._prefilling):
+            sequence.is_forgotten = True
+        self._reuse.clear(private_only=True)
 
     def release(self) -> None:
         """Give the memory of all rows back; nobody may hold one."""
@@ -128,25 +135,32 @@ class Scheduler:
             sequence = self._waiting[0]
             if not self._has_room(sequence):
                 return
-            longest = max(each.num_tokens for each in (sequence, *self._running, *self._wave))
+            longest = max(each.num_tokens for each in (sequence, *self._decoding, *self._prefilling))
+            self._under_way = [sequence]
             try:
                 self._runner.reserve(len(self._rows) + sequence.num_streams, longest, self._max_bytes)
             except torch.OutOfMemoryError as error:
                 self._refuse(sequence, error)
                 return
             self._waiting.popleft()
-            self._wave.append(sequence)
+            self._prefilling.append(sequence)
             first = len(self._rows)
             self._rows += [Row(sequence, stream) for stream in range(sequence.num_streams)]
             self._num_shared = self._reuse.fill(self._rows, first)
+            self._under_way = []
 
     def _may_join(self, sequence: Sequence) -> bool:
-        """Whether its prompts can be read in the next forward, along with those of the wave."""
-        if not self._wave:
+        """Whether its prompts can be read in the next forward, along with those that are being read."""
+        if not self._prefilling:
             return True
-        if self._num_shared or sequence.num_shared >= MIN_SHARED or sequence.is_suspect or self._wave[0].is_suspect:
+        if (
+            self._num_shared
+            or sequence.num_shared >= MIN_SHARED
+            or sequence.is_suspect
+            or self._prefilling[0].is_suspect
+        ):
             return False
-        rows = self._rows[self._num_decoding :]
+        rows = self._rows[self._num_decode_rows :]
         longest = max(sequence.num_tokens, *(row.num_unread for row in rows))
         return (len(rows) + sequence.num_streams) * longest <= self._chunk_size()
 
@@ -156,7 +170,7 @@ class Scheduler:
         num_rows = len(self._rows) + sequence.num_streams
         if self._is_full or num_rows > self._max_rows:
             return False
-        active = [sequence, *self._running, *self._wave]
+        active = [sequence, *self._decoding, *self._prefilling]
         longest = max(min(each.num_tokens + _HEADROOM, each.max_length) for each in active)
         return longest <= self.max_length(num_rows)
 
@@ -171,28 +185,30 @@ class Scheduler:
     # Reading prompts
 
     def _read(self) -> None:
-        """Read one chunk of the wave's prompts; with the last one, the wave joins those who decode."""
-        self._under_way = list(self._wave)
-        first = self._num_decoding
+        """Read one chunk of prompts; with the last one, their requests draw, and join those who decode."""
+        self._under_way, self._is_reading = list(self._prefilling), True
+        first = self._num_decode_rows
         rows = self._rows[first:]
         if self._num_shared:
             self._read_shared(rows)
+            self._under_way, self._is_reading = [], False
             return
         start, counts = self._plan_chunk(rows)
         logits = self._extend(first + start, counts)
         if all(row.num_unread == 0 for row in rows):
-            batch = Batch(self._wave, self._places(self._wave, rows))
-            self._running += self._wave
-            self._wave, self._num_decoding, self._batch = [], len(self._rows), None
+            batch = Batch(self._prefilling, self._places(self._prefilling, rows))
+            self._decoding += self._prefilling
+            self._prefilling, self._num_decode_rows, self._batch = [], len(self._rows), None
             batch.draw(logits)
+        self._under_way, self._is_reading = [], False
 
     def _read_shared(self, rows: list[Row]) -> None:
         """Read what all streams of a request begin with, in the row of its base stream; then copy it."""
-        assert len(self._wave) == 1, "a request with much in common among its streams is read alone"
-        base = self._num_decoding + next(index for index, row in enumerate(rows) if row.stream == 0)
+        assert len(self._prefilling) == 1, "a request with much in common among its streams is read alone"
+        base = self._num_decode_rows + next(index for index, row in enumerate(rows) if row.stream == 0)
         self._extend(base, [min(self._chunk_size(), self._num_shared - self._rows[base].num_tokens)])
         if self._rows[base].num_tokens == self._num_shared:
-            self._reuse.share(self._rows, base, range(self._num_decoding, len(self._rows)))
+            self._reuse.share(self._rows, base, range(self._num_decode_rows, len(self._rows)))
             self._num_shared = 0
 
     def _plan_chunk(self, rows: list[Row]) -> tuple[int, list[int]]:
@@ -209,7 +225,7 @@ class Scheduler:
 
     def _chunk_size(self) -> int:
         """Tokens to read in one forward: few if others wait for their next token meanwhile."""
-        return self._prefill_tokens if self._running else _IDLE_FACTOR * self._prefill_tokens
+        return self._prefill_tokens if self._decoding else _IDLE_FACTOR * self._prefill_tokens
 
     def _extend(self, first: int, counts: Counts[int]) -> Tensor:
         rows = self._rows[first : first + len(counts)]
@@ -223,17 +239,17 @@ class Scheduler:
 
     def _decode(self) -> None:
         """Draw one token for each request whose prompts are read."""
-        self._page_out_what_does_not_fit()
-        self._under_way = list(self._running)
-        rows = self._rows[: self._num_decoding]
+        self._preempt_what_does_not_fit()
+        self._under_way = list(self._decoding)
+        rows = self._rows[: self._num_decode_rows]
         if not rows:
             return
         self._runner.reserve(len(self._rows), max(row.num_tokens for row in rows) + 1, self._max_bytes)
-        logits = self._runner.decode([row.sequence.token_ids[-1] for row in rows])
+        logits = self._runner.decode([row.unread_ids(1)[0] for row in rows])
         for row in rows:
             row.num_tokens += 1
         if self._batch is None:
-            self._batch = Batch(self._running, self._places(self._running, rows))
+            self._batch = Batch(self._decoding, self._places(self._decoding, rows))
         self._batch.draw(logits)
 
     @staticmethod
@@ -244,39 +260,47 @@ class Scheduler:
             places[row.sequence.number][row.stream] = index
         return [places[sequence.number] for sequence in sequences]
 
-    def _page_out_what_does_not_fit(self) -> None:
+    def _preempt_what_does_not_fit(self) -> None:
         """Keep to the limit as rows grow: the latest requests wait, the first ones go on."""
-        while self.num_active > 1:
-            active = [*self._running, *self._wave]
+        while self.num_running > 1:
+            active = [*self._decoding, *self._prefilling]
             if max(each.num_tokens for each in active) <= self.max_length(len(self._rows)):
                 return
-            self._page_out(self._latest())
+            self._preempt(self._latest())
 
     def _latest(self) -> Sequence:
-        return max([*self._running, *self._wave], key=lambda sequence: sequence.number)
+        return max([*self._decoding, *self._prefilling], key=lambda sequence: sequence.number)
 
     def _make_room(self, error: torch.OutOfMemoryError) -> None:
-        """A forward did not get its memory: nothing of it has happened, so try again with less around it."""
-        if self._reuse.clear() or not self.num_active:
+        """A forward, or the draw after it, did not get its memory: try it again with less around it."""
+        self._take_back_undrawn()
+        if self._reuse.clear() or not self.num_running:
             return
-        if self.num_active == 1:
+        if self.num_running == 1:
             sequence = self._latest()
             sequence.finish("error", _too_large(sequence, error))
             return
-        self._page_out(self._latest(), keeps=False)
+        self._preempt(self._latest(), keeps=False)
         self._is_full = True
 
-    def _page_out(self, sequence: Sequence, *, keeps: bool = True) -> None:
+    def _take_back_undrawn(self) -> None:
+        """Let rows whose token was read, but from whose logits none was drawn, read it again."""
+        for index, row in enumerate(self._rows[: self._num_decode_rows]):
+            if row.num_unread == 0 and not row.sequence.is_finished:
+                row.num_tokens -= 1
+                self._runner.truncate(index, row.num_tokens)
+
+    def _preempt(self, sequence: Sequence, *, keeps: bool = True) -> None:
         """Take a request's rows; its answer goes on when they have been read again."""
         self._leave(sequence, keeps=keeps)
         self._waiting.appendleft(sequence)
-        self.num_paged_out += 1
+        self.num_preemptions += 1
 
     # Leaving
 
     def _sweep(self) -> None:
         """Free the rows of whoever has ended, and take those out of the queue."""
-        for sequence in [each for each in (*self._running, *self._wave) if each.is_finished]:
+        for sequence in [each for each in (*self._decoding, *self._prefilling) if each.is_finished]:
             self._leave(sequence, keeps=sequence.finish_reason != "error")
         if any(sequence.is_finished for sequence in self._waiting):
             self._waiting = deque(each for each in self._waiting if not each.is_finished)
@@ -287,9 +311,9 @@ class Scheduler:
                 if keeps:
                     self._reuse.keep(self._rows[index], index)
                 self._free(index, erase=sequence.finish_reason == "error")
-        group = self._wave if sequence in self._wave else self._running
+        group = self._prefilling if sequence in self._prefilling else self._decoding
         group.remove(sequence)
-        if not self._wave:
+        if not self._prefilling:
             self._num_shared = 0
         self._batch, self._is_full = None, False
 
@@ -297,10 +321,10 @@ class Scheduler:
         """Give a row up; others move, so that those that decode stay in front."""
         if erase:
             self._runner.truncate(index, 0, erase=True)
-        if index < self._num_decoding:
-            self._num_decoding -= 1
-            self._move(self._num_decoding, index)
-            index = self._num_decoding
+        if index < self._num_decode_rows:
+            self._num_decode_rows -= 1
+            self._move(self._num_decode_rows, index)
+            index = self._num_decode_rows
         self._move(len(self._rows) - 1, index)
         self._rows.pop()
         self._runner.truncate(len(self._rows), 0)

@@ -51,7 +51,10 @@ class Sequence:
         """Where the tokens go."""
         self.is_suspect = False
         """Whether reading it together with others has failed, so that it is read alone."""
-        self._lock = threading.Lock()
+        self.is_forgotten = False
+        """Whether what its private streams have read must not outlive it."""
+        self._lock = threading.RLock()  # a finalizer on the same thread may come in between
+        self._uniform: float | None = None
         self._seen = torch.empty(0, dtype=torch.long)
         self._longest = longest = max(len(prompt) for prompt in request.prompts)
         self._max_tokens = min(request.sampling.max_tokens, max_length - longest)
@@ -97,7 +100,9 @@ class Sequence:
         """One uniform number in [0, 1) per token, from the request's own seed; greedy requests use none."""
         if self.request.sampling.temperature == 0:
             return 0.0
-        return torch.rand((), dtype=torch.float64, generator=self._random).item()
+        if self._uniform is None:  # else no token was appended: the draw is being tried again
+            self._uniform = torch.rand((), dtype=torch.float64, generator=self._random).item()
+        return self._uniform
 
     @cached_property
     def _random(self) -> torch.Generator:
@@ -117,6 +122,7 @@ class Sequence:
         """Take the token that was drawn, and see whether it ends the answer."""
         if self.is_finished:  # cancelled meanwhile
             return
+        self._uniform = None
         self.token_ids.append(token_id)
         if logprobs is not None:
             self.logprobs.append(logprobs)

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from langchain_amulet.engine.transformers_runner import UNBOUNDED_CONTEXT, free_bytes, least_similarity, plain_logits
+from langchain_amulet.engine.devices import free_bytes
+from langchain_amulet.engine.probe import explain_mismatch
 from langchain_amulet.exceptions import UnsupportedModelError
 
 _CACHE_NAMES = ("past_key_values", "cache_params")
+_UNBOUNDED_CONTEXT = 2**31
 _PROBE = [[1, 2, 3, 4, 5], [3, 2, 1]]
-_MIN_SIMILARITY = 0.999
 
 
 @dataclass(slots=True)
@@ -55,7 +56,7 @@ class SequentialRunner:
     @property
     def max_context(self) -> int:
         """Tokens that the model takes in one row."""
-        return int(getattr(self._config, "max_position_embeddings", None) or UNBOUNDED_CONTEXT)
+        return int(getattr(self._config, "max_position_embeddings", None) or _UNBOUNDED_CONTEXT)
 
     @property
     def vocab_size(self) -> int:
@@ -82,7 +83,15 @@ class SequentialRunner:
             Logits of the token after them, `(rows, V)`.
         """
         rows = self._rows[first_row : first_row + len(input_ids)]
-        return torch.stack([self._read(row, ids) for row, ids in zip(rows, input_ids, strict=True)])
+        try:
+            logits = torch.stack([self._read(row, ids) for row, ids in zip(rows, input_ids, strict=True)])
+        except BaseException:
+            for row in rows:  # whose states may have moved on; they are read anew
+                row.cache, row.num_cached = None, 0
+            raise
+        for row, ids in zip(rows, input_ids, strict=True):
+            row.input_ids = [*row.input_ids, *ids]
+        return logits
 
     def decode(self, input_ids: Sequence[int]) -> Tensor:
         """Add one token to each of the rows from 0 on.
@@ -118,17 +127,16 @@ class SequentialRunner:
 
     @torch.inference_mode()
     def _read(self, row: _Row, more_ids: Sequence[int]) -> Tensor:
+        """Logits of the token after those that are added; what the row is said to hold stays as it was."""
         input_ids = [*row.input_ids, *more_ids]
         # Recurrent layers differ in whether they read several tokens onto a state; one is what all of them can do.
         start = row.num_cached if len(more_ids) == 1 and row.num_cached == len(row.input_ids) else 0
         keywords: dict[str, Any] = {"use_cache": self.uses_cache}
         if self._cache_name is not None and start:
             keywords[self._cache_name] = row.cache
-        row.cache, row.num_cached = None, 0  # should the forward fail, nobody knows what it has left there
         if self._keeps_logits:
             keywords["logits_to_keep"] = 1
         output = self._model(input_ids=torch.tensor([input_ids[start:]], device=self.device), **keywords)
-        row.input_ids = input_ids
         if self._cache_name is not None:
             row.cache, row.num_cached = getattr(output, self._cache_name), len(input_ids)
         logits: Tensor = output.logits[0, -1]
@@ -136,25 +144,16 @@ class SequentialRunner:
 
     def _probe(self) -> None:
         """Try the model's own cache against plain forwards, and do without it if it gives other logits."""
-        plain = self._cache_name is None
-        try:
-            theirs = plain_logits(self._model, _PROBE)
-            self.reserve(len(_PROBE), 0, 0)
-            similarity = least_similarity(self._probed(), theirs)
-        except torch.OutOfMemoryError:
-            raise
-        except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
-            if plain:
-                msg = f"{self._config.model_type} does not give logits for token ids: {error}"
-                raise UnsupportedModelError(msg) from error
-            similarity = 0.0
-        if similarity is not None and similarity < _MIN_SIMILARITY and not plain:
+        while mismatch := explain_mismatch(self._model, _PROBE, self._probed):
+            if self._cache_name is None:
+                msg = f"{self._config.model_type} does not give logits for token ids: {mismatch}."
+                raise UnsupportedModelError(msg)
             self._cache_name = None
-            self.release()
-            self._probe()
         self.release()
 
     def _probed(self) -> Tensor:
+        self.release()
+        self.reserve(len(_PROBE), 0, 0)
         self.prefill(0, [ids[:-2] for ids in _PROBE])
         self.decode([ids[-2] for ids in _PROBE])
         return self.decode([ids[-1] for ids in _PROBE])

@@ -3,22 +3,22 @@
 import inspect
 from collections.abc import Sequence
 
-import psutil
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import get_layer_types_and_kwargs
 
 from langchain_amulet.engine.cache import RowCache, SavedRow
+from langchain_amulet.engine.devices import free_bytes
+from langchain_amulet.engine.probe import explain_mismatch
 from langchain_amulet.exceptions import UnsupportedModelError
 
-UNBOUNDED_CONTEXT = 2**31
+_UNBOUNDED_CONTEXT = 2**31
 _ATTENTION_IMPLEMENTATIONS = ("sdpa", "eager")
 _LAYER_TYPES = ("full_attention", "sliding_attention")
 _FIRST_CAPACITY = 256  # tokens; buffers grow by doubling
 _CUDA_SPAN_MULTIPLE = 64  # fewer shapes of mask, and clear of a fault at lengths of 32 n + 1 (pytorch #191937)
 _PROBE_LENGTH = 6
-_MIN_SIMILARITY = 0.999
 
 
 class TransformersRunner:
@@ -53,7 +53,7 @@ class TransformersRunner:
     @property
     def max_context(self) -> int:
         """Tokens that the model takes in one row."""
-        return int(getattr(self._config, "max_position_embeddings", None) or UNBOUNDED_CONTEXT)
+        return int(getattr(self._config, "max_position_embeddings", None) or _UNBOUNDED_CONTEXT)
 
     @property
     def vocab_size(self) -> int:
@@ -187,58 +187,26 @@ class TransformersRunner:
         """Decode a few tokens in two uneven rows, and compare with the model's own forward.
 
         Some architectures take positions from elsewhere, keep state of their own or ignore the mask; their answers
-        would be wrong without a sign. Logits are compared in float32 and float64 alone: in half precision, rounding
-        moves those of such a short prompt as far as a wrong mask does.
+        would be wrong without a sign.
 
         Returns:
             The bytes that one token takes in one row.
         """
         ids = [i % self._config.vocab_size for i in range(1, _PROBE_LENGTH + 1)]
-        try:
+        rows = [ids, [*ids[1:-2], ids[-1]]]
+
+        def next_logits() -> Tensor:
             self._cache.resize(2, _PROBE_LENGTH)
-            self.prefill(0, [ids[:-1], ids[1:-2]])
-            ours = self.decode([ids[-1]] * 2)
-            theirs = plain_logits(self._model, [ids, [*ids[1:-2], ids[-1]]])
-        except torch.OutOfMemoryError:
-            raise
-        except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
-            msg = f"{self._config.model_type} cannot be decoded with a cache of rows: {error}"
-            raise UnsupportedModelError(msg) from error
-        similarity = least_similarity(ours, theirs)
-        if similarity is not None and not similarity > _MIN_SIMILARITY:
-            msg = (
-                f"{self._config.model_type} gives other logits with a cache of rows than without "
-                f"(cosine similarity {similarity:.3f})."
-            )
+            self.prefill(0, [row[:-1] for row in rows])
+            return self.decode([row[-1] for row in rows])
+
+        mismatch = explain_mismatch(self._model, rows, next_logits)
+        if mismatch is not None:
+            msg = f"{self._config.model_type} cannot be decoded with a cache of rows: {mismatch}."
             raise UnsupportedModelError(msg)
         bytes_per_token = self._cache.num_bytes // (2 * _PROBE_LENGTH)
         self.release()
         return bytes_per_token
-
-
-@torch.inference_mode()
-def plain_logits(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> Tensor:
-    """Logits of the token after each prompt by the model's own forward, without a cache, `(prompts, V)`."""
-    return torch.stack(
-        [model(torch.tensor([ids], device=model.device), use_cache=False).logits[0, -1] for ids in prompts]
-    )
-
-
-def least_similarity(ours: Tensor, theirs: Tensor) -> float | None:
-    """The lowest cosine similarity of two sets of logits, `(B, V)`; `None` where rounding would drown a difference."""
-    if ours.dtype not in (torch.float32, torch.float64):
-        return None
-    return torch.cosine_similarity(ours.double(), theirs.double(), dim=-1).min().item()
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory that a device has to spare."""
-    if device.type == "cuda":
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + cached
-    if device.type == "mps":
-        return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
-    return int(psutil.virtual_memory().available)
 
 
 def _next_power_of_two(number: int) -> int:

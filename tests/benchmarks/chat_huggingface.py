@@ -24,7 +24,7 @@ def at_once(invoke: Callable, inputs: Sequence, num_threads: int) -> Callable[[]
 
 
 def run(llm: ChatAmulet, arguments: argparse.Namespace) -> None:
-    """Print the table, if langchain-huggingface is there."""
+    """Print the table, if langchain-huggingface is there. No answer ends before its last token, so times compare."""
     try:
         from langchain_huggingface import ChatHuggingFace, HuggingFacePipeline
     except ImportError:
@@ -32,11 +32,12 @@ def run(llm: ChatAmulet, arguments: argparse.Namespace) -> None:
         return
     logging.getLogger("transformers").setLevel(logging.ERROR)
     loaded, num_users = llm._load(), len(PREFERENCES)
+    loaded.model.generation_config.eos_token_id = None
     cold = EngineConfig(prefix_cache_bytes=0)
     settings = {"temperature": 0.0, "max_tokens": arguments.tokens, "engine_config": cold}
     ours = ChatAmulet(model=loaded.model, tokenizer=loaded.tokenizer, **settings)
     # Settings go to the pipeline itself: ChatHuggingFace drops those of HuggingFacePipeline.
-    limits = {"max_new_tokens": arguments.tokens, "do_sample": False}
+    limits = {"max_new_tokens": arguments.tokens, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     generator = pipeline("text-generation", model=loaded.model, tokenizer=loaded.tokenizer, **limits)
     theirs = ChatHuggingFace(llm=HuggingFacePipeline(pipeline=generator), tokenizer=loaded.tokenizer)
     prompted = [[("system", f"{MESSAGES[0][1]}\n\n{preference}"), MESSAGES[1]] for preference in PREFERENCES]
@@ -51,8 +52,8 @@ def run(llm: ChatAmulet, arguments: argparse.Namespace) -> None:
     times = take_turns(contenders, max(1, arguments.rounds - 2), "ChatHuggingFace")
     first, second, *_ = times
     print_table(
-        f"{num_users} users at once in LangChain, up to {arguments.tokens} tokens each",
-        "medians | seconds for all | time against ChatHuggingFace | against it one by one",
+        f"{num_users} users at once in LangChain, {arguments.tokens} tokens each",
+        "seconds for all | time against ChatHuggingFace | against it one by one",
         [
             [name, statistics.median(each) / 1000, *(f"{ratio(each, times[other]):.2f}x" for other in (first, second))]
             for name, each in times.items()

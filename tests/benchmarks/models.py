@@ -39,13 +39,15 @@ def milliseconds(run: Callable[[], object]) -> float:
     return (time.perf_counter() - started) * 1000
 
 
-def take_turns(runs: dict[str, Callable[[], object]], num_rounds: int, title: str) -> dict[str, list[float]]:
+def take_turns(
+    runs: dict[str, Callable[[], object]], num_rounds: int, title: str, *, warm_up: bool = True
+) -> dict[str, list[float]]:
     """Milliseconds of each contender in each round, after one round to warm up."""
     times: dict[str, list[float]] = {name: [] for name in runs}
-    for round_number in tqdm(range(num_rounds + 1), desc=title):
+    for round_number in tqdm(range(num_rounds + warm_up), desc=title):
         for name, run in runs.items():
             taken = milliseconds(run)
-            if round_number:
+            if round_number or not warm_up:
                 times[name].append(taken)
     return times
 

@@ -67,6 +67,15 @@ def run(arguments: argparse.Namespace) -> None:
         "two streams": lambda: read_at_once(engine, two.pop()),
     }
     times = take_turns(contenders, arguments.rounds, "one user")
+    runner = TransformersRunner(model)
+    runner.reserve(2, PROMPT_LENGTH + arguments.rounds * 40 + 1, 2**62)
+    runner.prefill(0, requests_of(model, 1, 1)[0].prompts)
+    steps = take_turns({"one row": lambda: runner.decode([5]), "two rows": lambda: runner.decode([5, 5])}, 40, "steps")
+    print_table(
+        "One decode step",
+        "rows | ms | time against one row",
+        [[name, statistics.median(each), f"{ratio(each, steps['one row']):.2f}x"] for name, each in steps.items()],
+    )
     print_table(
         f"One user, {arguments.tokens} tokens, prefill included",
         "streams | ms per token | time against one stream",

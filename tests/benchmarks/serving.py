@@ -3,7 +3,6 @@
 import argparse
 import itertools
 import statistics
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -43,16 +42,24 @@ def read_at_once(engine: Engine, requests: list[Request]) -> list[list[float]]:
         return list(threads.map(read, requests))
 
 
-def users_at_once(engine: Engine, requests_of_users: Callable[[int], list[Request]], numbers: list[int]) -> None:
-    """Throughput of several users at once against the same users one after another."""
+def users_at_once(
+    engine: Engine, requests_of_users: Callable[[int], list[Request]], numbers: list[int], num_rounds: int
+) -> None:
+    """Throughput of several users at once against eight of them one after another, turn by turn."""
     eight = requests_of_users(8)
     read_at_once(engine, eight[:1])
-    alone = [milliseconds(lambda r=r: read_at_once(engine, [r])) for r in tqdm(eight, desc="one after another")]
-    rows: list[list[object]] = [["1", statistics.mean(alone) / 1000, 1.0]]
-    for number in numbers:
-        taken = milliseconds(lambda n=number: read_at_once(engine, requests_of_users(n)))
-        rows.append([str(number), taken / 1000, f"{number * statistics.mean(alone) / taken:.2f}x"])
-    print_table("Users at once, prefill included", "users | seconds for all | throughput against one by one", rows)
+    contenders: dict[str, Callable[[], object]] = {"8, one by one": lambda: [read_at_once(engine, [r]) for r in eight]}
+    contenders |= {str(n): lambda n=n: read_at_once(engine, requests_of_users(n)) for n in numbers}
+    times = take_turns(contenders, num_rounds, "users at once", warm_up=False)
+    alone = times["8, one by one"]
+    print_table(
+        f"Users at once, prefill included, {num_rounds} rounds",
+        "users | seconds for all, median | throughput against one by one",
+        [
+            [name, statistics.median(each) / 1000, f"{int(name.split(',')[0]) / 8 * ratio(alone, each):.2f}x"]
+            for name, each in times.items()
+        ],
+    )
 
 
 def bare_forward(model: PreTrainedModel, num_rows: int, length: int) -> Callable[[], object]:
@@ -73,8 +80,8 @@ def step_cost(model: PreTrainedModel, requests: list[Request]) -> list[object]:
     for index, request in enumerate(requests):
         scheduler.add(Sequence(request, max_length=2**30))
         bare.prefill(2 * index, request.prompts)
-    while scheduler.num_waiting or scheduler._wave:
-        scheduler.step()
+    scheduler.step()  # reads all prompts, since nothing limits the chunk
+    assert not scheduler.num_waiting, "all users decode"
     contenders = {
         "step": scheduler.step,
         "rows": lambda: bare.decode([5] * num_rows),
@@ -105,7 +112,8 @@ def second_turn(model: PreTrainedModel, num_rounds: int) -> list[object]:
         config = RealignmentConfig()
         answer = list(engine.submit(Request(prompts, [1.0], config, sampling, prefix_keys=keys)))
         turn = [[*prompt, *answer, *question] for prompt in prompts]
-        time.sleep(0.05)  # the rows are kept when the answer has ended
+        while engine.stats.num_running:  # rows are kept when the answer has ended
+            time.sleep(0.001)
         return milliseconds(lambda: next(engine.submit(Request(turn, [1.0], config, sampling, prefix_keys=keys))))
 
     engines = [Engine(TransformersRunner(model), config) for config in (COLD, EngineConfig())]
@@ -122,11 +130,14 @@ def run(llm: ChatAmulet, arguments: argparse.Namespace) -> None:
     engine = Engine(TransformersRunner(model), COLD)
     lengths = " and ".join(str(len(prompt)) for prompt in requests_of(llm, 1, 1)[0].prompts)
     print(f"\n## Many users: {llm._load().name}, {arguments.tokens} tokens, prompts of {lengths} and the like")
-    users_at_once(engine, lambda number: requests_of(llm, number, arguments.tokens), arguments.users or [8, 24])
+    numbers = arguments.users or [8, 24]
+    users_at_once(
+        engine, lambda number: requests_of(llm, number, arguments.tokens), numbers, max(1, arguments.rounds - 1)
+    )
     print_table(
         f"One step of all users, {NUM_STEPS} steps",
         "users | ms | against a bare forward of our rows | against transformers' own forward",
-        [step_cost(model, requests_of(llm, number, arguments.tokens)) for number in (1, *(arguments.users or [8, 24]))],
+        [step_cost(model, requests_of(llm, number, 2 * NUM_STEPS)) for number in (1, *numbers)],
     )
     print_table(
         "Time between two tokens of a user",
@@ -139,4 +150,3 @@ def run(llm: ChatAmulet, arguments: argparse.Namespace) -> None:
         "cold, ms | reusing the first turn, ms | ratio",
         [second_turn(model, arguments.rounds)],
     )
-    assert threading.active_count() < 200, "readers have ended"

@@ -11,7 +11,7 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 
 from langchain_amulet import ChatAmulet, PreferenceMemory, RealignmentConfig
-from langchain_amulet.engine.params import Request, SamplingParams
+from langchain_amulet.engine import Engine, EngineConfig, Request, SamplingParams, TransformersRunner
 
 QUESTIONS = [
     "How can I sleep better at night?",
@@ -21,6 +21,7 @@ QUESTIONS = [
 PREFERENCES = ["Answer as concisely as possible.", "Your answer should be uplifting as much as possible."]
 PAPER = RealignmentConfig.paper()
 NUM_TOKENS = 64
+COLD = EngineConfig(prefix_cache_bytes=0)
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +92,52 @@ def test_half_precision_answers():
     message = ChatAmulet(model_kwargs={"dtype": "bfloat16"}, max_tokens=4).invoke("Hello!", preference=PREFERENCES[0])
     assert message.text
     assert message.response_metadata["amulet"]["num_streams"] == 2
+
+
+@pytest.fixture(scope="module")
+def requests(llm) -> list[Request]:
+    """Six users of different preference and strength, with conversations of different length."""
+    sampling = SamplingParams(max_tokens=20)
+    streams = [
+        llm.prompt_streams([("system", "You are a helpful assistant."), ("human", question * (1 + 3 * (i % 2)))], text)
+        for i, question in enumerate(QUESTIONS)
+        for text in PREFERENCES
+    ]
+    scales = [PAPER, RealignmentConfig(), RealignmentConfig(guidance_scale=3.0)] * 2
+    return [Request(s, [1.0], w, sampling, None, ["", ""]) for s, w in zip(streams, scales, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def one_by_one(llm, requests) -> list[list[int]]:
+    engine = Engine(TransformersRunner(llm._load().model), COLD)
+    return [list(engine.submit(request)) for request in requests]
+
+
+def test_batched_joined_late_and_chunked_equal_one_by_one(llm, requests, one_by_one):
+    config = EngineConfig(prefix_cache_bytes=0, prefill_tokens=32)
+    engine = Engine(TransformersRunner(llm._load().model), config)
+    early = [engine.submit(request) for request in requests[:2]]
+    first = [next(generation) for generation in early]
+    late = [engine.submit(request) for request in requests[2:]]
+    answers = [[token, *generation] for token, generation in zip(first, early, strict=True)]
+    assert answers + [list(generation) for generation in late] == one_by_one
+
+
+def test_prefix_cached_equals_cold(llm, requests, one_by_one):
+    engine = Engine(TransformersRunner(llm._load().model))
+    for _ in range(2):
+        assert [list(generation) for generation in [engine.submit(r) for r in requests]] == one_by_one
+    assert engine.stats.num_reused_tokens > sum(len(prompt) for r in requests for prompt in r.prompts) - 20
+
+
+def test_preempted_equals_never_preempted(llm, requests, one_by_one, monkeypatch):
+    monkeypatch.setattr("langchain_amulet.engine.scheduler._HEADROOM", 0)
+    runner = TransformersRunner(llm._load().model)
+    longest = max(len(prompt) for request in requests for prompt in request.prompts)
+    config = EngineConfig(cache_bytes=4 * (longest + 10) * runner.bytes_per_token, prefix_cache_bytes=0)
+    engine = Engine(runner, config)
+    assert [list(generation) for generation in [engine.submit(r) for r in requests]] == one_by_one
+    assert engine.stats.num_preemptions
 
 
 def test_empty_preference_is_a_plain_answer(llm):

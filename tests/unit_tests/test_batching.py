@@ -16,6 +16,7 @@ from transformers import (
     RecurrentGemmaConfig,
 )
 
+from langchain_amulet.engine.batch import Batch
 from langchain_amulet.engine.config import EngineConfig
 from langchain_amulet.engine.engine import Engine
 from langchain_amulet.engine.params import Request, SamplingParams
@@ -61,6 +62,20 @@ def together(engine: Engine, each: list[Request]) -> list[list[int]]:
     return [list(generation) for generation in [engine.submit(request) for request in each]]
 
 
+@pytest.fixture
+def sizes(monkeypatch) -> list[int]:
+    """How many requests each draw is for."""
+    sizes: list[int] = []
+    original = Batch.draw
+
+    def draw(batch, logits):
+        sizes.append(len(batch.sequences))
+        return original(batch, logits)
+
+    monkeypatch.setattr(Batch, "draw", draw)
+    return sizes
+
+
 @pytest.fixture(scope="module", params=CONFIGS)
 def model(request) -> PreTrainedModel:
     return tiny_model(request.param)
@@ -73,24 +88,30 @@ def expected(model) -> list[list[int]]:
     return tokens
 
 
-def test_batched_equals_one_by_one(model, expected):
+def test_batched_equals_one_by_one(model, expected, sizes):
     assert together(Engine(TransformersRunner(model), COLD), requests()) == expected
+    assert max(sizes) > 3
 
 
-def test_joined_late_equals_alone(model, expected):
+def test_joined_late_equals_alone(model, expected, sizes):
     engine = Engine(TransformersRunner(model), COLD)
     generations = []
     for request in requests():
         generations.append(engine.submit(request))
         next(generations[-1])
     assert [list(generation) for generation in generations] == [tokens[1:] for tokens in expected]
+    assert max(sizes) > 1
 
 
 @pytest.mark.parametrize("prefill_tokens", [1, 7, 64])
 def test_chunked_prefill_equals_whole(model, expected, prefill_tokens, monkeypatch):
     monkeypatch.setattr("langchain_amulet.engine.scheduler._IDLE_FACTOR", 1)
     config = EngineConfig(prefix_cache_bytes=0, prefill_tokens=prefill_tokens)
-    assert together(Engine(TransformersRunner(model), config), requests()) == expected
+    runner, widths = TransformersRunner(model), []
+    prefill = runner.prefill
+    runner.prefill = lambda first, ids: widths.append(sum(map(len, ids))) or prefill(first, ids)
+    assert together(Engine(runner, config), requests()) == expected
+    assert max(widths) <= max(3, prefill_tokens)  # each row reads one token at least
 
 
 def test_prefix_cached_equals_cold(model, expected):
@@ -121,7 +142,7 @@ def test_paged_out_equals_never_paged_out(model, expected):
         patch.setattr("langchain_amulet.engine.scheduler._HEADROOM", 0)
         patch.setattr("langchain_amulet.engine.transformers_runner._FIRST_CAPACITY", 4)
         assert together(engine, requests()) == expected
-    assert engine.stats.num_paged_out
+    assert engine.stats.num_preemptions
 
 
 def test_spans_read_in_multiples_equal_exact_ones(model, expected, monkeypatch):
@@ -130,7 +151,7 @@ def test_spans_read_in_multiples_equal_exact_ones(model, expected, monkeypatch):
     assert together(Engine(runner, COLD), requests()) == expected
 
 
-async def test_tasks_and_threads_share_the_batch(model, expected):
+async def test_tasks_and_threads_share_the_batch(model, expected, sizes):
     engine = Engine(TransformersRunner(model), WARM)
 
     async def read(request: Request) -> list[int]:
@@ -139,6 +160,7 @@ async def test_tasks_and_threads_share_the_batch(model, expected):
     tasks = asyncio.gather(*map(read, requests()))
     threads = asyncio.gather(*(asyncio.to_thread(lambda r=r: list(engine.submit(r))) for r in requests()))
     assert await tasks == await threads == expected
+    assert max(sizes) > 3
 
 
 @settings(max_examples=10, deadline=None)
@@ -217,6 +239,41 @@ def test_recurrent_models_are_decoded_right(name):
     runner = SequentialRunner(model)
     assert runner.uses_cache == (name != "recurrent_gemma")
     assert together(Engine(runner), each) == [without_cache(model, request) for request in each]
+
+
+def test_failure_in_one_row_leaves_the_others_as_they_were():
+    model = recurrent_model("mamba")
+    runner = SequentialRunner(model)
+    runner.reserve(2, 0, 0)
+    runner.prefill(0, [[5, 6, 7], [8, 9]])
+    expected = runner.decode([3, 4])
+    runner.truncate(0, 3)
+    runner.truncate(1, 2)
+    forward, calls = model.forward, iter([False, True, False, False])
+
+    def failing(**keywords):
+        if next(calls):
+            raise torch.OutOfMemoryError
+        return forward(**keywords)
+
+    model.forward = failing
+    with pytest.raises(torch.OutOfMemoryError):
+        runner.decode([3, 4])
+    assert torch.allclose(runner.decode([3, 4]), expected)
+
+
+def test_model_whose_cache_gives_other_logits_is_decoded_without_it():
+    model = tiny_model()
+    forward = model.forward
+
+    def confused(input_ids=None, past_key_values=None, use_cache=None, **_keywords):
+        output = forward(input_ids, past_key_values=past_key_values, use_cache=use_cache)
+        if past_key_values is not None:
+            output.logits *= torch.nan
+        return output
+
+    model.forward = confused
+    assert not SequentialRunner(model).uses_cache
 
 
 def test_model_without_logits_is_refused():

@@ -235,7 +235,7 @@ def test_model_that_ignores_positions_is_refused():
         return forward(input_ids, position_ids=None if position_ids is None else 0 * position_ids, **keywords)
 
     model.forward = without_positions
-    with pytest.raises(UnsupportedModelError, match="other logits with a cache of rows than without"):
+    with pytest.raises(UnsupportedModelError, match="cache of rows: its logits differ"):
         TransformersRunner(model)
 
 
@@ -264,6 +264,20 @@ def test_other_attention_implementation_is_refused():
 def test_streams_that_do_not_fit_together_are_refused(prompts, weights):
     with pytest.raises(InvalidParameterError, match="stream"):
         Request(prompts, weights)
+
+
+@pytest.mark.parametrize(
+    ("values", "remedy"),
+    [
+        ({"weights": ["x"]}, "weight must be a finite number"),
+        ({"weights": [float("nan")]}, "weight must be a finite number"),
+        ({"weights": [1.0], "prefix_keys": [""]}, "as many prefix_keys or none; got 1"),
+        ({"weights": [1.0], "logprobs": -1}, "logprobs must be"),
+    ],
+)
+def test_request_refuses_what_no_engine_can_use(values, remedy):
+    with pytest.raises(InvalidParameterError, match=remedy):
+        Request([BASE, PREF], **values)
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,18 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 
 from langchain_amulet.engine.config import EngineConfig
 from langchain_amulet.engine.engine import Engine
 from langchain_amulet.engine.params import Request, SamplingParams
-from langchain_amulet.exceptions import EngineBusyError, GenerationError, InvalidParameterError, ModelClosedError
+from langchain_amulet.exceptions import (
+    EngineBusyError,
+    EngineMemoryError,
+    GenerationError,
+    InvalidParameterError,
+    ModelClosedError,
+)
 from tests.unit_tests.engines import FakeRunner, alone, wait_until
 
 
@@ -63,10 +70,16 @@ def filled(runner: GatedRunner, when_busy: str) -> Engine:
 
 def test_full_queue_raises_where_it_is_told_to(runner):
     engine = filled(runner, "raise")
-    with pytest.raises(EngineBusyError, match='1 requests are waiting.*when_busy="wait"'):
+    with pytest.raises(EngineBusyError, match='queue is full: 1 requests.*when_busy="wait"'):
         engine.submit(request([4]))
     runner.open()
     assert list(engine.waiting) == alone(request([3]))
+
+
+async def test_full_queue_raises_for_tasks_too(runner):
+    engine = filled(runner, "raise")
+    with pytest.raises(EngineBusyError):
+        await engine.asubmit(request([4]))
 
 
 def test_full_queue_makes_threads_wait(runner):
@@ -89,7 +102,7 @@ async def test_full_queue_makes_tasks_wait_and_not_the_loop(runner):
     assert [token async for token in await tasks[1]] == alone(request([5]))
     with pytest.raises(asyncio.CancelledError):
         await tasks[0]
-    wait_until(lambda: engine.stats.num_active == 0)
+    wait_until(lambda: engine.stats.num_running == 0)
 
 
 def test_cancelled_request_frees_its_rows_within_one_step(runner):
@@ -168,7 +181,7 @@ def test_failure_of_the_worker_itself_reaches_everyone_and_closes_the_engine(run
             with pytest.raises(GenerationError, match="SystemExit: out"):
                 read()
     assert "worker has failed" in caplog.text
-    with pytest.raises(ModelClosedError):
+    with pytest.raises(ModelClosedError, match="itself after SystemExit: out"):
         engine.submit(request([1]))
 
 
@@ -192,6 +205,24 @@ def test_closing_can_cancel_what_is_under_way(runner):
     engine.close(cancel=True)
     assert list(engine.under_way) == list(engine.waiting) == []
     assert engine.under_way.finish_reason == engine.waiting.finish_reason == "cancelled"
+
+
+def test_request_too_large_for_the_device_is_refused(runner):
+    runner.open()
+    runner.fail(torch.OutOfMemoryError(), 0)
+    with pytest.raises(EngineMemoryError, match="Shorten"):
+        next(Engine(runner).submit(request([1])))
+
+
+def test_garbage_collected_in_the_middle_of_a_step(runner):
+    """A finalizer may run anywhere, also where its own locks are held."""
+    engine = Engine(runner)
+    generation = engine.submit(request([1, 2]))
+    sequence = generation._sequence
+    with sequence._lock, sequence.channel._lock:
+        del generation
+        gc.collect()
+    assert sequence.finish_reason == "cancelled"
 
 
 def test_worker_ends_with_the_engine(runner):

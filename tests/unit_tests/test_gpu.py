@@ -78,7 +78,7 @@ def test_cancelled_requests_free_their_rows():
     for generation in generations:
         next(generation)
         generation.cancel()
-    wait_until(lambda: engine.stats.num_rows == engine.stats.num_active == 0)
+    wait_until(lambda: engine.stats.num_rows == engine.stats.num_running == 0)
 
 
 def test_memory_is_flat():
@@ -88,7 +88,7 @@ def test_memory_is_flat():
         for _ in range(10):
             for generation in [engine.submit(request) for request in requests()]:
                 list(generation)
-        wait_until(lambda: engine.stats.num_active == 0)
+        wait_until(lambda: engine._scheduler._runner._cache.capacity == 0)
         gc.collect()
         return torch.cuda.memory_allocated()
 

@@ -225,7 +225,7 @@ def test_recurrent_architecture_is_served_row_by_row_with_a_warning(caplog):
     model = AutoModelForCausalLM.from_config(MambaConfig(vocab_size=300, hidden_size=16, num_hidden_layers=1))
     engine = load(model, byte_tokenizer()).engine
     assert "mamba has layers of type linear_attention" in caplog.text
-    assert "right but slow" in caplog.text
+    assert "correct but slow" in caplog.text
     assert len(list(engine.submit(Request([[5, 6]], sampling=SamplingParams(max_tokens=3))))) == 3
 
 

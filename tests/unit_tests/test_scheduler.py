@@ -8,6 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from langchain_amulet.engine.config import EngineConfig
 from langchain_amulet.engine.params import Request, SamplingParams
+from langchain_amulet.engine.sampling import sample
 from langchain_amulet.engine.scheduler import Scheduler
 from langchain_amulet.engine.sequence import Sequence
 from langchain_amulet.exceptions import ContextLengthError, EngineMemoryError, GenerationError, NumericalError
@@ -111,20 +112,20 @@ class SchedulerMachine(RuleBasedStateMachine):
     def every_row_is_held_by_one_stream_and_holds_its_tokens(self):
         rows = self.scheduler._rows
         held = [(row.sequence.number, row.stream) for row in rows]
-        active = [*self.scheduler._running, *self.scheduler._wave]
+        active = [*self.scheduler._decoding, *self.scheduler._prefilling]
         assert len(set(held)) == len(held)
         assert sorted(held) == sorted((each.number, stream) for each in active for stream in range(each.num_streams))
-        assert [list(row.tokens) for row in rows] == self.runner.rows[: len(rows)]
+        assert [list(row.read_ids) for row in rows] == self.runner.rows[: len(rows)]
         assert not any(self.runner.rows[len(rows) :])
-        decoding = {row.sequence.number for row in rows[: self.scheduler._num_decoding]}
-        assert decoding == {each.number for each in self.scheduler._running}
+        decoding = {row.sequence.number for row in rows[: self.scheduler._num_decode_rows]}
+        assert decoding == {each.number for each in self.scheduler._decoding}
 
     @invariant()
     def limits_hold(self):
         scheduler = self.scheduler
         assert scheduler.num_rows <= self.limits["max_rows"]
         assert scheduler.reuse.num_kept <= self.limits["prefix_cache_bytes"]
-        if scheduler.num_active > 1:
+        if scheduler.num_running > 1:
             longest = max(row.num_tokens for row in scheduler._rows)
             assert scheduler.num_rows * longest <= self.limits["cache_bytes"]
 
@@ -135,7 +136,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def teardown(self):
         self.headroom.undo()
         drain(self.scheduler)
-        assert self.scheduler.num_rows == self.scheduler.num_active == self.scheduler.num_waiting == 0
+        assert self.scheduler.num_rows == self.scheduler.num_running == self.scheduler.num_waiting == 0
         for sequence in self.sequences:
             expected = alone(sequence.request)[: sequence.max_length - sequence._longest]
             assert sequence.token_ids == expected[: len(sequence.token_ids)]
@@ -211,7 +212,7 @@ def test_paged_out_request_goes_on_where_it_was():
     runner = FakeRunner()
     scheduler = scheduler_of(runner, cache_bytes=4 * 80)
     sequences = [add(scheduler, request([i] * 10, [i] * 12, max_tokens=100)) for i in range(2)]
-    while scheduler.has_work and not scheduler.num_paged_out:
+    while scheduler.has_work and not scheduler.num_preemptions:
         scheduler.step()
     assert 0 < len(sequences[1].token_ids) < 100
     assert scheduler.num_rows == 2
@@ -260,7 +261,7 @@ def test_out_of_memory_while_decoding_costs_nobody_a_token():
     scheduler.step()
     runner.fail(torch.OutOfMemoryError(), 1)
     scheduler.step()
-    assert scheduler.num_paged_out == 1
+    assert scheduler.num_preemptions == 1
     drain(scheduler)
     assert [each.token_ids for each in sequences] == [alone(each.request) for each in sequences]
 
@@ -284,6 +285,61 @@ def test_prompt_that_breaks_the_model_takes_no_other_down():
         sequences[1].channel.next().result()
     assert isinstance(caught.value.__cause__, RuntimeError)
     assert all(each.token_ids == alone(each.request) for each in sequences if each.finish_reason == "length")
+
+
+@pytest.mark.parametrize("delay", range(3))
+@pytest.mark.parametrize("num_requests", [1, 3])
+def test_out_of_memory_in_the_draw_changes_no_token(monkeypatch, delay, num_requests):
+    calls = iter(range(100))
+
+    def failing_sample(*arguments):
+        if next(calls) == delay:
+            raise torch.OutOfMemoryError
+        return sample(*arguments)
+
+    monkeypatch.setattr("langchain_amulet.engine.batch.sample", failing_sample)
+    scheduler = scheduler_of(FakeRunner())
+    sampling = SamplingParams(max_tokens=6, temperature=1.0, seed=3)
+    each = [Request([[i], [i, 1]], [1.0], sampling=sampling) for i in range(num_requests)]
+    sequences = [add(scheduler, request) for request in each]
+    drain(scheduler)
+    if num_requests == 1:  # there is nobody to wait for
+        assert sequences[0].finish_reason == "error"
+        return
+    monkeypatch.undo()
+    undisturbed = []
+    for request in each:
+        undisturbed.append(add(scheduler, request))
+        drain(scheduler)
+    assert [each.token_ids for each in sequences] == [each.token_ids for each in undisturbed]
+    assert {each.finish_reason for each in sequences} == {"length"}
+
+
+def test_failure_in_the_first_draw_takes_no_other_down(monkeypatch):
+    original = Sequence.next_uniform
+
+    def breaking(sequence):
+        if sequence.request.prompts[0] == [13]:
+            msg = "unlucky"
+            raise RuntimeError(msg)
+        return original(sequence)
+
+    monkeypatch.setattr(Sequence, "next_uniform", breaking)
+    scheduler = scheduler_of(FakeRunner())
+    sequences = [add(scheduler, request([i], [i, 1])) for i in (5, 13, 6)]
+    drain(scheduler)
+    assert [each.finish_reason for each in sequences] == ["length", "error", "length"]
+
+
+def test_failure_of_one_admission_takes_no_other_down():
+    runner = FakeRunner()
+    scheduler = scheduler_of(runner)
+    first = add(scheduler, request([1, 2]))
+    scheduler.step()
+    second, third = add(scheduler, request([3])), add(scheduler, request([4]))
+    runner.fail(RuntimeError("unlucky"), 0)
+    drain(scheduler)
+    assert [each.finish_reason for each in (first, second, third)] == ["length", "error", "length"]
 
 
 def test_numbers_that_are_none_end_one_request_only(monkeypatch):
@@ -359,6 +415,26 @@ def test_forgetting_drops_private_rows_only(runner, keeping):
     ask(keeping, runner, request(BASE, PREF, keys=["", "alice"]))
     assert keeping.reuse.clear(private_only=True)
     assert ask(keeping, runner, request(BASE, PREF, keys=["", "alice"])) == 1 + len(PREF)
+
+
+def test_forgetting_reaches_rows_under_way(runner, keeping):
+    add(keeping, request(BASE, PREF, keys=["", "alice"]))
+    keeping.step()
+    keeping.forget_private()
+    drain(keeping)
+    num_read(runner)
+    assert ask(keeping, runner, request(BASE, PREF, keys=["", "alice"])) == 1 + len(PREF)
+
+
+def test_no_memory_to_keep_a_row_drops_those_kept(runner, keeping):
+    ask(keeping, runner, request([7] * 20))
+
+    def failing_save(_row, _num_tokens):
+        raise torch.OutOfMemoryError
+
+    runner.save = failing_save
+    ask(keeping, runner, request([8] * 20))
+    assert keeping.reuse.num_kept == 0
 
 
 def test_nothing_is_reused_without_a_budget(runner):

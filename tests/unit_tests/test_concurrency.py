@@ -1,0 +1,249 @@
+"""Many users of one ChatAmulet at once: one batch, cancellation, queues, and what is reused between them."""
+
+import asyncio
+import gc
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from langchain_core.output_parsers import StrOutputParser
+
+from langchain_amulet import ChatAmulet, Preference, PreferenceMemory, RealignmentConfig
+from langchain_amulet.engine.batch import Batch
+from langchain_amulet.engine.config import EngineConfig
+from langchain_amulet.exceptions import EngineBusyError, InvalidParameterError
+from tests.unit_tests.chat_templates import byte_tokenizer
+from tests.unit_tests.engines import wait_until
+from tests.unit_tests.models import tiny_model
+
+QUESTION = "Why?"
+BRIEF = "Be brief."
+CHEERFUL = "Be cheerful!"
+ALICE = {"configurable": {"user_id": "alice@example.com"}}
+BOB = {"configurable": {"user_id": "bob"}}
+MODEL = tiny_model("qwen2", seed=5)
+TOKENIZER = byte_tokenizer()
+SHORT = {"max_tokens": 12, "realignment": RealignmentConfig(guidance_scale=3.0)}
+
+
+@pytest.fixture
+def memory() -> PreferenceMemory:
+    memory = PreferenceMemory()
+    memory.remember("alice@example.com", BRIEF)
+    memory.remember("bob", CHEERFUL, 0.5)
+    return memory
+
+
+@pytest.fixture
+def llm(memory) -> ChatAmulet:
+    return ChatAmulet(model=MODEL, tokenizer=TOKENIZER, memory=memory, **SHORT)
+
+
+@pytest.fixture(scope="module")
+def answers() -> dict[str, str]:
+    """What each user is to read, from calls that name the preference."""
+    llm = ChatAmulet(model=MODEL, tokenizer=TOKENIZER, **SHORT)
+    preferences = {"alice": BRIEF, "bob": Preference(CHEERFUL, 0.5), "visitor": None}
+    texts = {name: llm.invoke(QUESTION, preference=preference).text for name, preference in preferences.items()}
+    assert len(set(texts.values())) == 3, "the users' answers must differ, or the tests below prove nothing"
+    return texts
+
+
+# Cancellation
+
+
+class SlowSteps:
+    """Makes each step of the engine take a hundredth of a second at least, and counts them."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.count, self.third = 0, threading.Event()
+        original = Batch.draw
+
+        def draw(batch, logits):
+            time.sleep(0.01)
+            self.count += 1
+            if self.count == 3:
+                self.third.set()
+            return original(batch, logits)
+
+        monkeypatch.setattr(Batch, "draw", draw)
+
+
+@pytest.fixture
+def steps(monkeypatch) -> SlowSteps:
+    return SlowSteps(monkeypatch)
+
+
+def is_idle(llm: ChatAmulet) -> bool:
+    return llm._load().engine.stats.num_running == 0
+
+
+def test_closed_stream_frees_its_rows_within_a_step(llm, steps):
+    stream = llm.stream(QUESTION, ALICE, max_tokens=200)
+    next(stream)
+    stream.close()
+    drawn = steps.count
+    wait_until(lambda: is_idle(llm))
+    assert steps.count <= drawn + 1 < 200
+
+
+def test_abandoned_stream_frees_its_rows_within_a_step(llm, steps):
+    stream = llm.stream(QUESTION, max_tokens=200)
+    next(stream)
+    del stream
+    gc.collect()
+    drawn = steps.count
+    wait_until(lambda: is_idle(llm))
+    assert steps.count <= drawn + 1 < 200
+
+
+async def test_cancelled_ainvoke_frees_its_rows_within_a_step(llm, steps):
+    task = asyncio.create_task(llm.ainvoke(QUESTION, max_tokens=200))
+    await asyncio.to_thread(steps.third.wait, 60)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    drawn = steps.count
+    await asyncio.to_thread(wait_until, lambda: is_idle(llm))
+    assert steps.count <= drawn + 1 < 200
+
+
+async def test_timeout_frees_the_rows_within_a_step(llm, steps):
+    async def read() -> None:
+        async for _ in llm.astream(QUESTION, max_tokens=200):
+            if steps.count > 2:
+                await asyncio.sleep(60)
+
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(read(), timeout=1)
+    drawn = steps.count
+    await asyncio.to_thread(wait_until, lambda: is_idle(llm))
+    assert steps.count <= drawn + 1 < 200
+
+
+async def test_closed_astream_frees_its_rows_within_a_step(llm, steps):
+    stream = llm.astream(QUESTION, max_tokens=200)
+    await anext(stream)
+    await stream.aclose()
+    drawn = steps.count
+    await asyncio.to_thread(wait_until, lambda: is_idle(llm))
+    assert steps.count <= drawn + 1 < 200
+
+
+def test_stop_string_ends_the_drawing(llm, steps, answers):
+    message = llm.invoke(QUESTION, ALICE, max_tokens=200, stop=[answers["alice"][2:4]])
+    assert message.text == answers["alice"][:2]
+    wait_until(lambda: is_idle(llm))
+    assert message.usage_metadata["output_tokens"] <= steps.count < 200
+
+
+# Many at once
+
+
+def largest_batch(monkeypatch) -> list[int]:
+    """Sizes of the batches that are drawn, from now on."""
+    sizes: list[int] = []
+    original = Batch.draw
+
+    def draw(batch, logits):
+        sizes.append(len(batch.sequences))
+        time.sleep(0.02)
+        return original(batch, logits)
+
+    monkeypatch.setattr(Batch, "draw", draw)
+    return sizes
+
+
+def test_batch_shares_one_batch_whatever_the_number_of_cores(llm, answers, monkeypatch):
+    sizes = largest_batch(monkeypatch)
+    batched = llm.batch([QUESTION] * 24, [ALICE, BOB] * 12)
+    assert [message.text for message in batched] == [answers["alice"], answers["bob"]] * 12
+    assert max(sizes) > 6
+    of_chain = (llm | StrOutputParser()).batch([QUESTION] * 24, [ALICE, BOB] * 12)
+    assert of_chain == [answers["alice"], answers["bob"]] * 12
+    assert {text for _, text in (llm | StrOutputParser()).batch_as_completed([QUESTION] * 3, [ALICE] * 3)} == {
+        answers["alice"]
+    }
+
+
+def test_batch_keeps_to_the_callers_max_concurrency(llm, monkeypatch):
+    sizes = largest_batch(monkeypatch)
+    llm.batch([QUESTION] * 6, {"max_concurrency": 2})
+    assert max(sizes) <= 2
+
+
+async def test_abatch_shares_one_batch(llm, answers, monkeypatch):
+    sizes = largest_batch(monkeypatch)
+    batched = await llm.abatch([QUESTION] * 24, [BOB, ALICE] * 12)
+    assert [message.text for message in batched] == [answers["bob"], answers["alice"]] * 12
+    assert max(sizes) > 6
+
+
+def test_streams_of_many_threads_share_one_batch(llm, answers, monkeypatch):
+    sizes = largest_batch(monkeypatch)
+    configs = {"alice": ALICE, "bob": BOB, "visitor": {}}
+    with ThreadPoolExecutor(12) as threads:
+        read = lambda name: (name, "".join(chunk.text for chunk in llm.stream(QUESTION, configs[name])))  # noqa: E731
+        texts = list(threads.map(read, [*configs] * 4))
+    assert all(text == answers[name] for name, text in texts)
+    assert max(sizes) > 3
+
+
+@pytest.mark.usefixtures("steps")
+def test_full_queue_is_an_error_where_it_is_configured_so():
+    config = EngineConfig(max_rows=1, max_waiting=1, when_busy="raise")
+    llm = ChatAmulet(model=tiny_model(), tokenizer=TOKENIZER, engine_config=config)
+    first = llm.stream(QUESTION, max_tokens=200)
+    next(first)  # has the only row
+    with ThreadPoolExecutor(1) as threads:
+        second = threads.submit(llm.invoke, QUESTION, max_tokens=1)
+        wait_until(lambda: llm._load().engine.stats.num_waiting == 1)
+        with pytest.raises(EngineBusyError, match="queue is full: 1 requests.*max_waiting"):
+            llm.invoke(QUESTION, max_tokens=1)
+        first.close()
+        assert second.result().usage_metadata["output_tokens"] == 1
+
+
+def test_other_limits_for_a_loaded_model_are_refused(llm):
+    llm.invoke(QUESTION, max_tokens=1)
+    other = ChatAmulet(model=MODEL, tokenizer=TOKENIZER, engine_config=EngineConfig(max_rows=3))
+    with pytest.raises(InvalidParameterError, match="loaded already.*engine_config"):
+        other.invoke(QUESTION)
+
+
+# Reuse of what was read
+
+
+@pytest.fixture
+def keeping(memory) -> ChatAmulet:
+    """On a model of its own, so that what other tests have left is not reused."""
+    return ChatAmulet(model=tiny_model("qwen2", seed=5), tokenizer=TOKENIZER, memory=memory, **SHORT)
+
+
+def num_reused_by(llm: ChatAmulet, config) -> int:
+    engine = llm._load().engine
+    wait_until(lambda: is_idle(llm))
+    before = engine.stats.num_reused_tokens
+    llm.invoke(QUESTION, config)
+    return engine.stats.num_reused_tokens - before
+
+
+def test_rows_that_hold_preferences_serve_their_profile_alone(keeping, memory):
+    base, pref = (len(prompt) - 1 for prompt in keeping.prompt_streams(QUESTION, BRIEF))
+    keeping.invoke(QUESTION, ALICE)
+    assert num_reused_by(keeping, ALICE) == base + pref
+    assert num_reused_by(keeping, {}) == base
+    assert base <= num_reused_by(keeping, BOB) < 2 * base  # his stream takes over what the base prompt begins with
+    memory.remember("carol", BRIEF)
+    assert num_reused_by(keeping, {"configurable": {"user_id": "carol"}}) == base + pref
+
+
+async def test_forgetting_drops_rows_that_hold_preferences(keeping, memory):
+    base, pref = (len(prompt) - 1 for prompt in keeping.prompt_streams(QUESTION, BRIEF))
+    keeping.invoke(QUESTION, ALICE)
+    memory.forget("bob")
+    assert base <= num_reused_by(keeping, ALICE) < base + pref
+    assert num_reused_by(keeping, ALICE) == base + pref
+    await memory.aforget("bob")
+    assert base <= num_reused_by(keeping, ALICE) < base + pref

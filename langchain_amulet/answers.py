@@ -40,6 +40,8 @@ class Answer:
 
     def push(self, token_id: int) -> ChatGenerationChunk | None:
         """Take one token; returns a chunk if it makes some text certain."""
+        if self._text.is_stopped:  # what comes now was drawn before the engine knew
+            return None
         self._num_tokens += 1
         text = self._text.push(token_id)
         if self._text.is_stopped:

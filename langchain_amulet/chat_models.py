@@ -348,7 +348,7 @@ class ChatAmulet(BaseChatModel):
         if self._is_closed:
             msg = "This ChatAmulet was closed. Make a new one to load the model again."
             raise ModelClosedError(msg)
-        if self._loaded is None:
+        if self._loaded is None or self._loaded.engine.is_closed:
             self._loaded = load(self.model, self.tokenizer, self.model_kwargs, self.engine_config)
             tell_when_forgetting(self._loaded.engine)
         return self._loaded

@@ -9,7 +9,7 @@ import time
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, cast
 
@@ -88,10 +88,14 @@ def load(
     check_source(model)
     kwargs = dict(model_kwargs or {})
     key = _registry_key(model, tokenizer, kwargs)
-    if (loaded := _loaded.get(key)) is None:
+    if (loaded := _loaded.get(key)) is None or loaded.engine.is_closed:
         with _loading:
-            if (loaded := _loaded.get(key)) is None:
+            loaded = _loaded.get(key)
+            if loaded is None:
                 loaded = _loaded[key] = _load(model, tokenizer, kwargs, engine_config)
+            elif loaded.engine.is_closed:  # by a failure, or because this is a forked process
+                engine = Engine(_runner(loaded.model), loaded.engine_config)
+                loaded = _loaded[key] = replace(loaded, engine=engine)
     if engine_config not in (None, loaded.engine_config):
         msg = (
             f"{loaded.name} is loaded already, with {loaded.engine_config}. Whoever uses the same "

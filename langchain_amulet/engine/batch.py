@@ -57,6 +57,7 @@ class Batch:
             if sound:
                 sequence.append(token_id, self._logprobs(scores[index], token_id, sequence.request.logprobs))
             else:
+                sequence.is_sound = False
                 sequence.finish("error", NumericalError(_NOT_FINITE))
 
     def _scores(self, logits: Tensor) -> Tensor:

@@ -118,8 +118,14 @@ class RowCache(Cache):
 
     def resize(self, num_rows: int, capacity: int) -> None:
         """Change the number of rows, dropping the last or adding empty ones, and the tokens each has room for."""
-        for layer in self._row_layers:
-            layer.resize(num_rows, capacity, max(self.lengths, default=0))
+        try:
+            for layer in self._row_layers:
+                layer.resize(num_rows, capacity, max(self.lengths, default=0))
+        except BaseException:  # out of memory half-way: what all layers have holds what is there
+            num_rows = min(layer.num_rows for layer in self._row_layers)
+            self.lengths = [*self.lengths[:num_rows], *[0] * (num_rows - len(self.lengths))]
+            self.capacity = min(layer.capacity for layer in self._row_layers)
+            raise
         self.lengths = [*self.lengths[:num_rows], *[0] * (num_rows - len(self.lengths))]
         self.capacity = capacity
 

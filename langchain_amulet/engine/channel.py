@@ -45,6 +45,17 @@ class Channel:
                 self._readers.append(future)
         return future
 
+    def give_back(self, future: "Future[int | None]") -> None:
+        """Take over what a reader was given, but was interrupted before it could use it."""
+        with self._lock:
+            if future.cancel() or future.cancelled():
+                return
+            error = future.exception()
+            if error is not None:
+                self._error = error
+            elif (token_id := future.result()) is not None:
+                self._tokens.appendleft(token_id)
+
     def _next_reader(self) -> "Future[int | None] | None":
         """The reader that has waited longest; one that was cancelled, with its task, takes nothing."""
         while self._readers:

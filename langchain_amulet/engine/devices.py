@@ -1,7 +1,11 @@
-"""What there is of memory."""
+"""What there is of memory, and whether it was too little."""
+
+from pathlib import Path
 
 import psutil
 import torch
+
+_CGROUP = Path("/sys/fs/cgroup")  # of a container: version 2
 
 
 def free_bytes(device: torch.device) -> int:
@@ -11,4 +15,20 @@ def free_bytes(device: torch.device) -> int:
         return torch.cuda.mem_get_info(device)[0] + cached
     if device.type == "mps":
         return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
-    return int(psutil.virtual_memory().available)
+    return min(int(psutil.virtual_memory().available), _free_in_container())
+
+
+def _free_in_container() -> int:
+    try:
+        limit, used = ((_CGROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        return int(limit) - int(used)
+    except (OSError, ValueError):  # no container, or one without a limit ("max")
+        return 2**62
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device had too little memory; only CUDA has an error of its own for that."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    message = str(error).lower()
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in message or "out of memory" in message)

@@ -6,11 +6,14 @@ The engine knows token ids only: no text, no messages, no users.
 import asyncio
 import atexit
 import logging
+import os
 import threading
 import weakref
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+
+import torch
 
 from langchain_amulet.engine.config import EngineConfig
 from langchain_amulet.engine.generation import Generation
@@ -71,6 +74,7 @@ class Engine:
         self._is_working = False
         self._is_closed = False
         self._forgets = False
+        self._cancels = False
         self._error: BaseException | None = None  # that has closed it
         _engines.add(self)
 
@@ -86,16 +90,29 @@ class Engine:
             ModelClosedError: The engine was closed.
         """
         sequence = self._sequence(request)
-        generation = Generation(sequence)  # cancels the request, should waiting be interrupted
-        self._enqueue(sequence).result()
+        generation = Generation(sequence)
+        try:
+            self._enqueue(sequence).result()
+        except BaseException:
+            generation.cancel()
+            raise
         return generation
 
     async def asubmit(self, request: Request) -> Generation:
         """`submit`, where waiting for a place in the queue does not hold up the event loop."""
         sequence = self._sequence(request)
         generation = Generation(sequence)
-        await asyncio.wrap_future(self._enqueue(sequence))
+        try:
+            await asyncio.wrap_future(self._enqueue(sequence))
+        except BaseException:
+            generation.cancel()
+            raise
         return generation
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it takes no more requests."""
+        return self._is_closed
 
     @property
     def stats(self) -> EngineStats:
@@ -114,6 +131,8 @@ class Engine:
         """Drop what is kept of streams that not everybody may reuse, such as those that hold preferences."""
         with self._lock:
             self._forgets = True
+            for sequence in (*self._inbox, *(sequence for sequence, _ in self._queueing)):
+                sequence.is_forgotten = True
             self._start()
 
     def close(self, *, cancel: bool = False) -> None:
@@ -128,8 +147,11 @@ class Engine:
                 sequence.finish("cancelled")
                 if future.set_running_or_notify_cancel():
                     future.set_exception(_closed(None))
-            for sequence in (*self._inbox, *self._scheduler.all_sequences()) if cancel else ():
-                sequence.finish("cancelled")
+            if cancel:
+                self._cancels = True  # the worker sees also whom the scheduler is moving right now
+                self._start()
+                for sequence in (*self._inbox, *self._scheduler.all_sequences()):
+                    sequence.finish("cancelled")
 
     def _sequence(self, request: Request) -> Sequence:
         num_streams = len(request.prompts)
@@ -148,7 +170,7 @@ class Engine:
         with self._lock:
             if self._is_closed:
                 raise _closed(self._error)
-            if self._num_waiting < self.config.max_waiting:
+            if not self._queueing and self._num_waiting < self.config.max_waiting:
                 self._inbox.append(sequence)
                 place.set_result(None)
             elif self.config.when_busy == "raise":
@@ -174,11 +196,12 @@ class Engine:
     def _work(self) -> None:
         """Step until there is nothing left to do; whatever happens, those who wait for an answer get to know."""
         try:
-            while self._take_in():
-                try:
-                    self._scheduler.step()
-                except Exception as error:  # noqa: BLE001
-                    self._scheduler.recover(error)
+            with torch.inference_mode():  # recovering writes to tensors of it too
+                while self._take_in():
+                    try:
+                        self._scheduler.step()
+                    except Exception as error:  # noqa: BLE001
+                        self._scheduler.recover(error)
         except BaseException as error:
             logger.exception("The engine's worker has failed, so the engine is closed.")
             self._break_down(error)
@@ -208,6 +231,9 @@ class Engine:
             if self._forgets:
                 self._scheduler.forget_private()
                 self._forgets = False
+            if self._cancels:
+                for sequence in self._scheduler.all_sequences():
+                    sequence.finish("cancelled")
             if not self._scheduler.has_work:
                 self._scheduler.release()
                 self._is_working = False
@@ -225,6 +251,17 @@ def _end_all() -> None:
         engine._worker.join(_EXIT_TIMEOUT_S)  # noqa: SLF001
 
 
+def _close_all_in_child() -> None:
+    """A forked process has no worker threads; models make new engines there."""
+    for engine in list(_engines):
+        engine._lock = threading.Lock()  # noqa: SLF001 - a thread that is not there any more may hold the old one
+        engine._is_closed = True  # noqa: SLF001
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_all_in_child)
+
+
 def _closed(error: BaseException | None) -> ModelClosedError:
     if error is None:
         return ModelClosedError("This engine was closed. Load the model again.")
@@ -237,7 +274,7 @@ def _closed(error: BaseException | None) -> ModelClosedError:
 
 def _completed(config: EngineConfig, runner: Runner) -> EngineConfig:
     """Choose what is left open there from the device."""
-    free = runner.free_bytes()
+    free = max(0, runner.free_bytes())
     chunk = _PREFILL_TOKENS.get(runner.device.type, _DEFAULT_PREFILL_TOKENS)
 
     def given(value: int | None, otherwise: int) -> int:

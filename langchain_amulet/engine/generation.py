@@ -3,6 +3,7 @@
 import asyncio
 import weakref
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import wait
 
 from langchain_amulet.engine.sequence import FinishReason, Sequence, TokenLogprobs
 
@@ -41,7 +42,13 @@ class Generation:
         return self
 
     def __next__(self) -> int:
-        token_id = self._sequence.channel.next().result()
+        future = self._sequence.channel.next()
+        try:
+            wait([future])
+        except BaseException:
+            self._sequence.channel.give_back(future)
+            raise
+        token_id = future.result()
         if token_id is None:
             raise StopIteration
         return token_id
@@ -50,7 +57,12 @@ class Generation:
         return self
 
     async def __anext__(self) -> int:
-        token_id = await asyncio.wrap_future(self._sequence.channel.next())
+        future = self._sequence.channel.next()
+        try:
+            token_id = await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            self._sequence.channel.give_back(future)
+            raise
         if token_id is None:
             raise StopAsyncIteration
         return token_id

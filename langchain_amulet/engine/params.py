@@ -9,6 +9,7 @@ from langchain_amulet.exceptions import InvalidParameterError
 from langchain_amulet.realignment import RealignmentConfig
 
 MAX_SEED = 2**63 - 1
+_LEAST = 1e-6  # below, float32 divides logits by nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,14 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         """Refuse values that no sampler can use."""
-        _require("temperature", self.temperature, float, lambda x: 0 <= x < math.inf, "at least 0, where 0 is greedy")
-        _require("top_p", self.top_p, float, lambda x: 0 < x <= 1, "in (0, 1], where 1 turns it off")
+        _require(
+            "temperature",
+            self.temperature,
+            float,
+            lambda x: x == 0 or _LEAST <= x < math.inf,
+            f"at least 0, where 0 is greedy; else at least {_LEAST}",
+        )
+        _require("top_p", self.top_p, float, lambda x: _LEAST <= x <= 1, f"from {_LEAST} to 1, where 1 turns it off")
         _require("top_k", self.top_k, int, lambda x: x >= 0, "at least 0, where 0 turns it off")
         _require(
             "repetition_penalty",
@@ -85,7 +92,10 @@ class Request:
         return self.prefix_keys[stream]
 
     def __post_init__(self) -> None:
-        """Refuse streams that cannot be decoded together."""
+        """Refuse streams that cannot be decoded together; keep copies, which callers cannot change meanwhile."""
+        object.__setattr__(self, "prompts", tuple(tuple(prompt) for prompt in self.prompts))
+        object.__setattr__(self, "weights", tuple(self.weights))
+        object.__setattr__(self, "prefix_keys", tuple(self.prefix_keys))
         if not self.prompts or not all(len(prompt) for prompt in self.prompts):
             msg = f"Every stream needs at least one token; got lengths {[len(prompt) for prompt in self.prompts]}."
             raise InvalidParameterError(msg)

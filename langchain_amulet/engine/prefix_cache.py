@@ -4,14 +4,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
-from langchain_amulet.engine.row import Tokens
-
-
-def common_prefix_length(a: Tokens, b: Tokens) -> int:
-    """How many tokens two prompts have in common from their beginning on."""
-    shorter = min(len(a), len(b))
-    differs = a[:shorter] != b[:shorter]
-    return int(differs.argmax()) if differs.any() else shorter
+from langchain_amulet.engine.row import Tokens, common_prefix_length
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-import torch
-
-from langchain_amulet.engine.prefix_cache import Prefix, PrefixCache, common_prefix_length
+from langchain_amulet.engine.prefix_cache import Prefix, PrefixCache
 from langchain_amulet.engine.row import Row, Tokens
 from langchain_amulet.engine.runner import Runner
 
@@ -53,7 +51,7 @@ class Reuse:
     def share(self, rows: Sequence[Row], base: int, group: Iterable[int]) -> None:
         """Copy what the base row has read to those rows of its request that begin alike and have read less."""
         for index in group:
-            length = common_prefix_length(rows[base].read_ids, rows[index].reusable_ids)
+            length = rows[base].common_length(rows[index].reusable_ids)
             if length >= rows[index].num_tokens + _MIN_REUSE:
                 self._runner.copy_prefix(base, index, length)
                 rows[index].num_tokens = length
@@ -70,7 +68,7 @@ class Reuse:
             return
         try:
             saved = self._runner.save(index, len(tokens))
-        except torch.OutOfMemoryError:
+        except (RuntimeError, MemoryError):  # of memory: an answer is not to fail for the sake of the next
             self._kept.clear()
         else:
             self._kept.put(Prefix(tokens, key, saved))
@@ -99,6 +97,6 @@ class Reuse:
 
 def _longest_match(tokens: Tokens, key: str, rows: Sequence[Row]) -> tuple[int, int]:
     """The row under way with the longest common beginning, and its length."""
-    lengths = [common_prefix_length(row.read_ids, tokens) if row.key in ("", key) else 0 for row in rows]
+    lengths = [row.common_length(tokens) if row.key in ("", key) else 0 for row in rows]
     length = max(lengths, default=0)
     return (lengths.index(length) if lengths else 0), length

@@ -10,6 +10,13 @@ from langchain_amulet.engine.sequence import Sequence
 Tokens = NDArray[np.int64]
 
 
+def common_prefix_length(a: Tokens, b: Tokens) -> int:
+    """How many tokens two prompts have in common from their beginning on."""
+    shorter = min(len(a), len(b))
+    differs = a[:shorter] != b[:shorter]
+    return int(differs.argmax()) if differs.any() else shorter
+
+
 @dataclass(slots=True, eq=False)
 class Row:
     """One stream of a sequence, of which the row has read some tokens."""
@@ -38,6 +45,23 @@ class Row:
     def reusable_ids(self) -> Tokens:
         """What it can take over from others: all that it has to read but the last token, which gives the logits."""
         return np.array(self.sequence.stream_ids(self.stream)[:-1], dtype=np.int64)
+
+    def common_length(self, tokens: Tokens) -> int:
+        """How much of what it has read others begin with too; found without putting prompt and answer together."""
+        prompt = self.sequence.prompt_array(self.stream)[: self.num_tokens]
+        length = common_prefix_length(prompt, tokens)
+        if length < len(prompt) or length == self.num_tokens:
+            return length
+        answer = np.array(self.sequence.token_ids[: self.num_tokens - length], dtype=np.int64)
+        return length + common_prefix_length(answer, tokens[length:])
+
+    @property
+    def next_id(self) -> int:
+        """The next token to read; found without putting the whole stream together, as this is asked at every step."""
+        prompt = self.sequence.request.prompts[self.stream]
+        if self.num_tokens < len(prompt):
+            return prompt[self.num_tokens]
+        return self.sequence.token_ids[self.num_tokens - len(prompt)]
 
     def unread_ids(self, count: int) -> list[int]:
         """The next tokens to read."""

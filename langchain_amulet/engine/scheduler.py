@@ -4,14 +4,17 @@ A request is a group of rows, one per stream, that are admitted, stepped and fre
 the first ones; behind them lie those of the requests whose prompts are being read.
 """
 
+import traceback
 from collections import deque
 from collections.abc import Sequence as Counts
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from langchain_amulet.engine.batch import Batch
 from langchain_amulet.engine.config import EngineConfig
+from langchain_amulet.engine.devices import is_out_of_memory
 from langchain_amulet.engine.reuse import MIN_SHARED, Reuse
 from langchain_amulet.engine.row import Row
 from langchain_amulet.engine.runner import Runner
@@ -20,8 +23,11 @@ from langchain_amulet.exceptions import EngineMemoryError, GenerationError
 
 _HEADROOM = 64  # tokens: who is admitted has room to grow before somebody has to be paged out
 _MAX_UNEVENNESS = 64  # tokens; filling rows up by fewer costs less than a forward of their own (100 ms on our CPUs)
-_IDLE_FACTOR = 16  # larger chunks while nobody waits for the next token; they bound activations and cancellation
+_IDLE_FACTOR = 8  # larger chunks while nobody waits for a token; whoever comes meanwhile waits for the end of one
+_MIN_CHUNK = 16  # tokens; if the device has no memory for so few, there is too much else in it
 _UNLIMITED = 2**62
+
+_Failure = TypeVar("_Failure", bound=Exception)
 
 
 class Scheduler:
@@ -47,6 +53,7 @@ class Scheduler:
         self._batch: Batch | None = None  # of those running, until a row moves
         self._under_way: list[Sequence] = []  # whose forward has begun
         self._is_reading = False  # it reads prompts
+        self._chunk_divisor = 1  # grows when the device has no memory for a chunk, until the engine is idle
         self._is_full = False  # the device had no memory for more, and nobody has left since
         self.num_preemptions = 0
         """How often a request gave up its rows, to be read again later."""
@@ -78,7 +85,8 @@ class Scheduler:
 
     def max_length(self, num_rows: int) -> int:
         """Tokens that each of so many rows can hold within the limits."""
-        return min(self._runner.max_context, self._max_bytes // max(1, num_rows * self._runner.bytes_per_token))
+        bytes_per_token = num_rows * self._runner.bytes_per_token
+        return min(self._runner.max_context, self._max_bytes // bytes_per_token if bytes_per_token else _UNLIMITED)
 
     def add(self, sequence: Sequence) -> None:
         """Queue a request."""
@@ -99,16 +107,20 @@ class Scheduler:
                 self._sweep()  # some answers end with their first token
             if self._decoding:
                 self._decode()
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             self._make_room(error)
         self._under_way, self._is_reading = [], False
         self._sweep()
 
+    @torch.inference_mode()
     def recover(self, error: Exception) -> None:
         """Go on after a step that has raised: those fail whose forward it was, else all."""
         culprits, self._under_way = self._under_way or self.all_sequences(), []
+        is_reading, self._is_reading = self._is_reading, False
         self._take_back_undrawn()
-        if self._is_reading and len(culprits) > 1:  # whose fault it was shows when each is read alone
+        if is_reading and len(culprits) > 1:  # whose fault it was shows when each is read alone
             for sequence in reversed(culprits):
                 sequence.is_suspect = True
                 self._preempt(sequence, keeps=False)
@@ -119,13 +131,14 @@ class Scheduler:
 
     def forget_private(self) -> None:
         """Keep nothing of streams that not everybody may reuse, of requests under way neither."""
-        for sequence in (*self._decoding, *self._prefilling):
+        for sequence in self.all_sequences():
             sequence.is_forgotten = True
         self._reuse.clear(private_only=True)
 
     def release(self) -> None:
         """Give the memory of all rows back; nobody may hold one."""
         assert not self._rows, "rows are in use"
+        self._chunk_divisor = 1
         self._runner.release()
 
     # Admission
@@ -139,7 +152,9 @@ class Scheduler:
             self._under_way = [sequence]
             try:
                 self._runner.reserve(len(self._rows) + sequence.num_streams, longest, self._max_bytes)
-            except torch.OutOfMemoryError as error:
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
                 self._refuse(sequence, error)
                 return
             self._waiting.popleft()
@@ -174,13 +189,20 @@ class Scheduler:
         longest = max(min(each.num_tokens + _HEADROOM, each.max_length) for each in active)
         return longest <= self.max_length(num_rows)
 
-    def _refuse(self, sequence: Sequence, error: torch.OutOfMemoryError) -> None:
+    def _refuse(self, sequence: Sequence, error: BaseException) -> None:
         """The device has no memory for these rows: spare what can be spared, wait for others to leave, or give up."""
         if self._reuse.clear():
             return
         self._is_full = True
         if not self._rows:
+            self._give_up(sequence, error)
+
+    def _give_up(self, sequence: Sequence, error: BaseException) -> None:
+        """End a request that has too little memory to itself, after a last try with buffers of its own size."""
+        self._runner.release()
+        if sequence.is_last_try:
             sequence.finish("error", _too_large(sequence, error))
+        sequence.is_last_try = True
 
     # Reading prompts
 
@@ -225,7 +247,8 @@ class Scheduler:
 
     def _chunk_size(self) -> int:
         """Tokens to read in one forward: few if others wait for their next token meanwhile."""
-        return self._prefill_tokens if self._decoding else _IDLE_FACTOR * self._prefill_tokens
+        size = self._prefill_tokens if self._decoding else _IDLE_FACTOR * self._prefill_tokens
+        return max(1, size // self._chunk_divisor)
 
     def _extend(self, first: int, counts: Counts[int]) -> Tensor:
         rows = self._rows[first : first + len(counts)]
@@ -245,7 +268,7 @@ class Scheduler:
         if not rows:
             return
         self._runner.reserve(len(self._rows), max(row.num_tokens for row in rows) + 1, self._max_bytes)
-        logits = self._runner.decode([row.unread_ids(1)[0] for row in rows])
+        logits = self._runner.decode([row.next_id for row in rows])
         for row in rows:
             row.num_tokens += 1
         if self._batch is None:
@@ -271,17 +294,19 @@ class Scheduler:
     def _latest(self) -> Sequence:
         return max([*self._decoding, *self._prefilling], key=lambda sequence: sequence.number)
 
-    def _make_room(self, error: torch.OutOfMemoryError) -> None:
+    def _make_room(self, error: BaseException) -> None:
         """A forward, or the draw after it, did not get its memory: try it again with less around it."""
         self._take_back_undrawn()
         if self._reuse.clear() or not self.num_running:
             return
-        if self.num_running == 1:
-            sequence = self._latest()
-            sequence.finish("error", _too_large(sequence, error))
+        if self._is_reading and self._chunk_size() > _MIN_CHUNK:
+            self._chunk_divisor *= 2
             return
-        self._preempt(self._latest(), keeps=False)
+        latest, is_alone = self._latest(), self.num_running == 1
+        self._preempt(latest, keeps=False)
         self._is_full = True
+        if is_alone:
+            self._give_up(latest, error)
 
     def _take_back_undrawn(self) -> None:
         """Let rows whose token was read, but from whose logits none was drawn, read it again."""
@@ -301,16 +326,18 @@ class Scheduler:
     def _sweep(self) -> None:
         """Free the rows of whoever has ended, and take those out of the queue."""
         for sequence in [each for each in (*self._decoding, *self._prefilling) if each.is_finished]:
-            self._leave(sequence, keeps=sequence.finish_reason != "error")
+            self._leave(sequence)
         if any(sequence.is_finished for sequence in self._waiting):
             self._waiting = deque(each for each in self._waiting if not each.is_finished)
 
-    def _leave(self, sequence: Sequence, *, keeps: bool) -> None:
+    def _leave(self, sequence: Sequence, *, keeps: bool = True) -> None:
+        # Rows from which no token was drawn may hold numbers that are none, for all that is known.
+        is_sound = sequence in self._decoding and sequence.is_sound and sequence.finish_reason != "error"
         for index in reversed(range(len(self._rows))):
             if self._rows[index].sequence is sequence:
-                if keeps:
+                if keeps and is_sound:
                     self._reuse.keep(self._rows[index], index)
-                self._free(index, erase=sequence.finish_reason == "error")
+                self._free(index, erase=not is_sound)
         group = self._prefilling if sequence in self._prefilling else self._decoding
         group.remove(sequence)
         if not self._prefilling:
@@ -338,14 +365,21 @@ class Scheduler:
 def failure_of(error: BaseException) -> GenerationError:
     """The error for one of those whose answer it has ended: each has one to itself, with a traceback of its own."""
     failure = GenerationError(f"The model failed while it answered: {type(error).__name__}: {error}")
-    failure.__cause__ = error
-    return failure
+    return _caused(failure, error)
 
 
-def _too_large(sequence: Sequence, error: torch.OutOfMemoryError) -> EngineMemoryError:
+def _too_large(sequence: Sequence, error: BaseException) -> EngineMemoryError:
     failure = EngineMemoryError(
         f"A request of {sequence.num_streams} streams and {sequence.num_tokens} tokens does not fit into the memory of "
         f"the device, with nothing else running. Shorten the conversation, or use fewer preferences."
     )
+    return _caused(failure, error)
+
+
+def _caused(failure: _Failure, error: BaseException) -> _Failure:
+    """Chain the cause, with its traceback as text: frames would keep the tensors of the forward alive."""
+    if error.__traceback__ is not None:
+        error.add_note("".join(traceback.format_tb(error.__traceback__)))
+        error.__traceback__ = None
     failure.__cause__ = error
     return failure

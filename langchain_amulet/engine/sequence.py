@@ -6,7 +6,9 @@ from functools import cached_property
 from itertools import takewhile
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from langchain_amulet.engine.channel import Channel
@@ -51,6 +53,10 @@ class Sequence:
         """Where the tokens go."""
         self.is_suspect = False
         """Whether reading it together with others has failed, so that it is read alone."""
+        self.is_last_try = False
+        """Whether it has had too little memory already with the engine to itself."""
+        self.is_sound = True
+        """Whether all its logits so far were numbers."""
         self.is_forgotten = False
         """Whether what its private streams have read must not outlive it."""
         self._lock = threading.RLock()  # a finalizer on the same thread may come in between
@@ -91,6 +97,14 @@ class Sequence:
         shortest = min(len(prompt) for prompt in self.request.prompts) - 1
         columns = zip(first[:shortest], *others, strict=False)
         return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
+
+    def prompt_array(self, stream: int) -> NDArray[np.int64]:
+        """The prompt of one stream."""
+        return self._prompt_arrays[stream]
+
+    @cached_property
+    def _prompt_arrays(self) -> list[NDArray[np.int64]]:
+        return [np.array(prompt, dtype=np.int64) for prompt in self.request.prompts]
 
     def stream_ids(self, stream: int) -> list[int]:
         """Prompt and answer so far, as one stream reads them."""

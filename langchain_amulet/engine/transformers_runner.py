@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import get_layer_types_and_kwargs
 
 from langchain_amulet.engine.cache import RowCache, SavedRow
-from langchain_amulet.engine.devices import free_bytes
+from langchain_amulet.engine.devices import free_bytes, is_out_of_memory
 from langchain_amulet.engine.probe import explain_mismatch
 from langchain_amulet.exceptions import UnsupportedModelError
 
@@ -73,7 +73,12 @@ class TransformersRunner:
         new_tokens = max(tokens, _FIRST_CAPACITY, _next_power_of_two(num_tokens))
         if new_rows * new_tokens * self.bytes_per_token > max_bytes:
             new_rows, new_tokens = num_rows, max(num_tokens, max_bytes // (num_rows * self.bytes_per_token))
-        self._cache.resize(new_rows, min(new_tokens, max(num_tokens, self.max_context)))
+        try:
+            self._cache.resize(new_rows, min(new_tokens, max(num_tokens, self.max_context)))
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            self._cache.resize(num_rows, num_tokens)
 
     def prefill(self, first_row: int, input_ids: Sequence[Sequence[int]]) -> Tensor:
         """Add tokens to consecutive rows, to each its own, in one forward.
@@ -136,11 +141,13 @@ class TransformersRunner:
             use_cache=True,
             **({"logits_to_keep": torch.tensor(wanted, device=device)} if self._keeps_logits else {}),
         )
-        self._cache.advance(rows, num_tokens)
         logits: Tensor = output.logits  # (B, len(wanted), V)
         if len(wanted) == 1:
-            return logits[:, 0]
-        return torch.stack([row[wanted.index(index)] for row, index in zip(logits, last, strict=True)])
+            logits = logits[:, 0]
+        else:
+            logits = torch.stack([row[wanted.index(index)] for row, index in zip(logits, last, strict=True)])
+        self._cache.advance(rows, num_tokens)  # last, since nothing may have moved on if something fails
+        return logits
 
     def _attention_mask(self, positions: Tensor, span: int) -> Tensor | dict[str, Tensor]:
         """Which of the `span` positions each new token may attend to, `(B, 1, S, span)`, per kind of layer."""
@@ -205,6 +212,9 @@ class TransformersRunner:
             msg = f"{self._config.model_type} cannot be decoded with a cache of rows: {mismatch}."
             raise UnsupportedModelError(msg)
         bytes_per_token = self._cache.num_bytes // (2 * _PROBE_LENGTH)
+        if not bytes_per_token:
+            msg = f"{self._config.model_type} does not use the cache that it is given."
+            raise UnsupportedModelError(msg)
         self.release()
         return bytes_per_token
 

@@ -36,9 +36,9 @@ class FakeRunner:
         self.sizes: list[tuple[str, int, int]] = []  # of each forward: kind, rows, tokens
         self._failures: list[Exception | None] = []  # of the calls to come
 
-    def fail(self, error: Exception, delay: int) -> None:
-        """Raise an error from a call to come that takes memory, after as many that do not."""
-        self._failures = [*[None] * delay, error]
+    def fail(self, error: Exception, delay: int, times: int = 1) -> None:
+        """Raise an error from calls to come that take memory, after as many that do not."""
+        self._failures = [*[None] * delay, *[error] * times]
 
     def _take(self) -> None:
         error = self._failures.pop(0) if self._failures else None
@@ -75,6 +75,7 @@ class FakeRunner:
         self.rows[target] = self.rows[source][:num_tokens]
 
     def save(self, row: int, num_tokens: int) -> list[int]:
+        self._take()
         return self.rows[row][:num_tokens]
 
     def load(self, saved: list[int], row: int, num_tokens: int) -> None:

@@ -1,6 +1,7 @@
 """Whatever else is in the batch, however its prompt was read: a request gets the tokens that it gets alone."""
 
 import asyncio
+import importlib
 import itertools
 
 import pytest
@@ -22,7 +23,7 @@ from langchain_amulet.engine.engine import Engine
 from langchain_amulet.engine.params import Request, SamplingParams
 from langchain_amulet.engine.sequential_runner import SequentialRunner
 from langchain_amulet.engine.transformers_runner import TransformersRunner
-from langchain_amulet.exceptions import UnsupportedModelError
+from langchain_amulet.exceptions import GenerationError, UnsupportedModelError
 from langchain_amulet.realignment import RealignmentConfig, realign
 from tests.unit_tests.engines import FakeRunner, wait_until
 from tests.unit_tests.models import CONFIGS, GROUPED, SIZES, VOCAB_SIZE, tiny_model
@@ -30,6 +31,7 @@ from tests.unit_tests.models import CONFIGS, GROUPED, SIZES, VOCAB_SIZE, tiny_mo
 COLD = EngineConfig(prefix_cache_bytes=0)
 WARM = EngineConfig(prefix_cache_bytes=10**9)
 PAPER = RealignmentConfig.paper()
+UNLUCKY = 2  # a token that no prompt here holds
 
 
 def some_ids(number: int, seed: int) -> list[int]:
@@ -289,6 +291,78 @@ def test_memory_is_given_back_when_idle(model):
     together(engine, requests())
     wait_until(lambda: runner._cache.capacity == 0)
     assert runner._cache.num_bytes == 0
+
+
+def test_failing_prompt_leaves_a_real_model_and_its_users_whole(model, expected):
+    runner = TransformersRunner(model)
+    prefill = runner.prefill
+
+    def failing(first_row, input_ids):
+        if any(UNLUCKY in ids for ids in input_ids):
+            msg = "unlucky"
+            raise RuntimeError(msg)
+        return prefill(first_row, input_ids)
+
+    runner.prefill = failing
+    engine = Engine(runner, COLD)
+    generations = [engine.submit(request) for request in requests()]
+    with pytest.raises(GenerationError, match="unlucky"):
+        list(engine.submit(Request([[UNLUCKY, 5]])))
+    assert [list(generation) for generation in generations] == expected
+
+
+@pytest.mark.parametrize("where", ["torch.stack", "langchain_amulet.engine.cache._resized"])
+@pytest.mark.parametrize("delay", [0, 2, 3])
+def test_out_of_memory_anywhere_in_a_step_changes_no_token(where, delay, monkeypatch):
+    model = tiny_model()
+    expected = one_by_one(TransformersRunner(model), requests())
+    module, _, name = where.rpartition(".")
+    original = getattr(importlib.import_module(module), name)
+    calls = itertools.count()
+
+    def failing(*arguments, **keywords):
+        if next(calls) == delay:
+            raise torch.OutOfMemoryError
+        return original(*arguments, **keywords)
+
+    engine = Engine(TransformersRunner(model), COLD)
+    monkeypatch.setattr("langchain_amulet.engine.transformers_runner._FIRST_CAPACITY", 4)
+    monkeypatch.setattr(where, failing)
+    assert together(engine, requests()) == expected
+    assert next(calls) > delay
+
+
+def test_half_precision_too_shows_a_model_that_ignores_its_cache():
+    model = tiny_model(dtype=torch.bfloat16)
+    forward = model.forward
+    model.forward = lambda input_ids=None, **keywords: forward(input_ids, use_cache=keywords.get("use_cache"))
+    with pytest.raises(UnsupportedModelError, match="its logits differ"):
+        TransformersRunner(model)
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_half_precision_is_served_in_rows(architecture):
+    TransformersRunner(tiny_model(architecture, dtype=torch.bfloat16))
+
+
+def test_damaged_row_of_a_cancelled_request_does_not_spoil_the_next_one():
+    model = tiny_model()
+    engine = Engine(TransformersRunner(model), EngineConfig(prefill_tokens=4, prefix_cache_bytes=10**9))
+    sampling = SamplingParams(max_tokens=40)
+    expected = list(engine.submit(Request([[5, 6]], sampling=sampling)))
+    running = engine.submit(Request([[7, 8]], sampling=SamplingParams(max_tokens=200)))
+    next(running)
+    with torch.no_grad():
+        original = model.model.embed_tokens.weight[9].clone()
+        model.model.embed_tokens.weight[9] = torch.nan
+    damaged = engine.submit(Request([[9] * 100], sampling=sampling))
+    wait_until(lambda: engine.stats.num_rows == 2 or running.finish_reason is not None)
+    damaged.cancel()
+    wait_until(lambda: engine.stats.num_rows < 2)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[9] = original
+    assert list(engine.submit(Request([[5, 6]], sampling=sampling))) == expected
+    assert running.finish_reason != "error"
 
 
 def test_damaged_row_does_not_spoil_the_next_request_in_it():

@@ -280,7 +280,8 @@ def test_call_runs_the_prompt_streams(llm, monkeypatch, preference):
     submit = Engine.submit
     monkeypatch.setattr(Engine, "submit", lambda engine, request: requests.append(request) or submit(engine, request))
     llm.invoke(QUESTION, preference=preference)
-    assert [request.prompts for request in requests] == [llm.prompt_streams(QUESTION, preference)]
+    [request] = requests
+    assert [list(prompt) for prompt in request.prompts] == llm.prompt_streams(QUESTION, preference)
 
 
 # Settings

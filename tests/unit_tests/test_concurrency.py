@@ -138,6 +138,24 @@ def test_stop_string_ends_the_drawing(llm, steps, answers):
     assert message.usage_metadata["output_tokens"] <= steps.count < 200
 
 
+def test_usage_counts_no_token_after_the_stop_string(llm, answers):
+    stop = [answers["alice"][4:6]]
+    expected = llm.invoke(QUESTION, ALICE, stop=stop).usage_metadata
+    stream = llm.stream(QUESTION, ALICE, stop=stop)
+    chunks = [next(stream)]
+    wait_until(lambda: is_idle(llm))  # all tokens are drawn before the next one is read
+    chunks += list(stream)
+    assert sum(chunks[1:], start=chunks[0]).usage_metadata == expected
+
+
+def test_engine_that_has_failed_is_made_anew(llm, answers):
+    loaded = llm._load()
+    loaded.engine.close()
+    assert llm.invoke(QUESTION, ALICE).text == answers["alice"]
+    assert llm._load().engine is not loaded.engine
+    assert llm._load().model is loaded.model
+
+
 # Many at once
 
 

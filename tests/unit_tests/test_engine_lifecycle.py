@@ -2,10 +2,12 @@
 
 import asyncio
 import gc
+import os
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -209,7 +211,7 @@ def test_closing_can_cancel_what_is_under_way(runner):
 
 def test_request_too_large_for_the_device_is_refused(runner):
     runner.open()
-    runner.fail(torch.OutOfMemoryError(), 0)
+    runner.fail(torch.OutOfMemoryError(), 0, times=2)
     with pytest.raises(EngineMemoryError, match="Shorten"):
         next(Engine(runner).submit(request([1])))
 
@@ -223,6 +225,87 @@ def test_garbage_collected_in_the_middle_of_a_step(runner):
         del generation
         gc.collect()
     assert sequence.finish_reason == "cancelled"
+
+
+async def test_token_that_comes_as_its_reader_is_cancelled_is_not_lost(runner):
+    runner.open()
+    engine = Engine(runner)
+    generation = engine.submit(request([1, 2]))
+    wait_until(lambda: engine.stats.num_running == 0)
+    future = generation._sequence.channel.next()
+    assert future.result() == alone(request([1, 2]))[0]
+    generation._sequence.channel.give_back(future)  # as an interrupted reader does
+    assert [token async for token in generation] == alone(request([1, 2]))
+
+
+def test_interrupted_reader_takes_no_token(runner, monkeypatch):
+    engine = Engine(runner)
+    generation = engine.submit(request([1, 2]))
+
+    def interrupted(_futures):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("langchain_amulet.engine.generation.wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            next(generation)
+    runner.open()
+    assert list(generation) == alone(request([1, 2]))
+
+
+def test_interrupted_submit_is_cancelled(runner, monkeypatch):
+    engine = filled(runner, "wait")
+
+    def interrupted(_future):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("concurrent.futures.Future.result", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            engine.submit(request([7]))
+    [(orphan, _)] = engine._queueing
+    assert orphan.finish_reason == "cancelled"
+
+
+def test_caller_may_change_the_prompt_meanwhile(runner):
+    prompt = [1, 2]
+    generation = Engine(runner).submit(request(prompt))
+    prompt.append(3)
+    runner.open()
+    assert list(generation) == alone(request([1, 2]))
+
+
+def test_error_keeps_nothing_of_the_model_alive(runner):
+    engine = Engine(runner)
+    generation = engine.submit(request([1]))
+    runner.error = ValueError("burnt out")
+    runner.open()
+    with pytest.raises(GenerationError) as caught:
+        next(generation)
+    assert "in prefill" in caught.value.__cause__.__notes__[0]
+    freed = weakref.ref(engine)
+    del engine, generation
+    wait_until(lambda: gc.collect() >= 0 and freed() is None)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_forked_process_is_told_to_load_the_model_again():
+    script = (
+        "import os\n"
+        "from tests.unit_tests.engines import FakeRunner\n"
+        "from langchain_amulet.engine.engine import Engine\n"
+        "from langchain_amulet.engine.params import Request\n"
+        "engine = Engine(FakeRunner())\n"
+        "if not os.fork():\n"
+        "    try:\n"
+        "        engine.submit(Request([[1]]))\n"
+        "    except RuntimeError as error:\n"
+        "        print(error, flush=True)\n"
+        "    os._exit(0)\n"
+        "os.wait()"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert "Load the model again" in run.stdout
 
 
 def test_worker_ends_with_the_engine(runner):

@@ -247,7 +247,8 @@ def test_out_of_memory_alone_refuses_the_request():
     runner = FakeRunner()
     scheduler = scheduler_of(runner)
     sequence = add(scheduler, request([1, 2], [1, 2, 3]))
-    runner.fail(torch.OutOfMemoryError(), 0)
+    runner.fail(torch.OutOfMemoryError(), 0, times=2)
+    scheduler.step()
     scheduler.step()
     with pytest.raises(EngineMemoryError, match="2 streams and 3 tokens.*Shorten"):
         sequence.channel.next().result()
@@ -303,9 +304,6 @@ def test_out_of_memory_in_the_draw_changes_no_token(monkeypatch, delay, num_requ
     each = [Request([[i], [i, 1]], [1.0], sampling=sampling) for i in range(num_requests)]
     sequences = [add(scheduler, request) for request in each]
     drain(scheduler)
-    if num_requests == 1:  # there is nobody to wait for
-        assert sequences[0].finish_reason == "error"
-        return
     monkeypatch.undo()
     undisturbed = []
     for request in each:
@@ -315,11 +313,28 @@ def test_out_of_memory_in_the_draw_changes_no_token(monkeypatch, delay, num_requ
     assert {each.finish_reason for each in sequences} == {"length"}
 
 
+def test_chunk_for_which_there_is_no_memory_is_read_in_smaller_ones():
+    runner = FakeRunner(max_context=500)
+    prefill = runner.prefill
+
+    def limited(first_row, input_ids):
+        if sum(map(len, input_ids)) > 50:
+            msg = "DefaultCPUAllocator: can't allocate memory"  # no OutOfMemoryError on CPUs
+            raise RuntimeError(msg)
+        return prefill(first_row, input_ids)
+
+    runner.prefill = limited
+    scheduler = scheduler_of(runner)
+    sequence = add(scheduler, request([1] * 200, [2] * 210))
+    drain(scheduler)
+    assert sequence.token_ids == alone(sequence.request)
+
+
 def test_failure_in_the_first_draw_takes_no_other_down(monkeypatch):
     original = Sequence.next_uniform
 
     def breaking(sequence):
-        if sequence.request.prompts[0] == [13]:
+        if sequence.request.prompts[0] == (13,):
             msg = "unlucky"
             raise RuntimeError(msg)
         return original(sequence)

@@ -21,7 +21,7 @@ from langchain_amulet.engine.runner import Runner
 from langchain_amulet.engine.sequence import Sequence
 from langchain_amulet.exceptions import EngineMemoryError, GenerationError
 
-_HEADROOM = 64  # tokens: who is admitted has room to grow before somebody has to be paged out
+_HEADROOM = 64  # tokens: who is admitted has room to grow before somebody has to be preempted
 _MAX_UNEVENNESS = 64  # tokens; filling rows up by fewer costs less than a forward of their own (100 ms on our CPUs)
 _IDLE_FACTOR = 8  # larger chunks while nobody waits for a token; whoever comes meanwhile waits for the end of one
 _MIN_CHUNK = 16  # tokens; if the device has no memory for so few, there is too much else in it

@@ -11,12 +11,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from langchain_amulet.engine.devices import free_bytes
-from langchain_amulet.engine.probe import explain_mismatch
+from langchain_amulet.engine.probe import explain_mismatch, probe_prompts
 from langchain_amulet.exceptions import UnsupportedModelError
 
 _CACHE_NAMES = ("past_key_values", "cache_params")
 _UNBOUNDED_CONTEXT = 2**31
-_PROBE = [[1, 2, 3, 4, 5], [3, 2, 1]]
 
 
 @dataclass(slots=True)
@@ -144,16 +143,17 @@ class SequentialRunner:
 
     def _probe(self) -> None:
         """Try the model's own cache against plain forwards, and do without it if it gives other logits."""
-        while mismatch := explain_mismatch(self._model, _PROBE, self._probed):
+        prompts = probe_prompts(self.vocab_size, self.max_context)
+        while mismatch := explain_mismatch(self._model, prompts, lambda: self._probed(prompts)):
             if self._cache_name is None:
                 msg = f"{self._config.model_type} does not give logits for token ids: {mismatch}."
                 raise UnsupportedModelError(msg)
             self._cache_name = None
         self.release()
 
-    def _probed(self) -> Tensor:
+    def _probed(self, prompts: list[list[int]]) -> Tensor:
         self.release()
-        self.reserve(len(_PROBE), 0, 0)
-        self.prefill(0, [ids[:-2] for ids in _PROBE])
-        self.decode([ids[-2] for ids in _PROBE])
-        return self.decode([ids[-1] for ids in _PROBE])
+        self.reserve(len(prompts), 0, 0)
+        self.prefill(0, [ids[:-2] for ids in prompts])
+        self.decode([ids[-2] for ids in prompts])
+        return self.decode([ids[-1] for ids in prompts])

@@ -10,7 +10,7 @@ from transformers.cache_utils import get_layer_types_and_kwargs
 
 from langchain_amulet.engine.cache import RowCache, SavedRow
 from langchain_amulet.engine.devices import free_bytes, is_out_of_memory
-from langchain_amulet.engine.probe import explain_mismatch
+from langchain_amulet.engine.probe import explain_mismatch, probe_prompts
 from langchain_amulet.exceptions import UnsupportedModelError
 
 _UNBOUNDED_CONTEXT = 2**31
@@ -18,7 +18,6 @@ _ATTENTION_IMPLEMENTATIONS = ("sdpa", "eager")
 _LAYER_TYPES = ("full_attention", "sliding_attention")
 _FIRST_CAPACITY = 256  # tokens; buffers grow by doubling
 _CUDA_SPAN_MULTIPLE = 64  # fewer shapes of mask, and clear of a fault at lengths of 32 n + 1 (pytorch #191937)
-_PROBE_LENGTH = 6
 
 
 class TransformersRunner:
@@ -199,11 +198,10 @@ class TransformersRunner:
         Returns:
             The bytes that one token takes in one row.
         """
-        ids = [i % self._config.vocab_size for i in range(1, _PROBE_LENGTH + 1)]
-        rows = [ids, [*ids[1:-2], ids[-1]]]
+        rows = probe_prompts(self.vocab_size, self.max_context)
 
         def next_logits() -> Tensor:
-            self._cache.resize(2, _PROBE_LENGTH)
+            self._cache.resize(len(rows), max(map(len, rows)))
             self.prefill(0, [row[:-1] for row in rows])
             return self.decode([row[-1] for row in rows])
 
@@ -211,7 +209,7 @@ class TransformersRunner:
         if mismatch is not None:
             msg = f"{self._config.model_type} cannot be decoded with a cache of rows: {mismatch}."
             raise UnsupportedModelError(msg)
-        bytes_per_token = self._cache.num_bytes // (2 * _PROBE_LENGTH)
+        bytes_per_token = self._cache.num_bytes // (len(rows) * self._cache.capacity)
         if not bytes_per_token:
             msg = f"{self._config.model_type} does not use the cache that it is given."
             raise UnsupportedModelError(msg)

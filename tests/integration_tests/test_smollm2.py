@@ -94,6 +94,11 @@ def test_half_precision_answers():
     assert message.response_metadata["amulet"]["num_streams"] == 2
 
 
+def test_half_precision_is_served_in_rows(caplog):
+    ChatAmulet(model_kwargs={"dtype": "bfloat16"}, max_tokens=1).invoke("Hello!")
+    assert "one after another" not in caplog.text
+
+
 @pytest.fixture(scope="module")
 def requests(llm) -> list[Request]:
     """Six users of different preference and strength, with conversations of different length."""

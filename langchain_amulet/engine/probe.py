@@ -12,7 +12,7 @@ _MIN_SIMILARITY_HALF = 0.99  # rounding in bfloat16 gives 0.99999 on SmolLM2
 _LENGTHS = (32, 20)
 
 # What models raise that do not take what they are given.
-_MISFITS = (TypeError, ValueError, RuntimeError, AttributeError, IndexError)
+_MISFITS = (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError)
 
 
 @torch.inference_mode()

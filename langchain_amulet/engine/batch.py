@@ -49,8 +49,8 @@ class Batch:
         """
         scores = self._scores(logits)
         sampling = [sequence.request.sampling for sequence in self.sequences]
-        uniforms = [sequence.next_uniform() for sequence in self.sequences]
-        tokens = sample(self._penalised(scores), sampling, uniforms)
+        keys = [sequence.next_key() for sequence in self.sequences]
+        tokens = sample(self._penalised(scores), sampling, keys)
         is_sound = scores.gather(-1, tokens.unsqueeze(-1)).squeeze(-1).isfinite() & scores.amax(-1).isfinite()
         drawn: list[list[int]] = torch.stack([tokens, is_sound.to(tokens.dtype)]).tolist()  # one wait for the device
         for index, (sequence, token_id, sound) in enumerate(zip(self.sequences, *drawn, strict=True)):

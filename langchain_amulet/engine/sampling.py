@@ -9,6 +9,10 @@ from torch import Tensor
 
 from langchain_amulet.engine.params import SamplingParams
 
+# The constants of SplitMix64, as signed numbers.
+_GOLDEN_GAMMA = 0x9E3779B97F4A7C15 - 2**64
+_MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
+_MIX_2 = 0x94D049BB133111EB - 2**64
 _NUM_CANDIDATES = 256  # top-p looks at so many of the likeliest tokens before it sorts the whole vocabulary
 
 
@@ -27,15 +31,17 @@ def penalise(scores: Tensor, seen_ids: Tensor, penalty: float) -> Tensor:
     return scores.scatter(0, seen_ids, torch.where(seen < 0, seen * penalty, seen / penalty))
 
 
-def sample(scores: Tensor, sampling: Sequence[SamplingParams], uniforms: Sequence[float]) -> Tensor:
-    """Draw one token per row: temperature, top-k, top-p, then the inverse of the distribution function.
+def sample(scores: Tensor, sampling: Sequence[SamplingParams], keys: Sequence[int]) -> Tensor:
+    """Draw one token per row: temperature, top-k, top-p, then the Gumbel-max trick.
 
-    One uniform number decides, so a seed gives the same answer whatever else is in the batch.
+    The noise of a token follows from the row's key and the token id alone. So a seed gives the same answer whatever
+    else is in the batch; and rounding, which differs with the batch, changes a draw only where the two best tokens
+    nearly tie, whereas inverting a distribution function would let it move every border between two tokens.
 
     Args:
         scores: Log-probabilities or logits, `(B, V)`.
         sampling: How to draw in each row.
-        uniforms: One uniform number in [0, 1) per row; greedy rows do not use theirs.
+        keys: One random number per row, 64 bits; greedy rows do not use theirs.
 
     Returns:
         Token ids, `(B,)`.
@@ -46,8 +52,8 @@ def sample(scores: Tensor, sampling: Sequence[SamplingParams], uniforms: Sequenc
         alike[_draw_of(each), max(_NUM_CANDIDATES, each.top_k)].append(row)
     for (draw, _), rows in alike.items():
         some = scores if len(rows) == len(scores) else scores[rows]
-        u = _column([uniforms[row] for row in rows], scores, torch.float64)
-        drawn[rows] = draw(some, [sampling[row] for row in rows], u)
+        some_keys = torch.tensor([[keys[row]] for row in rows], device=scores.device)
+        drawn[rows] = draw(some, [sampling[row] for row in rows], some_keys)
     return drawn
 
 
@@ -60,42 +66,42 @@ def _draw_of(sampling: SamplingParams) -> _Draw:
     return _draw_from_likeliest if sampling.top_k or sampling.top_p < 1 else _draw_from_all
 
 
-def _column(values: Sequence[float], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    dtype = like.dtype if dtype is None or like.device.type == "mps" else dtype  # MPS has no float64
-    return torch.tensor(values, dtype=dtype, device=like.device).unsqueeze(-1)
+def _column(values: Sequence[float], like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=like.dtype, device=like.device).unsqueeze(-1)
 
 
-def _argmax(scores: Tensor, _sampling: Sequence[SamplingParams], _uniforms: Tensor) -> Tensor:
+def _argmax(scores: Tensor, _sampling: Sequence[SamplingParams], _keys: Tensor) -> Tensor:
     return scores.argmax(-1)
 
 
-def _draw_from_all(scores: Tensor, sampling: Sequence[SamplingParams], uniforms: Tensor) -> Tensor:
-    return _invert(_tempered(scores, sampling), uniforms).squeeze(-1)
+def _draw_from_all(scores: Tensor, sampling: Sequence[SamplingParams], keys: Tensor) -> Tensor:
+    token_ids = torch.arange(scores.shape[-1], device=scores.device)
+    return _pick(_tempered(scores, sampling), token_ids, keys).squeeze(-1)
 
 
 def _tempered(scores: Tensor, sampling: Sequence[SamplingParams]) -> Tensor:
     return scores / _column([each.temperature for each in sampling], scores)
 
 
-def _draw_from_likeliest(scores: Tensor, sampling: Sequence[SamplingParams], uniforms: Tensor) -> Tensor:
+def _draw_from_likeliest(scores: Tensor, sampling: Sequence[SamplingParams], keys: Tensor) -> Tensor:
     """Draw from the top-k tokens, or the nucleus of top-p, in order of their likelihood."""
     scores, vocab_size = _tempered(scores, sampling), scores.shape[-1]
     top_k = [min(each.top_k, vocab_size) or vocab_size for each in sampling]
     if scores.device.type != "cpu":  # sorting is quick there, and looking whether candidates suffice is not
-        return _draw_from_first(scores, vocab_size, top_k, sampling, uniforms)[0]
+        return _draw_from_first(scores, vocab_size, top_k, sampling, keys)[0]
     # One number for all rows here: where tokens tie, which of them come first depends on how many are asked for.
     num_candidates = min(vocab_size, max(_NUM_CANDIDATES, *(each.top_k for each in sampling)))
-    tokens, is_enough = _draw_from_first(scores, num_candidates, top_k, sampling, uniforms)
+    tokens, is_enough = _draw_from_first(scores, num_candidates, top_k, sampling, keys)
     short = (~is_enough).nonzero().flatten().tolist() if num_candidates < vocab_size else []
     if short:
         chosen = [sampling[row] for row in short]
         all_k = [top_k[row] for row in short]
-        tokens[short] = _draw_from_first(scores[short], vocab_size, all_k, chosen, uniforms[short])[0]
+        tokens[short] = _draw_from_first(scores[short], vocab_size, all_k, chosen, keys[short])[0]
     return tokens
 
 
 def _draw_from_first(
-    scores: Tensor, num_candidates: int, top_k: Sequence[int], sampling: Sequence[SamplingParams], uniforms: Tensor
+    scores: Tensor, num_candidates: int, top_k: Sequence[int], sampling: Sequence[SamplingParams], keys: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Draw from the likeliest tokens, and tell in which rows these hold all that may be drawn."""
     likeliest, order = scores.topk(num_candidates)
@@ -110,13 +116,32 @@ def _draw_from_first(
     top_p = _column([each.top_p for each in sampling], scores)
     kept = likeliest.masked_fill((before >= top_p) & (top_p < 1), -torch.inf)
     is_enough = is_cut | ((probs.sum(-1, keepdim=True) >= top_p) & (top_p < 1))
-    return order.gather(-1, _invert(kept, uniforms)).squeeze(-1), is_enough.squeeze(-1)
+    return order.gather(-1, _pick(kept, order, keys)).squeeze(-1), is_enough.squeeze(-1)
 
 
-def _invert(scores: Tensor, uniforms: Tensor) -> Tensor:
-    """Where the distribution function of each row passes its uniform number, `(B, 1)`."""
-    # float64, where there is one, or a 49k-term cumulative sum would drop rare tokens.
-    cumulative = scores.to(uniforms.dtype).softmax(-1).cumsum(-1)
-    # right=True never lands on a token of probability 0: its interval is empty.
-    places = torch.searchsorted(cumulative, cumulative[:, -1:] * uniforms, right=True)
-    return places.clamp(max=scores.shape[-1] - 1)
+def _pick(scores: Tensor, token_ids: Tensor, keys: Tensor) -> Tensor:
+    """Where scores plus Gumbel noise are largest, which draws from softmax(scores), `(B, 1)`."""
+    noise = _gumbel(token_ids, keys)
+    return (scores.to(noise.dtype) + noise).argmax(-1, keepdim=True)
+
+
+def _gumbel(token_ids: Tensor, keys: Tensor) -> Tensor:
+    """Standard Gumbel noise, `(B, S)`, by the mixing function of SplitMix64 (Steele et al. 2014).
+
+    https://doi.org/10.1145/2660193.2660195
+    """
+    z = token_ids * _GOLDEN_GAMMA + keys  # int64 wraps around, as the function wants it
+    z = (z ^ _shift_right(z, 30)) * _MIX_1
+    z = (z ^ _shift_right(z, 27)) * _MIX_2
+    z = z ^ _shift_right(z, 31)
+    # Half a step above whole numbers, and so never 0 or 1. float32, which is all that MPS has, holds 23 bits so.
+    num_bits, dtype = (23, torch.float32) if z.device.type == "mps" else (52, torch.float64)
+    uniform = ((z & (2**num_bits - 1)).to(dtype) + 0.5) / 2**num_bits
+    noise: Tensor = -(-uniform.log()).log()
+    return noise
+
+
+def _shift_right(z: Tensor, num_bits: int) -> Tensor:
+    """Filling up with zeros, where `>>` copies the sign."""
+    shifted: Tensor = (z >> num_bits) & (2 ** (64 - num_bits) - 1)
+    return shifted

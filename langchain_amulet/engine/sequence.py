@@ -60,7 +60,7 @@ class Sequence:
         self.is_forgotten = False
         """Whether what its private streams have read must not outlive it."""
         self._lock = threading.RLock()  # a finalizer on the same thread may come in between
-        self._uniform: float | None = None
+        self._key: int | None = None
         self._seen = torch.empty(0, dtype=torch.long)
         self._longest = longest = max(len(prompt) for prompt in request.prompts)
         self._max_tokens = min(request.sampling.max_tokens, max_length - longest)
@@ -110,13 +110,13 @@ class Sequence:
         """Prompt and answer so far, as one stream reads them."""
         return [*self.request.prompts[stream], *self.token_ids]
 
-    def next_uniform(self) -> float:
-        """One uniform number in [0, 1) per token, from the request's own seed; greedy requests use none."""
+    def next_key(self) -> int:
+        """One random number per token, from the request's own seed; greedy requests use none."""
         if self.request.sampling.temperature == 0:
-            return 0.0
-        if self._uniform is None:  # else no token was appended: the draw is being tried again
-            self._uniform = torch.rand((), dtype=torch.float64, generator=self._random).item()
-        return self._uniform
+            return 0
+        if self._key is None:  # else no token was appended: the draw is being tried again
+            self._key = int(torch.randint(MAX_SEED, (), generator=self._random).item())
+        return self._key
 
     @cached_property
     def _random(self) -> torch.Generator:
@@ -136,7 +136,7 @@ class Sequence:
         """Take the token that was drawn, and see whether it ends the answer."""
         if self.is_finished:  # cancelled meanwhile
             return
-        self._uniform = None
+        self._key = None
         self.token_ids.append(token_id)
         if logprobs is not None:
             self.logprobs.append(logprobs)

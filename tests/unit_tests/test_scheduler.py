@@ -331,7 +331,7 @@ def test_chunk_for_which_there_is_no_memory_is_read_in_smaller_ones():
 
 
 def test_failure_in_the_first_draw_takes_no_other_down(monkeypatch):
-    original = Sequence.next_uniform
+    original = Sequence.next_key
 
     def breaking(sequence):
         if sequence.request.prompts[0] == (13,):
@@ -339,7 +339,7 @@ def test_failure_in_the_first_draw_takes_no_other_down(monkeypatch):
             raise RuntimeError(msg)
         return original(sequence)
 
-    monkeypatch.setattr(Sequence, "next_uniform", breaking)
+    monkeypatch.setattr(Sequence, "next_key", breaking)
     scheduler = scheduler_of(FakeRunner())
     sequences = [add(scheduler, request([i], [i, 1])) for i in (5, 13, 6)]
     drain(scheduler)

@@ -4,7 +4,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
-from langchain_amulet.engine.row import Tokens, common_prefix_length
+from langchain_amulet.engine.tokens import Tokens, common_prefix_length
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,18 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from langchain_amulet.engine.sequence import Sequence
-
-Tokens = NDArray[np.int64]
-
-
-def common_prefix_length(a: Tokens, b: Tokens) -> int:
-    """How many tokens two prompts have in common from their beginning on."""
-    shorter = min(len(a), len(b))
-    differs = a[:shorter] != b[:shorter]
-    return int(differs.argmax()) if differs.any() else shorter
+from langchain_amulet.engine.tokens import Tokens, common_prefix_length
 
 
 @dataclass(slots=True, eq=False)
@@ -48,7 +39,7 @@ class Row:
 
     def common_length(self, tokens: Tokens) -> int:
         """How much of what it has read others begin with too; found without putting prompt and answer together."""
-        prompt = self.sequence.prompt_array(self.stream)[: self.num_tokens]
+        prompt = self.sequence.prompts[self.stream][: self.num_tokens]
         length = common_prefix_length(prompt, tokens)
         if length < len(prompt) or length == self.num_tokens:
             return length

@@ -84,7 +84,7 @@ def _tempered(scores: Tensor, sampling: Sequence[SamplingParams]) -> Tensor:
 
 
 def _draw_from_likeliest(scores: Tensor, sampling: Sequence[SamplingParams], keys: Tensor) -> Tensor:
-    """Draw from the top-k tokens, or the nucleus of top-p, in order of their likelihood."""
+    """Draw from the top-k tokens, or the nucleus of top-p, looking at few of the vocabulary where they suffice."""
     scores, vocab_size = _tempered(scores, sampling), scores.shape[-1]
     top_k = [min(each.top_k, vocab_size) or vocab_size for each in sampling]
     if scores.device.type != "cpu":  # sorting is quick there, and looking whether candidates suffice is not

@@ -104,6 +104,7 @@ class Scheduler:
             self._admit()
             if self._prefilling:
                 self._read()
+                self._under_way, self._is_reading = [], False
                 self._sweep()  # some answers end with their first token
             if self._decoding:
                 self._decode()
@@ -213,7 +214,6 @@ class Scheduler:
         rows = self._rows[first:]
         if self._num_shared:
             self._read_shared(rows)
-            self._under_way, self._is_reading = [], False
             return
         start, counts = self._plan_chunk(rows)
         logits = self._extend(first + start, counts)
@@ -222,7 +222,6 @@ class Scheduler:
             self._decoding += self._prefilling
             self._prefilling, self._num_decode_rows, self._batch = [], len(self._rows), None
             batch.draw(logits)
-        self._under_way, self._is_reading = [], False
 
     def _read_shared(self, rows: list[Row]) -> None:
         """Read what all streams of a request begin with, in the row of its base stream; then copy it."""

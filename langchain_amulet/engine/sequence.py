@@ -3,16 +3,15 @@
 import itertools
 import threading
 from functools import cached_property
-from itertools import takewhile
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from langchain_amulet.engine.channel import Channel
 from langchain_amulet.engine.params import MAX_SEED, Request
+from langchain_amulet.engine.tokens import Tokens, common_prefix_length
 from langchain_amulet.exceptions import ContextLengthError
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
@@ -91,19 +90,12 @@ class Sequence:
     @cached_property
     def num_shared(self) -> int:
         """Tokens that the prompts of all streams begin with; 0 for one stream. The last of a prompt never counts."""
-        first, *others = self.request.prompts
-        if not others:
-            return 0
-        shortest = min(len(prompt) for prompt in self.request.prompts) - 1
-        columns = zip(first[:shortest], *others, strict=False)
-        return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
-
-    def prompt_array(self, stream: int) -> NDArray[np.int64]:
-        """The prompt of one stream."""
-        return self._prompt_arrays[stream]
+        first, *others = (prompt[:-1] for prompt in self.prompts)
+        return min((common_prefix_length(first, other) for other in others), default=0)
 
     @cached_property
-    def _prompt_arrays(self) -> list[NDArray[np.int64]]:
+    def prompts(self) -> list[Tokens]:
+        """The prompt of each stream, for comparisons."""
         return [np.array(prompt, dtype=np.int64) for prompt in self.request.prompts]
 
     def stream_ids(self, stream: int) -> list[int]:

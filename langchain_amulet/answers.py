@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from langchain_amulet.detokenizer import TextStream
 from langchain_amulet.engine.generation import Generation
+from langchain_amulet.parsing import AnswerParser, Delta, Reading
 
 
 class Answer:
@@ -19,6 +20,7 @@ class Answer:
         generation: The tokens; cancelled as soon as the answer has all it needs.
         tokenizer: Turns them into text.
         stop: Texts that end the answer.
+        reading: How the parts of the text are told apart; `None` if all of it is content.
         num_prompt_tokens: Tokens of each stream's prompt, the base stream first.
         metadata: What `response_metadata` says besides why the answer ended.
     """
@@ -29,36 +31,73 @@ class Answer:
         tokenizer: PreTrainedTokenizerFast,
         *,
         stop: Sequence[str],
+        reading: Reading | None,
         num_prompt_tokens: Sequence[int],
         metadata: Mapping[str, Any],
     ) -> None:
         self.generation = generation
-        self._text = TextStream(tokenizer, stop)
+        self._tokenizer = tokenizer
+        self._text = TextStream(tokenizer, stop, reading.shown if reading else ())
+        self._parser = AnswerParser(reading) if reading else None
         self._num_prompt_tokens = num_prompt_tokens
         self._metadata = metadata
         self._num_tokens = 0
+        self._num_told = 0  # tokens whose log-probabilities went out
 
     def push(self, token_id: int) -> ChatGenerationChunk | None:
-        """Take one token; returns a chunk if it makes some text certain."""
+        """Take one token; returns a chunk if it makes some of the answer certain."""
         if self._text.is_stopped:  # what comes now was drawn before the engine knew
             return None
         self._num_tokens += 1
         text = self._text.push(token_id)
         if self._text.is_stopped:
             self.generation.cancel()
-        return ChatGenerationChunk(message=AIMessageChunk(content=text)) if text else None
+        delta = self._parser.push(text) if self._parser else Delta(text)
+        return ChatGenerationChunk(message=self._message(delta)) if delta else None
 
     def finish(self) -> ChatGenerationChunk:
-        """The last chunk: text held back, and once per answer what is told of it as a whole."""
-        text = self._text.finish()
-        finish_reason = "stop" if self._text.is_stopped else self.generation.finish_reason
-        message = AIMessageChunk(
-            content=text,
-            chunk_position="last",
-            usage_metadata=self._usage(),
-            response_metadata={**self._metadata, "finish_reason": finish_reason},
-        )
+        """The last chunk: what was held back, and once per answer what is told of it as a whole."""
+        delta = self._last_delta(self._text.finish())
+        metadata = {**self._metadata, "finish_reason": self._finish_reason()}
+        message = self._message(delta, metadata, chunk_position="last", usage_metadata=self._usage())
         return ChatGenerationChunk(message=message)
+
+    def _last_delta(self, text: str) -> Delta:
+        if self._parser is None:
+            return Delta(text)
+        return self._parser.finish(text)
+
+    def _message(self, delta: Delta, metadata: Mapping[str, Any] | None = None, **fields: Any) -> AIMessageChunk:
+        logprobs = self._new_logprobs()
+        return AIMessageChunk(
+            content=delta.content,
+            additional_kwargs={"reasoning_content": delta.reasoning} if delta.reasoning else {},
+            tool_call_chunks=delta.tool_calls,
+            response_metadata={**({"logprobs": {"content": logprobs}} if logprobs else {}), **(metadata or {})},
+            **fields,
+        )
+
+    def _new_logprobs(self) -> list[dict[str, Any]]:
+        """Of the tokens since the last chunk; the one that ended the answer is none of it."""
+        new = self.generation.logprobs[self._num_told : self._num_tokens]
+        self._num_told += len(new)
+        return [
+            {
+                **self._logprob(entry.token_id, entry.logprob),
+                "top_logprobs": [self._logprob(token_id, logprob) for token_id, logprob in entry.top],
+            }
+            for entry in new
+        ]
+
+    def _logprob(self, token_id: int, logprob: float) -> dict[str, Any]:
+        text: Any = self._tokenizer.decode([token_id])
+        return {"token": text, "bytes": list(text.encode()), "logprob": logprob}
+
+    def _finish_reason(self) -> str | None:
+        if self._text.is_stopped:
+            return "stop"
+        reason = self.generation.finish_reason
+        return "tool_calls" if reason == "stop" and self._parser and self._parser.has_tool_calls else reason
 
     def _usage(self) -> UsageMetadata:
         """Counts the base prompt as input; what the preference streams read besides is a detail of it."""

@@ -2,57 +2,69 @@
 
 import asyncio
 import gc
-import os
-import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Self, cast
-from weakref import WeakKeyDictionary
+from importlib.metadata import version
+from typing import Any, Self
 
 import torch
-from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun, Callbacks
-from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import LangSmithParams, LanguageModelInput, ModelProfile
 from langchain_core.language_models.chat_models import agenerate_from_stream, generate_from_stream
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.outputs import ChatGenerationChunk, ChatResult, LLMResult
-from langchain_core.runnables import RunnableConfig
-from langchain_core.runnables.config import get_config_list
-from langgraph.store.base import BaseStore
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable
+from langchain_core.tools import BaseTool
 from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from langchain_amulet.calls import Call, prepare_call, render
 from langchain_amulet.engine.config import EngineConfig
 from langchain_amulet.engine.params import SamplingParams
 from langchain_amulet.exceptions import ModelClosedError
-from langchain_amulet.memory import PreferenceMemory, tell_when_forgetting
+from langchain_amulet.identity import identity, plain, profile
+from langchain_amulet.memory import tell_when_forgetting
 from langchain_amulet.models import LoadedModel, check_source, load, model_name
-from langchain_amulet.preferences import DEFAULT_MAX_STREAMS, Preference, as_preferences, plan_streams
+from langchain_amulet.preferences import DEFAULT_MAX_STREAMS, StreamPlan, plan_streams
 from langchain_amulet.realignment import RealignmentConfig
-from langchain_amulet.resolution import PreferenceArgument, find_lookup, resolve
+from langchain_amulet.resolution import PreferenceArgument, resolve
+from langchain_amulet.resolving import ResolvingChatModel
 from langchain_amulet.settings import (
-    SAMPLING_NAMES,
-    check_realignment,
-    check_stop,
+    CALL_ARGUMENTS,
+    IGNORED_ARGUMENTS,
+    CallSettings,
+    call_settings,
     given,
-    sampling_params,
+    identifying,
     warn_of_unknown,
 )
-
-_CALL_ARGUMENTS = {*SAMPLING_NAMES, "preference", "realignment", "stream"}
-
-_MAX_THREADS = 256  # of one batch(); they wait for tokens and do little else
-
-# Tells apart models that the user has loaded: their names may be equal, their weights not.
-_fingerprints: "WeakKeyDictionary[object, str]" = WeakKeyDictionary()
+from langchain_amulet.structured_output import Method, structured
+from langchain_amulet.tools import as_openai_tool, output_spec
 
 
-class ChatAmulet(BaseChatModel):
+class ChatAmulet(ResolvingChatModel):
     """Chat with a local model that answers each user as they prefer, by Amulet's test-time realignment.
 
     At every token, the next-token distribution under the caller's prompt and the one under the same prompt plus the
     user's preferences are combined in closed form: no training, no adapters, no reward model. Weights load on first use
     and are shared by all instances that name the same model.
+
+    Setup:
+        ```bash
+        pip install langchain-amulet
+        ```
+        No key and no server: the model runs in this process, on CUDA, MPS or the CPU.
+
+    Key init args, what is asked:
+        - `model`: hub id, local folder, GGUF file, or a loaded `PreTrainedModel`
+        - `memory`, `preference`: what users prefer
+        - `realignment`: how strongly, and how carefully, answers follow it
+        - `temperature`, `top_p`, `top_k`, `repetition_penalty`, `max_tokens`, `seed`, `stop`: how tokens are drawn
+        - `logprobs`, `top_logprobs`, `steer_structured`, `chat_template_kwargs`
+
+    Key init args, how it runs:
+        - `tokenizer`, `model_kwargs`: how the model is loaded
+        - `engine_config`: how much runs at once
+        - `timeout`, `rate_limiter`, `cache`
 
     Instantiate:
         ```python
@@ -60,7 +72,7 @@ class ChatAmulet(BaseChatModel):
 
         memory = PreferenceMemory()
         memory.remember("alice@example.com", "Answer as concisely as possible.")
-        llm = ChatAmulet(model="HuggingFaceTB/SmolLM2-135M-Instruct", memory=memory)
+        llm = ChatAmulet(model="Qwen/Qwen2.5-7B-Instruct", memory=memory, temperature=0)
         ```
 
     Invoke, as one user or another:
@@ -72,6 +84,61 @@ class ChatAmulet(BaseChatModel):
         ```python
         for chunk in llm.stream("What is a black hole?", preference="Answer like a pirate."):
             print(chunk.text, end="", flush=True)
+        ```
+
+    Async:
+        ```python
+        await llm.ainvoke("What is a black hole?")
+        async for chunk in llm.astream("What is a black hole?"):
+            ...
+        await llm.abatch(["What is a black hole?", "What is a quasar?"])
+        ```
+
+    Tool calling:
+        ```python
+        def get_weather(city: str) -> str:
+            '''Tell the weather in a city.'''
+
+
+        llm.bind_tools([get_weather]).invoke("Do I need an umbrella in Paris?").tool_calls
+        # [{'name': 'get_weather', 'args': {'city': 'Paris'}, 'id': '3xQ7mTz1K', 'type': 'tool_call'}]
+        ```
+        Calls that `tool_choice` forces, and the arguments of all calls, follow a grammar of the tools' schemas. Style
+        leaves them alone, unless `steer_structured=True`.
+
+    Structured output:
+        ```python
+        from pydantic import BaseModel
+
+
+        class Joke(BaseModel):
+            setup: str
+            punchline: str
+
+
+        llm.with_structured_output(Joke).invoke("Tell me a joke about cats.")
+        # Joke(setup='...', punchline='...')
+        ```
+
+    Token usage:
+        ```python
+        llm.invoke("What is a black hole?").usage_metadata
+        # {'input_tokens': 37, 'output_tokens': 64, 'total_tokens': 101,
+        #  'input_token_details': {'preference_streams': 45}}
+        ```
+
+    Logprobs, of the realigned distribution:
+        ```python
+        message = llm.invoke("What is a black hole?", logprobs=True, top_logprobs=3)
+        message.response_metadata["logprobs"]["content"][0]
+        # {'token': 'A', 'bytes': [65], 'logprob': -0.2, 'top_logprobs': [...]}
+        ```
+
+    Response metadata:
+        ```python
+        llm.invoke("What is a black hole?").response_metadata
+        # {'model_name': ..., 'model_provider': 'amulet', 'finish_reason': 'stop',
+        #  'amulet': {'guidance_scale': 2.0, 'num_streams': 2, ...}}
         ```
 
     Whose preferences count for a call: its own `preference=` if there is one (`None` or `[]` asks for a plain answer);
@@ -87,13 +154,11 @@ class ChatAmulet(BaseChatModel):
     """A fast tokenizer, or where to load it from; needed with a loaded model. `None` takes the model's own."""
     model_kwargs: dict[str, Any] = Field(default_factory=dict, repr=False)
     """For `from_pretrained`: `dtype`, `device_map`, `quantization_config`, `attn_implementation`, `revision`, ..."""
-    memory: PreferenceMemory | None = Field(default=None, repr=False)
-    """Where users' preferences are kept. `None`: in a LangGraph run that has a store, that store; else nowhere."""
-    preference: Any = Field(default=None, repr=False, exclude=True)
-    """Preferences of a caller of whom nothing is remembered: a string, a `Preference`, or a list of those. Set it here,
-    by `bind()` or per call; LangChain traces what `configurable_fields` are given in the config."""
     realignment: RealignmentConfig = Field(default_factory=RealignmentConfig)
     """How strongly, and how carefully, answers follow preferences."""
+    steer_structured: bool = False
+    """Whether preferences act, at the full guidance scale, on tool calls and JSON of a schema too. By default these are
+    what the preference in the prompt alone makes them."""
     engine_config: EngineConfig | None = Field(default=None, repr=False)
     """How many requests the model answers at once, with how much memory. All who use the same model share its engine,
     so other limits than those of its first user are refused. `None` takes those, else suits the device."""
@@ -113,6 +178,16 @@ class ChatAmulet(BaseChatModel):
     """Equal seeds give equal draws. `None` takes one from torch's default generator."""
     stop: list[str] | None = None
     """Texts that end the answer; they are not part of it."""
+    logprobs: bool | None = None
+    """Whether to report the log-probability of each token, after guards and grammar and before temperature."""
+    top_logprobs: int | None = None
+    """Of how many of the likeliest tokens at each place to report it too."""
+    timeout: float | None = None
+    """Seconds that an answer may take, waiting in the queue included and loading the model not."""
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """More arguments of the model's chat template, such as `{"enable_thinking": False}`."""
+    streaming: bool = False
+    """Whether `invoke` reports each token to callbacks too."""
 
     model_config = ConfigDict(hide_input_in_errors=True)  # the input may hold a preference, or a token
 
@@ -123,7 +198,7 @@ class ChatAmulet(BaseChatModel):
     @classmethod
     def _warn_of_unknown_arguments(cls, values: Any) -> Any:
         if isinstance(values, Mapping):
-            warn_of_unknown(values, known={*cls.model_fields}, place="ChatAmulet")
+            warn_of_unknown(values, known={*cls.model_fields, *IGNORED_ARGUMENTS}, place="ChatAmulet")
         return values
 
     @field_validator("model")
@@ -132,21 +207,80 @@ class ChatAmulet(BaseChatModel):
         check_source(value)
         return value
 
-    @field_validator("memory", mode="before")
+    @field_validator("realignment", mode="before")
     @classmethod
-    def _wrap_store(cls, value: Any) -> Any:
-        return PreferenceMemory(value) if isinstance(value, BaseStore) else value
+    def _read_realignment(cls, value: Any) -> Any:
+        return RealignmentConfig(**value) if isinstance(value, Mapping) else value  # as saved copies have it
 
-    @field_validator("preference", mode="before")
+    @field_validator("engine_config", mode="before")
     @classmethod
-    def _normalise_preference(cls, value: Any) -> tuple[Preference, ...]:
-        return as_preferences(value)
+    def _read_engine_config(cls, value: Any) -> Any:
+        return EngineConfig(**value) if isinstance(value, Mapping) else value
 
     @model_validator(mode="after")
-    def _check_sampling(self) -> Self:
+    def _check_settings(self) -> Self:
         SamplingParams(**given(self.__dict__))
-        check_stop(self.stop)
+        call_settings(None, self.__dict__, {})
+        self._add_version("langchain-amulet", version("langchain-amulet"))
         return self
+
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: str | bool | dict[str, Any] | None = None,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Let answers call tools.
+
+        Args:
+            tools: Functions, pydantic classes, TypedDicts, LangChain tools, or dicts as OpenAI writes them.
+            tool_choice: `"auto"` (also `None`): as the model likes; `"none"`; `"any"`, `"required"` or `True`: one of
+                the tools has to be called; a tool's name, or a dict that names it: that one.
+            strict: Noted in the tools' descriptions. Arguments follow the schemas in any case.
+            kwargs: Other arguments of calls, such as `parallel_tool_calls` (whether an answer that has to call a tool
+                may call several), `response_format`, `steer_structured`, `preference`.
+
+        Raises:
+            ToolError: A tool is none, or the choice names none of them.
+        """
+        described = [as_openai_tool(tool, strict=strict) for tool in tools]
+        choice = {} if tool_choice is None else {"tool_choice": tool_choice}
+        output_spec({"tools": described, **choice})  # refuses what cannot be bound
+        bound: Runnable[LanguageModelInput, AIMessage] = self.bind(tools=described, **choice, **kwargs)
+        return bound
+
+    def with_structured_output(
+        self,
+        schema: dict[str, Any] | type,
+        *,
+        include_raw: bool = False,
+        method: Method = "json_schema",
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]:
+        """Answer with objects of a schema, which a grammar holds the model to.
+
+        Strings and arrays of any length end in time to leave room for what has to follow within `max_tokens`.
+
+        Args:
+            schema: A pydantic class of version 2 or 1, a TypedDict, or a JSON schema.
+            include_raw: Answer with a dict of the message (`raw`), the object (`parsed`) and what went wrong
+                (`parsing_error`), in place of the object.
+            method: `"json_schema"` tells the model of the schema, `"json_mode"` leaves that to your prompt, and
+                `"function_calling"` has it call a tool of that schema.
+            strict: Accepted as other models take it; answers follow the schema in any case.
+            kwargs: Other arguments of calls.
+
+        Returns:
+            A runnable that answers with an instance of the class if there is one, else with a dict.
+
+        Raises:
+            SchemaError: It is no schema. One that cannot be followed is refused when it is called, before any token.
+            MaxTokensError: When it is called: the object cannot end within `max_tokens`.
+        """
+        return structured(self, schema, method=method, include_raw=include_raw, strict=strict, **kwargs)
 
     def prompt_streams(self, messages: LanguageModelInput, preference: PreferenceArgument = None) -> list[list[int]]:
         """The token ids of the prompts that a call would run, the base stream first.
@@ -162,7 +296,20 @@ class ChatAmulet(BaseChatModel):
         """
         preferences = resolve(self.preference if preference is None else preference).preferences
         plan = plan_streams(preferences, self.realignment.guidance_scale, max_streams=self.max_streams)
-        return render(self._load(), self._convert_input(messages).to_messages(), plan)
+        return self._render(self._convert_input(messages).to_messages(), plan, {})
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """The model's own token ids of a text, without control tokens around it."""
+        if self.custom_get_token_ids is not None:
+            return self.custom_get_token_ids(text)
+        ids: list[int] = self._load().tokenizer.encode(text, add_special_tokens=False)
+        return ids
+
+    def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
+        """Tokens of the prompt that these messages and tools make, as `usage_metadata` counts them."""
+        call = {"tools": [as_openai_tool(tool) for tool in tools or ()]}
+        (base,) = self._render(messages, StreamPlan(((),), ()), call)
+        return len(base)
 
     def close(self) -> None:
         """Let go of the model; its memory is freed once nobody else uses it."""
@@ -171,104 +318,6 @@ class ChatAmulet(BaseChatModel):
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-    # Public entry points: here, and only here, the config tells who is asking.
-
-    def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:
-        """Answer, as this config's user prefers."""
-        return super().invoke(input, config, **self._resolved(config, kwargs))
-
-    async def ainvoke(
-        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
-    ) -> AIMessage:
-        """Answer, as this config's user prefers."""
-        return await super().ainvoke(input, config, **await self._aresolved(config, kwargs))
-
-    def stream(
-        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
-    ) -> Iterator[AIMessageChunk]:
-        """Stream an answer, as this config's user prefers."""
-        return super().stream(input, config, **self._resolved(config, kwargs))
-
-    async def astream(
-        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
-    ) -> AsyncIterator[AIMessageChunk]:
-        """Stream an answer, as this config's user prefers."""
-        resolved = await self._aresolved(config, kwargs)
-        stream = cast("AsyncGenerator[AIMessageChunk]", super().astream(input, config, **resolved))
-        async with aclosing(stream) as chunks:
-            async for chunk in chunks:
-                yield chunk
-
-    def batch(self, inputs: list[LanguageModelInput], config: Any = None, **kwargs: Any) -> list[AIMessage]:
-        """Answer all inputs in one batch of the engine, each as its config's user prefers."""
-        return super().batch(inputs, _unbounded(config, len(inputs)), **kwargs)
-
-    def batch_as_completed(
-        self, inputs: Sequence[LanguageModelInput], config: Any = None, **kwargs: Any
-    ) -> Iterator[tuple[int, Any]]:
-        """Answer all inputs in one batch of the engine; yields each answer, with its number, once it is complete."""
-        return super().batch_as_completed(inputs, _unbounded(config, len(inputs)), **kwargs)
-
-    def stream_events(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        """Stream events of an answer, as this config's user prefers."""
-        return super().stream_events(input, config, **self._resolved(config, kwargs))
-
-    def astream_events(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        """Stream events of an answer, as this config's user prefers."""
-        if kwargs.get("version") != "v3":  # these go through astream
-            return super().astream_events(input, config, **self._opaque(kwargs))
-        return self._astream_events_v3(input, config, kwargs)
-
-    def generate(
-        self,
-        messages: list[list[BaseMessage]],
-        stop: list[str] | None = None,
-        callbacks: Callbacks = None,
-        **kwargs: Any,
-    ) -> LLMResult:
-        """Answer several conversations of one user."""
-        return super().generate(messages, stop, callbacks, **self._resolved(None, kwargs))
-
-    async def agenerate(
-        self,
-        messages: list[list[BaseMessage]],
-        stop: list[str] | None = None,
-        callbacks: Callbacks = None,
-        **kwargs: Any,
-    ) -> LLMResult:
-        """Answer several conversations of one user."""
-        return await super().agenerate(messages, stop, callbacks, **await self._aresolved(None, kwargs))
-
-    def bind(self, **kwargs: Any) -> Any:
-        """Fix call arguments; a preference among them shows no text in traces and `repr`."""
-        return super().bind(**self._opaque(kwargs))
-
-    async def _astream_events_v3(
-        self, input: LanguageModelInput, config: RunnableConfig | None, kwargs: dict[str, Any]
-    ) -> Any:
-        resolved = await self._aresolved(config, kwargs)
-        return await super().astream_events(input, config, **resolved)
-
-    def _resolved(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
-        if "preference" in kwargs:
-            return self._opaque(kwargs)
-        lookup = find_lookup(config, self.memory)
-        stored = lookup.memory.recall(lookup.user_id) if lookup else None
-        return self._opaque({**kwargs, "preference": stored or self.preference})
-
-    async def _aresolved(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
-        if "preference" in kwargs:
-            return self._opaque(kwargs)
-        lookup = find_lookup(config, self.memory)
-        stored = await lookup.memory.arecall(lookup.user_id) if lookup else None
-        return self._opaque({**kwargs, "preference": stored or self.preference})
-
-    @staticmethod
-    def _opaque(kwargs: dict[str, Any]) -> dict[str, Any]:
-        # None falls back to the field, so it must not replace the field's value in LangChain's cache key.
-        given = {name: value for name, value in kwargs.items() if value is not None}
-        return {**given, "preference": resolve(kwargs["preference"])} if "preference" in kwargs else given
 
     # LangChain's inner entry points
 
@@ -330,19 +379,18 @@ class ChatAmulet(BaseChatModel):
 
     def _prepare(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]) -> Call:
         """Convert a call to a request of the engine."""
-        warn_of_unknown(kwargs, known=_CALL_ARGUMENTS, place="A call of ChatAmulet")
-        realignment = check_realignment(kwargs.get("realignment", self.realignment))
+        warn_of_unknown(kwargs, known=CALL_ARGUMENTS, place="A call of ChatAmulet")
         resolved = resolve(kwargs.get("preference", self.preference))
+        call_settings(None, self.__dict__, {**kwargs, "stop": stop})  # refuses before a model is loaded
         loaded = self._load()
-        return prepare_call(
-            loaded,
-            messages,
-            resolved,
-            realignment=realignment,
-            max_streams=self.max_streams,
-            sampling=sampling_params(loaded.model.generation_config, self.__dict__, kwargs),
-            stop=check_stop(self.stop if stop is None else stop),
-        )
+        return prepare_call(loaded, messages, resolved, self._settings(loaded, {**kwargs, "stop": stop}))
+
+    def _render(self, messages: list[BaseMessage], plan: StreamPlan, call: Mapping[str, Any]) -> list[list[int]]:
+        loaded = self._load()
+        return render(loaded, messages, plan, self._settings(loaded, call))
+
+    def _settings(self, loaded: LoadedModel, call: Mapping[str, Any]) -> CallSettings:
+        return call_settings(loaded.model.generation_config, self.__dict__, call)
 
     def _load(self) -> LoadedModel:
         if self._is_closed:
@@ -363,29 +411,41 @@ class ChatAmulet(BaseChatModel):
     def _identifying_params(self) -> dict[str, Any]:
         """All that an answer depends on besides the messages; preferences as a digest only."""
         return {
-            "model": _identity(self.model),
-            "tokenizer": _identity(self.tokenizer),
+            "model": identity(self.model),
+            "tokenizer": identity(self.tokenizer),
             "model_kwargs": {name: repr(value) for name, value in self.model_kwargs.items() if name != "token"},
-            **{name: getattr(self, name) for name in SAMPLING_NAMES},
-            "default_stop": self.stop,  # LangChain puts the call's own under "stop"
-            "max_streams": self.max_streams,
-            "realignment": asdict(self.realignment),
+            **identifying(self.__dict__),
             "preference": repr(resolve(self.preference)),
         }
 
+    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
+        # LangChain takes the saved form of serialisable models, made once: fields that change would hit old answers.
+        return str(sorted(self._get_invocation_params(stop=stop, **kwargs).items(), key=lambda item: item[0]))
+
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop, **kwargs)
-        name = self._loaded.name if self._loaded else model_name(self.model)
-        return {**params, "ls_model_name": kwargs.get("model", name), "ls_provider": "amulet"}
+        return {**params, "ls_model_name": kwargs.get("model", self._name), "ls_provider": "amulet"}
 
+    @property
+    def _name(self) -> str:
+        return self._loaded.name if self._loaded else model_name(self.model)
 
-def _unbounded(config: RunnableConfig | Sequence[RunnableConfig] | None, num_inputs: int) -> list[RunnableConfig]:
-    """Configs that let inputs wait in the engine, and not in LangChain's pool of a few threads."""
-    configs = get_config_list(config, num_inputs)
-    return [{**each, "max_concurrency": each.get("max_concurrency") or _MAX_THREADS} for each in configs]
+    def _resolve_model_profile(self) -> ModelProfile:
+        return profile(self.model, name=self._name)
 
+    @classmethod
+    def is_lc_serializable(cls) -> bool:
+        """Saved copies name the model and its settings. Memory and preferences are not saved, and are given anew."""
+        return True
 
-def _identity(source: Any) -> str:
-    if isinstance(source, str | os.PathLike | None):
-        return str(source)
-    return _fingerprints.setdefault(source, f"{type(source).__name__}@{uuid.uuid4().hex}")
+    @property
+    def lc_attributes(self) -> dict[str, Any]:
+        """What is saved in another form than it is held."""
+        saved = {
+            "model": identity(self.model),
+            "tokenizer": identity(self.tokenizer),
+            "model_kwargs": plain(self.model_kwargs),
+            "engine_config": self.engine_config and asdict(self.engine_config),
+            "preference_digest": repr(resolve(self.preference)) if self.preference else None,
+        }
+        return {"realignment": asdict(self.realignment), **{name: value for name, value in saved.items() if value}}

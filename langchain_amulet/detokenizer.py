@@ -1,6 +1,6 @@
 """From a stream of token ids to a stream of text."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from transformers import PreTrainedTokenizerFast
 
@@ -18,10 +18,15 @@ class TextStream:
     Args:
         tokenizer: The model's fast tokenizer.
         stop: Texts that end the answer; they are not part of it.
+        shown: Control tokens that are part of the text, by their names; `None` shows all.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, stop: Sequence[str] = ()) -> None:
-        self._tokenizer = tokenizer
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerFast, stop: Sequence[str] = (), shown: Collection[str] | None = ()
+    ) -> None:
+        self._backend = tokenizer.backend_tokenizer
+        added = tokenizer.added_tokens_decoder.items()
+        self._hidden = {i for i, token in added if token.special and shown is not None and token.content not in shown}
         self._stop = tuple(stop)
         self._token_ids: list[int] = []
         # Tokens before _context are of no consequence; those from _context to _shown give the spacing of what follows.
@@ -51,9 +56,8 @@ class TextStream:
         return whole[len(known) :]
 
     def _decode(self, end: int) -> str:
-        text: str = self._tokenizer.backend_tokenizer.decode(
-            self._token_ids[self._context : end], skip_special_tokens=True
-        )
+        shown = [token_id for token_id in self._token_ids[self._context : end] if token_id not in self._hidden]
+        text: str = self._backend.decode(shown, skip_special_tokens=False)
         return text
 
     def _release(self, text: str) -> str:

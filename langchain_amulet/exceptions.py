@@ -17,6 +17,11 @@
     ├── EngineMemoryError (MemoryError)         a request too large for the memory that there is
     ├── GenerationError (RuntimeError)          the model itself failed while it answered
     ├── NumericalError (ArithmeticError)        the model's logits are not numbers
+    ├── ToolError (ValueError)                  a tool, or a choice of tools, that cannot be bound
+    ├── SchemaError (ValueError)                a schema that cannot be followed, or that nothing satisfies
+    ├── MaxTokensError (ValueError)             a structure that cannot end within max_tokens
+    ├── GrammarError (RuntimeError)             a grammar that grew too complex while it was followed
+    ├── GenerationTimeoutError (TimeoutError)   an answer that took longer than its timeout
     └── ContextLengthError                      a prompt longer than the model's context
 
 Each child also inherits the built-in or LangChain error that it refines, so existing handlers keep working::
@@ -29,7 +34,7 @@ Each child also inherits the built-in or LangChain error that it refines, so exi
 Fields of `ChatAmulet` that pydantic refuses arrive as its `ValidationError`, with the same message.
 """
 
-from langchain_core.exceptions import ContextOverflowError
+from langchain_core.exceptions import ContextOverflowError, ModelTimeoutError
 from langchain_core.exceptions import ModelNotFoundError as LangChainModelNotFoundError
 
 
@@ -103,3 +108,23 @@ class NumericalError(AmuletError, ArithmeticError):
 
 class ContextLengthError(AmuletError, ContextOverflowError):
     """The prompt does not fit into the model's context."""
+
+
+class ToolError(AmuletError, ValueError):
+    """A tool, or a choice of tools, cannot be bound."""
+
+
+class SchemaError(AmuletError, ValueError):
+    """A schema cannot be followed, or nothing satisfies it."""
+
+
+class MaxTokensError(AmuletError, ValueError):
+    """The structure that was asked for cannot end within `max_tokens`."""
+
+
+class GrammarError(AmuletError, RuntimeError):
+    """A grammar has become too complex to follow."""
+
+
+class GenerationTimeoutError(AmuletError, ModelTimeoutError, TimeoutError):
+    """An answer was not complete within its `timeout`."""

@@ -1,26 +1,23 @@
-"""LangChain messages and a user's preferences, rendered to prompts by the model's own chat template."""
+"""LangChain messages, tools and a user's preferences, rendered to prompts by the model's own chat template."""
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, cast
 
 import jinja2
-from langchain_core.messages import (
-    AIMessage,
-    BaseMessage,
-    HumanMessage,
-    SystemMessage,
-    ToolMessage,
-    merge_message_runs,
-)
+from langchain_core.messages import BaseMessage
 from transformers import PreTrainedTokenizerFast
 
+from langchain_amulet.conversation import Turn, append, fold_system_into_user, to_conversation, without_tools
 from langchain_amulet.exceptions import ChatTemplateError, MessageError
+from langchain_amulet.tool_formats import GENERIC, OTHER, TOOL_PROMPT, ToolFormat, detect
 
-_ROLES = ((HumanMessage, "user"), (AIMessage, "assistant"), (SystemMessage, "system"), (ToolMessage, "tool"))
 _SYSTEM_PROBE = "AMULET-SYSTEM-PROBE"
 _USER_PROBE = "AMULET-USER-PROBE"
+_TOOL_PROBE = "amulet_tool_probe"
+_PROBE_ID = "AmuletId1"
 
 
 class PromptRenderer:
@@ -28,6 +25,7 @@ class PromptRenderer:
 
     The preference ends the system message, after a blank line. Without a system message from the caller, it follows the
     template's own default system text, which both streams keep; without a system role, it ends the first user turn.
+    Tools go where the template has a place for them, else into the system message, before the preference.
 
     Args:
         tokenizer: A fast tokenizer with a chat template.
@@ -45,39 +43,77 @@ class PromptRenderer:
             raise ChatTemplateError(msg)
         self._tokenizer = tokenizer
 
-    def render(self, messages: Sequence[BaseMessage], preferences: Sequence[str] = ()) -> list[int]:
+    def render(
+        self,
+        messages: Sequence[BaseMessage],
+        preferences: Sequence[str] = (),
+        *,
+        tools: Sequence[dict[str, Any]] = (),
+        instructions: str = "",
+        template_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[int]:
         """The token ids of one stream's prompt, the beginning of the answer's turn included.
 
         Args:
             messages: The conversation.
             preferences: Texts that this stream is prompted with; none for the base stream. Control tokens in them are
                 removed, so that a stored preference cannot forge a turn.
+            tools: Tools that the answer may call, as OpenAI writes them.
+            instructions: What all streams are told besides, in the system message.
+            template_kwargs: More arguments of the chat template.
 
         Raises:
             MessageError: The conversation is empty, holds something other than text, or the template refuses it.
         """
-        conversation = _to_conversation(messages)
+        conversation = to_conversation(messages)
+        if not self.tool_format.is_native:
+            conversation = without_tools(conversation, self.tool_format)
+            instructions = "\n\n".join(filter(None, (_tool_prompt(tools), instructions)))
         if not self._has_system_role:
-            conversation = _fold_system_into_user(conversation)
+            conversation = fold_system_into_user(conversation)
         preference = "\n".join(filter(None, map(self._sanitise, preferences)))
-        if preference:
-            conversation = self._with_preference(conversation, preference)
+        for text in filter(None, (instructions, preference)):
+            conversation = self._with_system_text(conversation, text)
+        arguments = {
+            **(template_kwargs or {}),
+            **({"tools": list(tools)} if tools and self.tool_format.is_native else {}),
+        }
         try:
-            ids = self._tokenizer.apply_chat_template(conversation, add_generation_prompt=True, return_dict=False)
+            ids = self._tokenizer.apply_chat_template(
+                conversation, add_generation_prompt=True, return_dict=False, **arguments
+            )
         except (jinja2.TemplateError, TypeError) as error:
             msg = f"The model's chat template refuses these messages: {error}"
             raise MessageError(msg) from error
         return cast("list[int]", ids)
 
-    def _with_preference(self, conversation: list[dict[str, Any]], preference: str) -> list[dict[str, Any]]:
+    @cached_property
+    def tool_format(self) -> ToolFormat:
+        """How the model writes tool calls, as its template tells; the generic one if it knows no tools."""
+        function = {"name": _TOOL_PROBE, "arguments": {"probe": "x"}}
+        call = {"type": "function", "id": _PROBE_ID, "function": function}
+        parameters = {"type": "object", "properties": {"probe": {"type": "string", "description": "a probe"}}}
+        tool = {"name": _TOOL_PROBE, "description": "a probe", "parameters": {**parameters, "required": ["probe"]}}
+        user = {"role": "user", "content": _USER_PROBE}
+        try:
+            listed = self._render_text([user], tools=[{"type": "function", "function": tool}])
+            called = self._render_text([user, {"role": "assistant", "content": "", "tool_calls": [call]}])
+        except Exception:  # noqa: BLE001 - templates fail in all ways where they know no tools
+            return GENERIC
+        if _TOOL_PROBE not in listed or _TOOL_PROBE not in called:
+            return GENERIC
+        known = detect(called.rpartition(_USER_PROBE)[2], _TOOL_PROBE)
+        return known or (OTHER if self._tokenizer.response_template else GENERIC)
+
+    def _with_system_text(self, conversation: list[Turn], text: str) -> list[Turn]:
         if not self._has_system_role:
             first_user = next((i for i, turn in enumerate(conversation) if turn["role"] == "user"), None)
             if first_user is None:
-                return [{"role": "user", "content": preference}, *conversation]
-            return [_append(turn, preference) if i == first_user else turn for i, turn in enumerate(conversation)]
+                return [{"role": "user", "content": text}, *conversation]
+            return [append(turn, text) if i == first_user else turn for i, turn in enumerate(conversation)]
         if conversation[0]["role"] == "system":
-            return [_append(conversation[0], preference), *conversation[1:]]
-        return [_append({"role": "system", "content": self._default_system_text}, preference), *conversation]
+            return [append(conversation[0], text), *conversation[1:]]
+        return [append({"role": "system", "content": self._default_system_text}, text), *conversation]
 
     @cached_property
     def _system_slot(self) -> tuple[str, str] | None:
@@ -104,10 +140,10 @@ class PromptRenderer:
 
     def _render_probe(self, *, with_system: bool) -> str:
         system = [{"role": "system", "content": _SYSTEM_PROBE}] if with_system else []
-        conversation = [*system, {"role": "user", "content": _USER_PROBE}]
-        return cast(
-            "str", self._tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
-        )
+        return self._render_text([*system, {"role": "user", "content": _USER_PROBE}], add_generation_prompt=True)
+
+    def _render_text(self, conversation: list[Turn], **kwargs: Any) -> str:
+        return cast("str", self._tokenizer.apply_chat_template(conversation, tokenize=False, **kwargs))
 
     def _sanitise(self, text: str) -> str:
         """Remove control tokens, also those that removing others would put together."""
@@ -122,59 +158,6 @@ class PromptRenderer:
         return re.compile("|".join(map(re.escape, control)) or "(?!)")
 
 
-def _to_conversation(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
-    if not messages:
-        msg = "There are no messages to answer. Pass at least one HumanMessage."
-        raise MessageError(msg)
-    return [_to_turn(message) for message in merge_message_runs(messages)]
-
-
-def _to_turn(message: BaseMessage) -> dict[str, Any]:
-    # A ChatMessage says its role itself.
-    role = next((role for kind, role in _ROLES if isinstance(message, kind)), getattr(message, "role", None))
-    if role is None:
-        msg = (
-            f"A {type(message).__name__} has no role in a chat template. Use system, human, AI, tool or chat messages."
-        )
-        raise MessageError(msg)
-    turn: dict[str, Any] = {"role": role, "content": _text_of(message)}
-    if isinstance(message, AIMessage) and message.tool_calls:
-        turn["tool_calls"] = [
-            {"type": "function", "id": call["id"], "function": {"name": call["name"], "arguments": call["args"]}}
-            for call in message.tool_calls
-        ]
-    if isinstance(message, ToolMessage):
-        turn |= {"tool_call_id": message.tool_call_id, "name": message.name}
-    return turn
-
-
-def _text_of(message: BaseMessage) -> str:
-    if isinstance(message.content, str):
-        return message.content
-    return "".join(filter(None, map(_text_of_block, message.content)))
-
-
-def _text_of_block(block: str | dict[str, Any]) -> str:
-    if isinstance(block, str):
-        return block
-    kind = block.get("type")
-    if kind == "text":
-        return str(block["text"])
-    if kind in {"tool_use", "tool_call", "reasoning"}:  # carried by tool_calls, or not shown to the model again
-        return ""
-    msg = f"This model reads text only; a message holds a block of type {kind!r}. Remove it, or describe it in words."
-    raise MessageError(msg)
-
-
-def _append(turn: dict[str, Any], text: str) -> dict[str, Any]:
-    return {**turn, "content": "\n\n".join(filter(None, (turn["content"], text)))}
-
-
-def _fold_system_into_user(conversation: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Without a system role, the system text opens the user turn that follows it."""
-    if conversation[0]["role"] != "system":
-        return conversation
-    system, *rest = conversation
-    if not rest or rest[0]["role"] != "user":
-        return [{"role": "user", "content": system["content"]}, *rest]
-    return [{**rest[0], "content": "\n\n".join(filter(None, (system["content"], rest[0]["content"])))}, *rest[1:]]
+def _tool_prompt(tools: Sequence[dict[str, Any]]) -> str:
+    described = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
+    return TOOL_PROMPT.format(tools=described) if tools else ""

@@ -18,8 +18,10 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
+from langchain_amulet.constraints import Constraints
 from langchain_amulet.engine.config import EngineConfig
 from langchain_amulet.engine.engine import Engine
+from langchain_amulet.engine.grammar import GrammarCompiler
 from langchain_amulet.engine.runner import Runner
 from langchain_amulet.engine.sequential_runner import SequentialRunner
 from langchain_amulet.engine.transformers_runner import TransformersRunner
@@ -31,6 +33,8 @@ from langchain_amulet.exceptions import (
 )
 from langchain_amulet.gguf import check_gguf_installed, converted_folder
 from langchain_amulet.messages import PromptRenderer
+from langchain_amulet.settings import stop_token_ids
+from langchain_amulet.tool_formats import ToolFormat
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +58,7 @@ class LoadedModel:
     engine: Engine
     engine_config: EngineConfig
     renderer: PromptRenderer
+    constraints: Constraints
 
 
 # Weak: a model lives as long as somebody who asked for it does.
@@ -165,16 +170,27 @@ def _load(
         source = _locate(model)
         with _errors_explained(source):
             weights, fast_tokenizer = _from_pretrained(source, tokenizer, kwargs)
+    engine, renderer = Engine(_runner(weights), engine_config), PromptRenderer(fast_tokenizer)
     loaded = LoadedModel(
         name=model_name(model),
         model=weights,
         tokenizer=fast_tokenizer,
-        engine=Engine(_runner(weights), engine_config),
+        engine=engine,
         engine_config=engine_config or EngineConfig(),
-        renderer=PromptRenderer(fast_tokenizer),
+        renderer=renderer,
+        constraints=_constraints(weights, fast_tokenizer, engine.vocab_size, renderer.tool_format),
     )
     _announce(loaded, time.perf_counter() - started)
     return loaded
+
+
+def _constraints(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, vocab_size: int, tool_format: ToolFormat
+) -> Constraints:
+    added = tokenizer.added_tokens_decoder.items()
+    control_tokens = {token.content: token_id for token_id, token in added if token.special}
+    compiler = GrammarCompiler(tokenizer, vocab_size, stop_token_ids(model.generation_config))
+    return Constraints(compiler, control_tokens, tool_format)
 
 
 def _runner(model: PreTrainedModel) -> Runner:

@@ -2,8 +2,8 @@
 
 import difflib
 import warnings
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from transformers import GenerationConfig
@@ -11,9 +11,72 @@ from transformers import GenerationConfig
 from langchain_amulet.engine.params import SamplingParams
 from langchain_amulet.exceptions import InvalidParameterError
 from langchain_amulet.realignment import RealignmentConfig
+from langchain_amulet.tools import OutputSpec, output_spec
 
 DEFAULT_MAX_TOKENS = 512
-SAMPLING_NAMES = tuple(field.name for field in fields(SamplingParams) if field.name != "stop_token_ids")
+SAMPLING_NAMES = tuple(each.name for each in fields(SamplingParams) if each.name != "stop_token_ids")
+_OUTPUT_NAMES = ("tools", "tool_choice", "parallel_tool_calls", "response_format")
+_DRAWING_NAMES = ("realignment", "steer_structured", "logprobs", "top_logprobs")
+_OTHER_NAMES = (*_DRAWING_NAMES, "stop", "timeout", "chat_template_kwargs")
+CALL_ARGUMENTS = {*SAMPLING_NAMES, *_OUTPUT_NAMES, *_OTHER_NAMES, "preference", "stream"}
+IGNORED_ARGUMENTS = {"api_key", "base_url", "max_retries", "preference_digest"}
+"""What other chat models take and a local one has no use for; and what only saved copies hold."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallSettings:
+    """All that a call is given besides its messages and preferences."""
+
+    realignment: RealignmentConfig
+    max_streams: int
+    sampling: SamplingParams
+    stop: Sequence[str] = ()
+    output: OutputSpec = field(default_factory=OutputSpec)
+    steer_structured: bool = False
+    top_logprobs: int | None = None
+    timeout_s: float | None = None
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def effective_realignment(self) -> RealignmentConfig:
+        """Style leaves structure alone: there, answers are those of the preference prompt."""
+        if self.output.is_structure and not self.steer_structured:
+            scale = min(max(self.realignment.guidance_scale, 0.0), 1.0)
+            return replace(self.realignment, guidance_scale=scale, plausibility=0.0, max_kl=None)
+        return self.realignment
+
+
+def call_settings(
+    config: GenerationConfig | None, model_fields: Mapping[str, Any], call: Mapping[str, Any]
+) -> CallSettings:
+    """All that a call is given: its own arguments, over the model's fields, over the generation config.
+
+    Raises:
+        InvalidParameterError: A value is out of range, or of the wrong kind.
+        ToolError: A tool is none, or the choice names none of them.
+        SchemaError: The response format is none.
+    """
+    own = {name: call[name] for name in (*_OTHER_NAMES, *_OUTPUT_NAMES) if call.get(name) is not None}
+    values = {**{name: model_fields.get(name) for name in _OTHER_NAMES}, **own}
+    return CallSettings(
+        realignment=check_realignment(values["realignment"]),
+        max_streams=model_fields["max_streams"],
+        sampling=sampling_params(config or GenerationConfig(), model_fields, call),
+        stop=check_stop(values["stop"]),
+        output=output_spec(values),
+        steer_structured=bool(values["steer_structured"]),
+        top_logprobs=top_logprobs(values),
+        timeout_s=check_timeout(values["timeout"]),
+        template_kwargs=values["chat_template_kwargs"] or {},
+    )
+
+
+def identifying(model_fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Those fields that answers depend on, as caches are told of them."""
+    names = (*SAMPLING_NAMES, *_DRAWING_NAMES, "chat_template_kwargs", "max_streams")
+    told = {name: model_fields[name] for name in names}
+    # LangChain puts the call's own stop strings under "stop".
+    return {**told, "default_stop": model_fields["stop"], "realignment": asdict(model_fields["realignment"])}
 
 
 def sampling_params(
@@ -34,9 +97,14 @@ def sampling_params(
         "repetition_penalty": config.repetition_penalty,
         "max_tokens": DEFAULT_MAX_TOKENS if config.max_new_tokens is None else config.max_new_tokens,
     }
-    eos = config.eos_token_id
-    stop_token_ids = frozenset([eos] if isinstance(eos, int) else eos or [])
-    return SamplingParams(**{**given(defaults), **given(model_fields), **given(call)}, stop_token_ids=stop_token_ids)
+    values = {**given(defaults), **given(model_fields), **given(call)}
+    return SamplingParams(**values, stop_token_ids=stop_token_ids(config))
+
+
+def stop_token_ids(config: GenerationConfig | None) -> frozenset[int]:
+    """Tokens that end an answer."""
+    eos = config.eos_token_id if config else None
+    return frozenset([eos] if isinstance(eos, int) else eos or [])
 
 
 def given(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,6 +124,36 @@ def check_stop(stop: Any) -> list[str]:
         msg = f"stop is a list of texts, none of them empty, such as ['END']; got {stop!r}."
         raise InvalidParameterError(msg)
     return stop
+
+
+def top_logprobs(values: Mapping[str, Any]) -> int | None:
+    """How many of the likeliest tokens to report with each; `None` reports no log-probabilities.
+
+    Raises:
+        InvalidParameterError: `logprobs` is no bool, or `top_logprobs` is no whole number or goes without.
+    """
+    wanted, top = values.get("logprobs"), values.get("top_logprobs")
+    if not isinstance(wanted, bool | None):
+        msg = f"logprobs is True or False, and top_logprobs says how many alternatives to report; got {wanted!r}."
+        raise InvalidParameterError(msg)
+    if top is not None and wanted is False:
+        msg = "top_logprobs goes with logprobs=True."
+        raise InvalidParameterError(msg)
+    return (top or 0) if wanted or top is not None else None
+
+
+def check_timeout(timeout: Any) -> float | None:
+    """Refuse what is no time.
+
+    Raises:
+        InvalidParameterError: It is no number above 0.
+    """
+    if timeout is None:
+        return None
+    if not isinstance(timeout, int | float) or isinstance(timeout, bool) or timeout <= 0:
+        msg = f"timeout is a number of seconds above 0, or None to wait; got {timeout!r}."
+        raise InvalidParameterError(msg)
+    return float(timeout)
 
 
 def check_realignment(realignment: Any) -> RealignmentConfig:

@@ -65,7 +65,8 @@ class Engine:
     def __init__(self, runner: Runner, config: EngineConfig | None = None) -> None:
         self.config = _completed(config or EngineConfig(), runner)
         """The limits that hold."""
-        self._vocab_size = runner.vocab_size
+        self.vocab_size = runner.vocab_size
+        """V, the length of a row of logits."""
         self._scheduler = Scheduler(runner, self.config)
         self._worker = Worker("amulet-engine")
         self._lock = threading.Lock()  # for what follows
@@ -159,8 +160,8 @@ class Engine:
             msg = f"The request has {num_streams} streams; the engine decodes {self.config.max_rows} rows (max_rows)."
             raise InvalidParameterError(msg)
         for prompt in request.prompts:
-            if not 0 <= min(prompt) <= max(prompt) < self._vocab_size:
-                msg = f"Token ids go from 0 to {self._vocab_size - 1}; got {min(prompt)} to {max(prompt)}."
+            if not 0 <= min(prompt) <= max(prompt) < self.vocab_size:
+                msg = f"Token ids go from 0 to {self.vocab_size - 1}; got {min(prompt)} to {max(prompt)}."
                 raise InvalidParameterError(msg)
         return Sequence(request, max_length=self._scheduler.max_length(num_streams))
 
@@ -223,11 +224,7 @@ class Engine:
         with self._lock:
             while self._inbox:
                 self._scheduler.add(self._inbox.popleft())
-            while self._queueing and self._num_waiting < self.config.max_waiting:
-                sequence, place = self._queueing.popleft()
-                if not sequence.is_finished and place.set_running_or_notify_cancel():
-                    self._scheduler.add(sequence)
-                    place.set_result(None)
+            self._give_places()
             if self._forgets:
                 self._scheduler.forget_private()
                 self._forgets = False
@@ -238,6 +235,19 @@ class Engine:
                 self._scheduler.release()
                 self._is_working = False
             return self._is_working
+
+    def _give_places(self) -> None:
+        """Let those in who wait outside the queue, and those go who have waited too long."""
+        for sequence, _ in self._queueing:
+            sequence.expire()
+        outside, self._queueing = self._queueing, deque()
+        for sequence, place in outside:
+            if not sequence.is_finished and self._num_waiting >= self.config.max_waiting:
+                self._queueing.append((sequence, place))
+            elif place.set_running_or_notify_cancel():
+                if not sequence.is_finished:
+                    self._scheduler.add(sequence)
+                place.set_result(None)  # of one that has ended, the generation tells
 
 
 _engines: "weakref.WeakSet[Engine]" = weakref.WeakSet()

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from langchain_amulet.engine.guide import GuideFactory
 from langchain_amulet.exceptions import InvalidParameterError
 from langchain_amulet.realignment import RealignmentConfig
 
@@ -84,6 +85,10 @@ class Request:
     prefix_keys: Sequence[str | None] = ()
     """Whose requests may reuse what each stream has read: `""` is everybody's, any other key that of requests with the
     same key, `None` nobody's. Empty: the base stream is everybody's, the others nobody's."""
+    guide: GuideFactory | None = None
+    """Makes what leads the answer, such as a grammar. `None` lets it be anything."""
+    timeout_s: float | None = None
+    """Seconds from here to the end of the answer, after which it fails. `None` waits."""
 
     def prefix_key(self, stream: int) -> str | None:
         """The key of one stream."""
@@ -107,5 +112,7 @@ class Request:
         if len(self.prefix_keys) not in (0, len(self.prompts)):
             msg = f"{len(self.prompts)} streams take as many prefix_keys or none; got {len(self.prefix_keys)}."
             raise InvalidParameterError(msg)
+        if self.timeout_s is not None:
+            _require("timeout_s", self.timeout_s, float, lambda x: x > 0, "None or above 0")
         if self.logprobs is not None:
             _require("logprobs", self.logprobs, int, lambda x: x >= 0, "None or at least 0")

@@ -323,7 +323,9 @@ class Scheduler:
     # Leaving
 
     def _sweep(self) -> None:
-        """Free the rows of whoever has ended, and take those out of the queue."""
+        """Free the rows of whoever has ended or taken too long, and take those out of the queue."""
+        for sequence in self.all_sequences():
+            sequence.expire()
         for sequence in [each for each in (*self._decoding, *self._prefilling) if each.is_finished]:
             self._leave(sequence)
         if any(sequence.is_finished for sequence in self._waiting):

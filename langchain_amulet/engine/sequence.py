@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+import time
 from functools import cached_property
 from typing import Literal, NamedTuple
 
@@ -10,9 +11,10 @@ import torch
 from torch import Tensor
 
 from langchain_amulet.engine.channel import Channel
+from langchain_amulet.engine.guide import Guide
 from langchain_amulet.engine.params import MAX_SEED, Request
 from langchain_amulet.engine.tokens import Tokens, common_prefix_length
-from langchain_amulet.exceptions import ContextLengthError
+from langchain_amulet.exceptions import ContextLengthError, GenerationTimeoutError
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 
@@ -37,7 +39,17 @@ class Sequence:
 
     Raises:
         ContextLengthError: A prompt leaves no room for an answer.
+        MaxTokensError: What the guide asks for does not fit into the answer.
     """
+
+    is_suspect = False
+    """Whether reading it together with others has failed, so that it is read alone."""
+    is_last_try = False
+    """Whether it has had too little memory already with the engine to itself."""
+    is_sound = True
+    """Whether all its logits so far were numbers."""
+    is_forgotten = False
+    """Whether what its private streams have read must not outlive it."""
 
     def __init__(self, request: Request, *, max_length: int) -> None:
         self.request = request
@@ -50,14 +62,6 @@ class Sequence:
         self.finish_reason: FinishReason | None = None
         self.channel = Channel()
         """Where the tokens go."""
-        self.is_suspect = False
-        """Whether reading it together with others has failed, so that it is read alone."""
-        self.is_last_try = False
-        """Whether it has had too little memory already with the engine to itself."""
-        self.is_sound = True
-        """Whether all its logits so far were numbers."""
-        self.is_forgotten = False
-        """Whether what its private streams have read must not outlive it."""
         self._lock = threading.RLock()  # a finalizer on the same thread may come in between
         self._key: int | None = None
         self._seen = torch.empty(0, dtype=torch.long)
@@ -65,12 +69,14 @@ class Sequence:
         self._max_tokens = min(request.sampling.max_tokens, max_length - longest)
         self.max_length = longest + self._max_tokens
         """The most tokens that its longest row can come to hold."""
+        self.guide: Guide | None = None
+        """What leads the answer."""
+        self.deadline = None if request.timeout_s is None else time.monotonic() + request.timeout_s
+        """When the answer has taken too long."""
         if self._max_tokens < 1:
-            msg = (
-                f"The prompt has {longest} tokens; the model's context holds {max_length}, "
-                f"the answer included. Shorten the conversation."
-            )
-            raise ContextLengthError(msg)
+            raise _no_room(longest, max_length)
+        if request.guide is not None:
+            self.guide = request.guide(self._max_tokens)
 
     @property
     def is_finished(self) -> bool:
@@ -124,8 +130,13 @@ class Sequence:
         self._seen = torch.cat([self._seen, torch.tensor(newest, dtype=torch.long, device=device)])
         return self._seen
 
+    @property
+    def num_left(self) -> int:
+        """Tokens that the answer may still take."""
+        return self._max_tokens - len(self.token_ids)
+
     def append(self, token_id: int, logprobs: TokenLogprobs | None) -> None:
-        """Take the token that was drawn, and see whether it ends the answer."""
+        """Take the next token, and see whether it ends the answer."""
         if self.is_finished:  # cancelled meanwhile
             return
         self._key = None
@@ -136,8 +147,19 @@ class Sequence:
             self.finish("stop")
             return
         self.channel.put(token_id)
-        if len(self.token_ids) >= self._max_tokens:
+        if self.guide is not None and self.guide.is_complete:
+            self.finish("stop")
+        elif self.num_left <= 0:
             self.finish("length")
+
+    def expire(self) -> None:
+        """End the answer with an error if it has taken too long."""
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            msg = (
+                f"The answer was not complete after {self.request.timeout_s} s, with {len(self.token_ids)} tokens "
+                f"drawn. Raise the timeout, or lower max_tokens."
+            )
+            self.finish("error", GenerationTimeoutError(msg))
 
     def finish(self, reason: FinishReason, error: BaseException | None = None) -> None:
         """End the answer; the first reason stands. Whoever waits for a token gets the end, or the error."""
@@ -146,3 +168,10 @@ class Sequence:
                 return
             self.finish_reason = reason
         self.channel.close(error)
+
+
+def _no_room(num_tokens: int, max_length: int) -> ContextLengthError:
+    return ContextLengthError(
+        f"The prompt has {num_tokens} tokens; the model's context holds {max_length}, "
+        f"the answer included. Shorten the conversation."
+    )

@@ -132,8 +132,8 @@ def test_runs_of_one_role_are_merged():
     assert "<|im_start|>system\nA.\nB.<|im_end|>\n<|im_start|>user\nC.\nD.<|im_end|>" in text
 
 
-def test_tool_turns_reach_the_template():
-    template = "{% for m in messages %}{{ m.role }}:{{ m.content }}{{ m.tool_calls[0].function.arguments.x if m.tool_calls }}{{ m.name }};{% endfor %}"
+def test_tool_turns_become_text_where_the_template_knows_no_tools():
+    template = "{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}"
     call = {"name": "add", "args": {"x": 3}, "id": "1"}
     messages = [
         QUESTION,
@@ -141,7 +141,10 @@ def test_tool_turns_reach_the_template():
         ToolMessage("4", tool_call_id="1", name="add"),
         ChatMessage("hm", role="critic"),
     ]
-    assert render(template, messages) == "user:What is a moon?;assistant:3;tool:4add;critic:hm;"
+    assert render(template, messages) == (
+        'user:What is a moon?;assistant:<tool_call>\n{"name": "add", "arguments": {"x": 3}}\n</tool_call>;'
+        "user:<tool_response>\n4\n</tool_response>;critic:hm;"
+    )
 
 
 def test_text_blocks_are_joined_and_others_refused():

@@ -1,0 +1,119 @@
+"""LangChain messages as the turns that chat templates take."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any, TypeAlias
+
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+    merge_message_runs,
+)
+
+from langchain_amulet.exceptions import MessageError
+from langchain_amulet.tool_formats import ToolFormat
+
+Turn: TypeAlias = dict[str, Any]
+
+_ROLES = ((HumanMessage, "user"), (AIMessage, "assistant"), (SystemMessage, "system"), (ToolMessage, "tool"))
+_HIDDEN_BLOCKS = {"tool_use", "tool_call", "tool_call_chunk", "reasoning", "thinking", "non_standard"}
+_SHORT_ID = re.compile(r"[a-zA-Z0-9]{9}")
+
+
+def to_conversation(messages: Sequence[BaseMessage]) -> list[Turn]:
+    """One turn per run of messages of the same role.
+
+    Raises:
+        MessageError: There are no messages, or one holds something other than text.
+    """
+    if not messages:
+        msg = "There are no messages to answer. Pass at least one HumanMessage."
+        raise MessageError(msg)
+    return [_to_turn(message) for message in merge_message_runs(messages)]
+
+
+def _to_turn(message: BaseMessage) -> Turn:
+    # A ChatMessage says its role itself.
+    role = next((role for kind, role in _ROLES if isinstance(message, kind)), getattr(message, "role", None))
+    if role is None:
+        msg = (
+            f"A {type(message).__name__} has no role in a chat template. Use system, human, AI, tool or chat messages."
+        )
+        raise MessageError(msg)
+    turn: Turn = {"role": role, "content": _text_of(message)}
+    if isinstance(message, AIMessage) and message.tool_calls:
+        turn["tool_calls"] = [
+            {
+                "type": "function",
+                "id": _short_id(call["id"] or ""),
+                "function": {"name": call["name"], "arguments": call["args"]},
+            }
+            for call in message.tool_calls
+        ]
+    if isinstance(message, ToolMessage):
+        if message.status == "error":
+            turn = append({**turn, "content": "Error:"}, turn["content"], separator=" ")
+        turn |= {"tool_call_id": _short_id(message.tool_call_id), "name": message.name or ""}
+    return turn
+
+
+def _short_id(call_id: str) -> str:
+    """Nine letters and digits, which are all that Mistral's templates take; other templates leave ids out."""
+    return call_id if _SHORT_ID.fullmatch(call_id) else hashlib.sha256(call_id.encode()).hexdigest()[:9]
+
+
+def _text_of(message: BaseMessage) -> str:
+    if isinstance(message.content, str):
+        return message.content
+    return "".join(filter(None, map(_text_of_block, message.content)))
+
+
+def _text_of_block(block: str | dict[str, Any]) -> str:
+    if isinstance(block, str):
+        return block
+    kind = block.get("type")
+    if kind == "text":
+        return str(block["text"])
+    if kind in _HIDDEN_BLOCKS:  # carried by tool_calls, or not shown to the model again
+        return ""
+    msg = f"This model reads text only; a message holds a block of type {kind!r}. Remove it, or describe it in words."
+    raise MessageError(msg)
+
+
+def append(turn: Turn, text: str, *, separator: str = "\n\n") -> Turn:
+    """The turn with a text at its end."""
+    return {**turn, "content": separator.join(filter(None, (turn["content"], text)))}
+
+
+def fold_system_into_user(conversation: list[Turn]) -> list[Turn]:
+    """Without a system role, the system text opens the user turn that follows it."""
+    if conversation[0]["role"] != "system":
+        return conversation
+    system, *rest = conversation
+    if not rest or rest[0]["role"] != "user":
+        return [{"role": "user", "content": system["content"]}, *rest]
+    return [append(system | {"role": "user"}, rest[0]["content"]), *rest[1:]]
+
+
+def without_tools(conversation: list[Turn], tool_format: ToolFormat) -> list[Turn]:
+    """Calls as the text of who made them, and their results as turns of the user, for templates that know no tools."""
+    turns = [_without_tools(turn, tool_format) for turn in conversation]
+    merged = []
+    for role, run in groupby(turns, key=lambda turn: turn["role"]):
+        group = list(run)
+        merged.append(
+            {"role": role, "content": "\n\n".join(turn["content"] for turn in group)} if group[1:] else group[0]
+        )
+    return merged
+
+
+def _without_tools(turn: Turn, tool_format: ToolFormat) -> Turn:
+    if turn["role"] == "tool":
+        return {"role": "user", "content": f"<tool_response>\n{turn['content']}\n</tool_response>"}
+    calls = [tool_format.write(**call["function"]) for call in turn.get("tool_calls", ())]
+    return append({"role": turn["role"], "content": turn["content"]}, "\n".join(calls), separator="\n")

@@ -1,0 +1,88 @@
+"""Runnables that answer with objects of a schema."""
+
+from collections.abc import Mapping
+from operator import itemgetter
+from typing import Any, Literal, TypeAlias, get_args
+
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.output_parsers import BaseOutputParser, JsonOutputParser, PydanticOutputParser
+from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
+from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
+from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
+from langchain_core.utils.pydantic import is_basemodel_subclass, is_pydantic_v1_subclass
+
+from langchain_amulet.exceptions import SchemaError
+
+Method: TypeAlias = Literal["json_schema", "function_calling", "json_mode"]
+
+_SCHEMA_KEYWORDS = {"type", "properties", "$ref", "anyOf", "oneOf", "allOf", "enum", "const", "$defs", "definitions"}
+
+
+def structured(
+    model: BaseChatModel,
+    schema: Any,
+    *,
+    method: Method = "json_schema",
+    include_raw: bool = False,
+    strict: bool | None = None,
+    **kwargs: Any,
+) -> Runnable[LanguageModelInput, Any]:
+    """A runnable that answers with an object of the schema; see `ChatAmulet.with_structured_output`."""
+    if method not in get_args(Method):
+        msg = f"method is one of {get_args(Method)}; got {method!r}."
+        raise SchemaError(msg)
+    traced = {"ls_structured_output_format": {"kwargs": {"method": method, "strict": strict}, "schema": schema}}
+    parser: Any
+    if method == "function_calling":
+        name = convert_to_openai_tool(schema)["function"]["name"]
+        llm = model.bind_tools([schema], tool_choice=name, strict=strict, **traced, **kwargs)
+        parser = _tool_parser(schema, name)
+    else:
+        llm = model.bind(response_format=_response_format(schema, method), **traced, **kwargs)
+        parser = _json_parser(schema)
+    return _with_raw(llm, parser) if include_raw else llm | parser
+
+
+def _response_format(schema: Any, method: Method) -> dict[str, Any]:
+    written = json_schema_of(schema)
+    if method == "json_mode":
+        return {"type": "json_object", "schema": written}
+    return {"type": "json_schema", "json_schema": {"name": written.get("title", "answer"), "schema": written}}
+
+
+def json_schema_of(schema: Any) -> dict[str, Any]:
+    """The JSON schema of a pydantic class of either version, a TypedDict, a tool, or a JSON schema itself.
+
+    Raises:
+        SchemaError: It is none of these.
+    """
+    if isinstance(schema, type) and is_basemodel_subclass(schema):
+        model: Any = schema
+        written: dict[str, Any] = model.schema() if is_pydantic_v1_subclass(schema) else model.model_json_schema()
+        return written
+    if isinstance(schema, Mapping) and "name" not in schema and _SCHEMA_KEYWORDS & schema.keys() != {"type"}:
+        return dict(schema)
+    try:
+        return convert_to_json_schema(schema)
+    except (TypeError, ValueError) as error:
+        msg = f"{schema!r} is no schema: give a pydantic class, a TypedDict or a JSON schema with a title. {error}"
+        raise SchemaError(msg) from error
+
+
+def _tool_parser(schema: Any, name: str) -> BaseOutputParser[Any]:
+    if isinstance(schema, type) and is_basemodel_subclass(schema):
+        return PydanticToolsParser(tools=[schema], first_tool_only=True)
+    return JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
+
+
+def _json_parser(schema: Any) -> BaseOutputParser[Any]:
+    if isinstance(schema, type) and is_basemodel_subclass(schema):
+        return PydanticOutputParser(pydantic_object=schema)
+    return JsonOutputParser()
+
+
+def _with_raw(llm: Runnable[LanguageModelInput, Any], parser: Any) -> Runnable[LanguageModelInput, Any]:
+    """Message, object and what went wrong, side by side."""
+    parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
+    failed = RunnablePassthrough.assign(parsed=lambda _: None)
+    return RunnableMap(raw=llm) | parsed.with_fallbacks([failed], exception_key="parsing_error")

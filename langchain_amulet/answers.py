@@ -1,5 +1,6 @@
 """From generated tokens to LangChain's message chunks."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from transformers import PreTrainedTokenizerFast
 from langchain_amulet.detokenizer import TextStream
 from langchain_amulet.engine.generation import Generation
 from langchain_amulet.parsing import AnswerParser, Delta, Reading
+
+_LEAST_LOGPROB = -9999.0  # what OpenAI reports for tokens that are next to impossible; JSON has no infinity
 
 
 class Answer:
@@ -84,14 +87,14 @@ class Answer:
         return [
             {
                 **self._logprob(entry.token_id, entry.logprob),
-                "top_logprobs": [self._logprob(token_id, logprob) for token_id, logprob in entry.top],
+                "top_logprobs": [self._logprob(*each) for each in entry.top if math.isfinite(each[1])],
             }
             for entry in new
         ]
 
     def _logprob(self, token_id: int, logprob: float) -> dict[str, Any]:
         text: Any = self._tokenizer.decode([token_id])
-        return {"token": text, "bytes": list(text.encode()), "logprob": logprob}
+        return {"token": text, "bytes": list(text.encode()), "logprob": max(logprob, _LEAST_LOGPROB)}
 
     def _finish_reason(self) -> str | None:
         if self._text.is_stopped:

@@ -38,7 +38,8 @@ from langchain_amulet.settings import (
     warn_of_unknown,
 )
 from langchain_amulet.structured_output import Method, structured
-from langchain_amulet.tools import as_openai_tool, output_spec
+from langchain_amulet.tools import as_openai_tool
+from langchain_amulet.tools import tool_choice as read_choice
 
 
 class ChatAmulet(ResolvingChatModel):
@@ -247,7 +248,7 @@ class ChatAmulet(ResolvingChatModel):
         """
         described = [as_openai_tool(tool, strict=strict) for tool in tools]
         choice = {} if tool_choice is None else {"tool_choice": tool_choice}
-        output_spec({"tools": described, **choice})  # refuses what cannot be bound
+        read_choice(tool_choice, [tool["function"]["name"] for tool in described])  # refuses what cannot be bound
         bound: Runnable[LanguageModelInput, AIMessage] = self.bind(tools=described, **choice, **kwargs)
         return bound
 

@@ -1,0 +1,235 @@
+"""Answers that follow a grammar: whatever is drawn, they are of it, and they end in time."""
+
+import json
+from functools import partial
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from langchain_amulet.engine.config import EngineConfig
+from langchain_amulet.engine.engine import Engine
+from langchain_amulet.engine.grammar import Grammar, GrammarCompiler, GrammarGuide
+from langchain_amulet.engine.params import Request, SamplingParams
+from langchain_amulet.engine.transformers_runner import TransformersRunner
+from langchain_amulet.exceptions import GrammarError, MaxTokensError, SchemaError
+from langchain_amulet.realignment import RealignmentConfig
+from tests.unit_tests.chat_templates import byte_tokenizer
+from tests.unit_tests.models import VOCAB_SIZE, tiny_model
+
+EOS = 2
+TOKENIZER = byte_tokenizer()
+COMPILER = GrammarCompiler(TOKENIZER, VOCAB_SIZE, [EOS])
+PROMPT = TOKENIZER.encode("What is a moon?")
+
+STRING, INTEGER = {"type": "string"}, {"type": "integer"}
+TREE = {
+    "type": "object",
+    "properties": {"name": STRING, "children": {"type": "array", "items": {"$ref": "#"}}},
+    "required": ["name", "children"],
+}
+EXPRESSION = {
+    "$defs": {
+        "e": {
+            "anyOf": [
+                {"type": "object", "properties": {"add": {"$ref": "#/$defs/e"}, "to": {"$ref": "#/$defs/e"}}, "required": ["add", "to"]},
+                INTEGER,
+            ]
+        }
+    },
+    "$ref": "#/$defs/e",
+}  # fmt: skip
+CONTACT = {
+    "type": "object",
+    "properties": {
+        "mail": {"type": "string", "format": "email"},
+        "code": {"type": "string", "pattern": "^[A-Z]{2}-\\d{4}$"},
+        "tags": {"type": "array", "items": STRING, "minItems": 3},
+        "note": STRING,
+    },
+    "required": ["mail", "code", "tags", "note"],
+}
+SCHEMAS = [STRING, {"type": "number"}, TREE, EXPRESSION, CONTACT, {"enum": ["grün", 'a "b"', None]}, {}]
+
+
+def grammar_of(schema) -> Grammar:
+    layout = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+    return COMPILER.compile("start: %json " + json.dumps({**schema, "x-guidance": layout}))
+
+
+def text_of(token_ids) -> str:
+    return TOKENIZER.decode([token_id for token_id in token_ids if token_id != EOS])
+
+
+def draw_all(guide: GrammarGuide, budget: int, draw) -> list[int]:
+    """An answer of any allowed tokens."""
+    tokens: list[int] = []
+    while not guide.is_complete and len(tokens) < budget:
+        allowed = guide.allowed(budget - len(tokens)).nonzero().flatten().tolist()
+        tokens.append(guide.accept(draw(allowed), budget - len(tokens)))
+    return tokens
+
+
+@given(st.sampled_from(range(len(SCHEMAS))), st.integers(0, 80), st.randoms(use_true_random=False))
+def test_any_draws_end_within_any_budget_that_suffices(number, spare, random):
+    grammar = grammar_of(SCHEMAS[number])
+    budget = len(grammar.shortest) + spare
+    guide = grammar.start(budget)
+    tokens = draw_all(guide, budget, random.choice)
+    assert guide.is_complete
+    json.loads(text_of(tokens))
+
+
+@given(st.randoms(use_true_random=False))
+def test_draws_stand_where_there_is_room_for_them(random):
+    tokens: list[int] = []
+    guide = grammar_of(CONTACT).start(10_000)
+    while not guide.is_complete and len(tokens) < 60:
+        drawn = random.choice(guide.allowed(10_000 - len(tokens)).nonzero().flatten().tolist())
+        assert guide.accept(drawn, 10_000 - len(tokens)) == drawn
+        tokens.append(drawn)
+
+
+def test_string_before_other_values_leaves_them_their_share():
+    pair = {"type": "object", "properties": {"a": STRING, "b": STRING}, "required": ["a", "b"]}
+    letter = TOKENIZER.convert_tokens_to_ids("x")
+    tokens = draw_all(grammar_of(pair).start(120), 120, lambda allowed: letter if letter in allowed else allowed[0])
+    first, second = json.loads(text_of(tokens)).values()
+    assert len(first) > 30
+    assert len(second) > 30
+
+
+def test_string_that_comes_last_may_take_all_that_is_left():
+    single = {"type": "object", "properties": {"a": STRING}, "required": ["a"]}
+    letter = TOKENIZER.convert_tokens_to_ids("x")
+    tokens = draw_all(grammar_of(single).start(120), 120, lambda allowed: letter if letter in allowed else allowed[0])
+    assert len(tokens) == 120
+
+
+def test_budget_that_cannot_suffice_is_refused_with_the_remedy():
+    grammar = grammar_of(CONTACT)
+    with pytest.raises(MaxTokensError, match=rf"at least {len(grammar.shortest)} tokens.*Raise max_tokens"):
+        grammar.start(len(grammar.shortest) - 1)
+
+
+@pytest.mark.parametrize("text", ['begin: "a"', "start: %json {}\nstart: a", 'start: %json {"type": "elephant"}'])
+def test_text_that_is_no_grammar_is_refused(text):
+    with pytest.raises(SchemaError):
+        COMPILER.compile(text)
+
+
+def test_grammar_without_end_is_refused():
+    endless = {"type": "object", "properties": {"next": {"$ref": "#"}}, "required": ["next"]}
+    with pytest.raises(SchemaError, match="contain itself without end"):
+        _ = grammar_of(endless).shortest
+
+
+def test_equal_grammars_are_compiled_once():
+    assert grammar_of(TREE) is grammar_of(dict(TREE))
+
+
+# In the engine
+
+
+MODEL = tiny_model()
+
+
+def an_engine(config: EngineConfig | None = None) -> Engine:
+    return Engine(TransformersRunner(MODEL), config)
+
+
+def guided(schema, *, seed: int, is_steered: bool, max_tokens: int = 90, **sampling) -> Request:
+    return Request(
+        [PROMPT, [*PROMPT, 50, 60]],
+        [1.0],
+        RealignmentConfig(guidance_scale=3.0, plausibility=0.5, max_kl=1.0),
+        SamplingParams(max_tokens=max_tokens, temperature=1.0, seed=seed, stop_token_ids=frozenset([EOS]), **sampling),
+        guide=partial(grammar_of(schema).start, is_steered=is_steered),
+    )
+
+
+def mixed_requests() -> list[Request]:
+    """Guided and free ones, of one and two streams, steered within the structure or not."""
+    free = SamplingParams(max_tokens=40, temperature=1.0, seed=1)
+    alone = SamplingParams(max_tokens=60, temperature=0.9, top_p=0.9, seed=2)
+    return [
+        guided(TREE, seed=3, is_steered=True),
+        Request([PROMPT, PROMPT[2:]], [1.0], RealignmentConfig(), free),
+        guided(CONTACT, seed=4, is_steered=False),
+        Request([PROMPT], sampling=alone, guide=grammar_of(EXPRESSION).start),
+        guided({"type": "number"}, seed=5, is_steered=True, repetition_penalty=1.5),
+        Request([PROMPT], sampling=free),
+    ]
+
+
+def one_by_one() -> list[list[int]]:
+    engine = an_engine()
+    return [list(engine.submit(request)) for request in mixed_requests()]
+
+
+def test_guided_answers_in_a_batch_equal_those_alone():
+    alone = one_by_one()
+    engine = an_engine()
+    together = [engine.submit(request) for request in mixed_requests()]
+    assert [list(generation) for generation in together] == alone
+    for request, tokens in zip(mixed_requests(), alone, strict=True):
+        if request.guide is not None:
+            json.loads(text_of(tokens))
+
+
+def test_guided_answers_survive_preemption():
+    requests = [guided(CONTACT, seed=seed, is_steered=True, max_tokens=140) for seed in (4, 5, 6)]
+    engine = an_engine()
+    whole = [list(engine.submit(request)) for request in requests]
+    num_bytes = TransformersRunner(MODEL).bytes_per_token * 4 * (len(PROMPT) + 70)  # two of them, until they grow
+    engine = an_engine(EngineConfig(cache_bytes=num_bytes, prefix_cache_bytes=0))
+    generations = [engine.submit(request) for request in requests]
+    assert [list(generation) for generation in generations] == whole
+    assert engine.stats.num_preemptions > 0
+
+
+def test_guided_answer_needs_no_token_that_ends_it():
+    generation = an_engine().submit(guided(TREE, seed=3, is_steered=False))
+    tokens = list(generation)
+    assert generation.finish_reason == "stop"
+    assert generation.token_ids == tokens
+
+
+def test_style_leaves_structure_alone_unless_it_is_steered():
+    """At guidance scale 1 the answer is that of the preference prompt by itself."""
+    engine = an_engine()
+    prompted = guided(CONTACT, seed=7, is_steered=False)
+    by_itself = Request(prompted.prompts[1:], sampling=prompted.sampling, guide=prompted.guide)
+    steered = guided(CONTACT, seed=7, is_steered=True)
+    assert list(engine.submit(prompted)) == list(engine.submit(by_itself)) != list(engine.submit(steered))
+
+
+def test_logprobs_are_of_what_the_grammar_allows():
+    request = guided(TREE, seed=3, is_steered=True)
+    reported = Request(request.prompts, request.weights, request.realignment, request.sampling, 3, guide=request.guide)
+    generation = an_engine().submit(reported)
+    list(generation)
+    forced = generation.logprobs[0]  # nothing but a brace can begin it
+    assert text_of([forced.token_id]) == "{"
+    assert forced.logprob == pytest.approx(0.0, abs=1e-6)
+    assert [entry.token_id for entry in generation.logprobs] == generation.token_ids
+
+
+def test_grammar_that_fails_ends_its_own_answer_only(monkeypatch):
+    accept, num_calls = GrammarGuide.accept, 0
+
+    def fail_once(self, token_id, num_left):
+        nonlocal num_calls
+        num_calls += 1
+        if num_calls == 5:
+            msg = "too complex"
+            raise GrammarError(msg)
+        return accept(self, token_id, num_left)
+
+    monkeypatch.setattr(GrammarGuide, "accept", fail_once)
+    engine = an_engine()
+    failing, free = engine.submit(guided(TREE, seed=3, is_steered=True)), engine.submit(mixed_requests()[1])
+    with pytest.raises(GrammarError, match="too complex"):
+        list(failing)
+    assert len(list(free)) == 40
+    assert len(list(engine.submit(guided(TREE, seed=3, is_steered=True)))) > 5

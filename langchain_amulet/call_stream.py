@@ -11,7 +11,7 @@ from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
 
 # A call as most models write it, up to the brace of its arguments, which can then be passed on while they come.
 _HEAD = re.compile(r'\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*\{')
-_BARE_NAME = re.compile(r"([\w.\-]+)\s*(?:\[CALL_ID\]\S+\s*)?(?:\[ARGS\]\s*)?$")
+_BARE_NAME = re.compile(r"(?<![`\w.\-])([\w.\-]+)\s*(?:\[CALL_ID\]\S+\s*)?(?:\[ARGS\]\s*)?$")
 _ID_ALPHABET = string.ascii_letters + string.digits
 _ID_LENGTH = 9  # Mistral's templates take ids of nine letters and digits, and no others
 

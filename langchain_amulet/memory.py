@@ -100,17 +100,21 @@ class PreferenceMemory:
             user_id: Whose.
             text: The preference to delete, as it was remembered; unknown texts are ignored. `None` deletes all.
         """
-        for item in self._items(user_id):
-            if text is None or item.value.get("text") == text:
-                self.store.delete(item.namespace, item.key)
-        _tell_watchers()
+        try:
+            for item in self._items(user_id):
+                if text is None or item.value.get("text") == text:
+                    self.store.delete(item.namespace, item.key)
+        finally:  # a store that fails may have deleted some
+            _tell_watchers()
 
     async def aforget(self, user_id: str, text: str | None = None) -> None:
         """Async `forget`."""
-        for item in await self._aitems(user_id):
-            if text is None or item.value.get("text") == text:
-                await self._adelete(item)
-        _tell_watchers()
+        try:
+            for item in await self._aitems(user_id):
+                if text is None or item.value.get("text") == text:
+                    await self._adelete(item)
+        finally:
+            _tell_watchers()
 
     def _items(self, user_id: str) -> list[SearchItem]:
         namespace = _namespace(user_id)

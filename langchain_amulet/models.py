@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 import os
+import re
 import sys
 import threading
 import time
@@ -187,8 +188,9 @@ def _load(
 def _constraints(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, vocab_size: int, tool_format: ToolFormat
 ) -> Constraints:
-    added = tokenizer.added_tokens_decoder.items()
-    control_tokens = {token.content: token_id for token_id, token in added if token.special}
+    added = [(token.content, token_id, token.special) for token_id, token in tokenizer.added_tokens_decoder.items()]
+    # llguidance takes whatever stands in angle brackets for a control token, as Qwen's <tool_call>, which is none.
+    control_tokens = {text: token_id for text, token_id, special in added if special or re.fullmatch("<.*>", text)}
     compiler = GrammarCompiler(tokenizer, vocab_size, stop_token_ids(model.generation_config))
     return Constraints(compiler, control_tokens, tool_format)
 

@@ -16,6 +16,7 @@ REASONING_TAGS = ("<think>", "</think>")
 MARKS = frozenset(
     {*REASONING_TAGS, "<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", "<|python_tag|>"}
 )
+_END = "\0"  # no model writes it
 _REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 
 
@@ -77,10 +78,13 @@ class AnswerParser:
 
     def __init__(self, reading: Reading) -> None:
         self._parser = ResponseParser(dict(reading.template), prefix=reading.written, tools=list(reading.tools))
-        self._leaves_calls = reading.template["fields"].get("tool_calls", {}).get("content") == "text"
+        calls = reading.template["fields"].get("tool_calls", {})
+        self._leaves_calls = calls.get("content") == "text"
+        self._has_end_mark = bool({"close", "close_pattern"} & calls.keys())
         self._calls: CallStream | None = None
         self._num_calls = 0
         self._raw = ""  # of a part whose calls the template reads itself
+        self._is_in_call = False  # of these
         self._begun: set[str] = set()
 
     @property
@@ -98,6 +102,9 @@ class AnswerParser:
         """Take the last text, and the end of the answer."""
         delta = Delta()
         self._push(text, delta)
+        if not self._leaves_calls and self._has_end_mark and self._is_cut_short(delta):
+            self._add(delta, [invalid_call(self._raw, self._num_calls)])
+            return delta
         try:
             _, events = self._parser.finalize()
         except ValueError:
@@ -107,10 +114,23 @@ class AnswerParser:
         return delta
 
     def _push(self, text: str, delta: Delta) -> None:
-        try:
-            self._read(self._parser.feed(text), delta)
-        except ValueError:  # the template cannot read what the model has written
-            self._add(delta, [invalid_call(self._raw + text, self._num_calls)])
+        # One character at a time where errors can come, because the events before them are lost with them.
+        for piece in [text] if self._leaves_calls else text:
+            try:
+                events = self._parser.feed(piece)
+            except ValueError:  # the template cannot read what the model has written
+                self._add(delta, [invalid_call(self._raw, self._num_calls)])
+                self._is_in_call = False
+                self._parser._reset_to_implicit()  # noqa: SLF001 - it stays where it failed, and has no public way on
+                events = self._parser.feed("")
+            self._read(events, delta)
+
+    def _is_cut_short(self, delta: Delta) -> bool:
+        """Whether the answer ends within a call, which the template would take for a whole one."""
+        self._push(_END, delta)  # a closing mark at the very end is not taken until something follows it
+        delta.content, delta.reasoning = delta.content.rstrip(_END), delta.reasoning.rstrip(_END)
+        self._raw = self._raw.rstrip(_END)
+        return self._is_in_call
 
     def _read(self, events: Sequence[Mapping[str, Any]], delta: Delta) -> None:
         for event in events:
@@ -130,6 +150,7 @@ class AnswerParser:
 
     def _tool_calls(self, event: Mapping[str, Any]) -> Iterator[ToolCallChunk]:
         kind = event["type"]
+        self._is_in_call = kind != "region_close"
         if kind == "region_open":
             self._raw, self._calls = "", CallStream(self._num_calls)
         elif not self._leaves_calls:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeAlias
 import platformdirs
 from langchain_core.runnables import RunnableConfig, ensure_config
 from langgraph.store.base import BaseStore
+from pydantic_core import CoreSchema, core_schema
 
 from langchain_amulet.exceptions import UserIdError
 from langchain_amulet.memory import PreferenceMemory
@@ -52,6 +53,15 @@ class ResolvedPreferences:
 
     def __repr__(self) -> str:
         return f"ResolvedPreferences({self._digest})"
+
+    def __bool__(self) -> bool:
+        """Whether anything was found."""
+        return bool(self._preferences)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: Any, _handler: Any) -> CoreSchema:
+        """Pydantic's schemas and dumps show what `repr` shows."""
+        return core_schema.any_schema(serialization=core_schema.to_string_ser_schema())
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ResolvedPreferences) and self._preferences == other._preferences

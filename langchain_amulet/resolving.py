@@ -8,14 +8,13 @@ from langchain_core.callbacks import Callbacks
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import LLMResult
-from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables import RunnableBinding, RunnableConfig
 from langchain_core.runnables.config import get_config_list
 from langgraph.store.base import BaseStore
 from pydantic import Field, field_validator
 
 from langchain_amulet.memory import PreferenceMemory
-from langchain_amulet.preferences import Preference, as_preferences
-from langchain_amulet.resolution import find_lookup, resolve
+from langchain_amulet.resolution import ResolvedPreferences, find_lookup, resolve
 
 _MAX_THREADS = 256  # of one batch(); they wait for tokens and do little else
 
@@ -40,8 +39,8 @@ class ResolvingChatModel(BaseChatModel):
 
     @field_validator("preference", mode="before")
     @classmethod
-    def _normalise_preference(cls, value: Any) -> tuple[Preference, ...]:
-        return as_preferences(value)
+    def _make_preference_opaque(cls, value: Any) -> ResolvedPreferences | None:
+        return None if value is None else resolve(value)
 
     def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:
         """Answer, as this config's user prefers."""
@@ -111,7 +110,7 @@ class ResolvingChatModel(BaseChatModel):
 
     def bind(self, **kwargs: Any) -> Any:
         """Fix call arguments; a preference among them shows no text in traces and `repr`."""
-        return super().bind(**self._opaque(kwargs))
+        return PersonalBinding(bound=self, kwargs=self._opaque(kwargs), config={})
 
     async def _astream_events_v3(
         self, input: LanguageModelInput, config: RunnableConfig | None, kwargs: dict[str, Any]
@@ -144,3 +143,16 @@ def _unbounded(config: RunnableConfig | Sequence[RunnableConfig] | None, num_inp
     """Configs that let inputs wait in the engine, and not in LangChain's pool of a few threads."""
     configs = get_config_list(config, num_inputs)
     return [{**each, "max_concurrency": each.get("max_concurrency") or _MAX_THREADS} for each in configs]
+
+
+class PersonalBinding(RunnableBinding[LanguageModelInput, AIMessage]):  # type: ignore[no-redef] # its field kwargs
+    """A model with some arguments fixed, which fixes more of them without showing a preference among them either."""
+
+    def bind(self, **arguments: Any) -> Any:
+        """Fix more call arguments."""
+        return super().bind(**ResolvingChatModel._opaque(arguments))  # noqa: SLF001 - of the same room
+
+    @classmethod
+    def lc_id(cls) -> list[str]:
+        """Saved as LangChain's own binding, which is what it does."""
+        return RunnableBinding.lc_id()

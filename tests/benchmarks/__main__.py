@@ -7,7 +7,7 @@ import argparse
 
 import torch
 
-from tests.benchmarks import chat_huggingface, decoding, random_weights, realignment, serving
+from tests.benchmarks import chat_huggingface, decoding, random_weights, realignment, serving, structure
 from tests.benchmarks.models import packaged_model
 
 
@@ -15,11 +15,13 @@ def main() -> None:
     """Run what is asked for, and print tables."""
     parser = argparse.ArgumentParser(prog="make bench ARGS=", description=__doc__)
     sections = {
-        module.__name__.rpartition(".")[2]: module for module in (decoding, realignment, serving, chat_huggingface)
+        module.__name__.rpartition(".")[2]: module
+        for module in (decoding, realignment, serving, structure, chat_huggingface)
     }
     parser.add_argument("--only", choices=sections, help="one section")
     parser.add_argument("--tokens", type=int, default=96, help="length of the answers")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--every", type=int, default=1, help="of the questions of the section structure")
     parser.add_argument(
         "--users", type=int, nargs="+", help="numbers of users at once (default: 8 24; random weights: 1 4 16 64)"
     )

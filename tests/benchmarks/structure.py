@@ -1,0 +1,93 @@
+"""Whether style leaves tool calls alone: names and arguments against those of the preference prompt by itself."""
+
+import argparse
+import itertools
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from langchain_core.messages import AIMessage
+
+from langchain_amulet import ChatAmulet, RealignmentConfig
+
+STYLES = ("Answer like a pirate.", "Answer as concisely as possible.", "Use many emojis and exclamation marks.")
+_CITIES = ("Paris", "Tokyo", "Nairobi", "Lima", "Oslo", "Sydney", "Cairo", "Toronto", "Berlin", "Mumbai")
+_TEMPLATES = (
+    "What is the weather in {city}?",
+    "Do I need an umbrella in {city} today?",
+    "Is it cold in {city} right now?",
+    "What time is it in {city}?",
+    "How late is it in {city} now?",
+    "Set a timer for {number} minutes.",
+    "Remind me in {number} minutes.",
+    "How many people live in {city}?",
+    "Tell me the population of {city}.",
+    "Wake me up in {number} minutes, please.",
+)
+_SCALE = 3.0
+
+
+def get_weather(city: str, unit: Literal["celsius", "fahrenheit"]) -> str:
+    """Tell the weather in a city."""
+    raise NotImplementedError
+
+
+def get_time(city: str) -> str:
+    """Tell the time of day in a city."""
+    raise NotImplementedError
+
+
+def set_timer(minutes: int) -> str:
+    """Ring after some minutes."""
+    raise NotImplementedError
+
+
+def get_population(city: str) -> str:
+    """Tell how many people live in a city."""
+    raise NotImplementedError
+
+
+TOOLS = (get_weather, get_time, set_timer, get_population)
+
+
+def prompts() -> list[str]:
+    """A hundred questions, each of which asks for one of the tools."""
+    numbered = enumerate(itertools.product(_TEMPLATES, _CITIES), start=3)
+    return [template.format(city=city, number=number) for number, (template, city) in numbered]
+
+
+def calls(llm: ChatAmulet, choice: str, questions: Sequence[str], **settings: Any) -> list[list[tuple[str, str]]]:
+    """Names and arguments of the tools called, for each style and question."""
+    jobs = [
+        llm.bind_tools(TOOLS, tool_choice=choice, preference=style, temperature=0, max_tokens=64, **settings)
+        for style in STYLES
+    ]
+    # The first question alone, so that the others find its system message read.
+    answers = (answer for bound in jobs for answer in (bound.invoke(questions[0]), *bound.batch([*questions[1:]])))
+    return [_told(answer) for answer in answers]
+
+
+def _told(answer: AIMessage) -> list[tuple[str, str]]:
+    whole = [(call["name"], repr(call["args"])) for call in answer.tool_calls]
+    return whole + [(call["name"] or "", call["args"] or "") for call in answer.invalid_tool_calls]
+
+
+def share_equal(mine: Sequence[object], reference: Sequence[object]) -> float:
+    """Of these answers, how many make the same calls."""
+    return sum(a == b for a, b in zip(mine, reference, strict=True)) / len(mine)
+
+
+def run(llm: ChatAmulet, arguments: argparse.Namespace) -> None:
+    """Print the shares for calls that are forced and calls that are not."""
+    questions = prompts()[:: arguments.every]
+    strong, prompted = RealignmentConfig(guidance_scale=_SCALE), RealignmentConfig(guidance_scale=1.0)
+    print(
+        f"\n{len(questions)} questions, {len(STYLES)} styles: tool calls equal to those of the preference prompt alone"
+    )
+    print("\n| tool_choice | answers with calls | guidance scale 3 | with steer_structured=True |\n|---|---|---|---|")
+    for choice in ("any", "auto"):
+        reference = calls(llm, choice, questions, realignment=prompted)
+        default = share_equal(calls(llm, choice, questions, realignment=strong), reference)
+        steered = share_equal(calls(llm, choice, questions, realignment=strong, steer_structured=True), reference)
+        print(
+            f"| {choice} | {sum(map(bool, reference))}/{len(reference)} | {default:.1%} | {steered:.1%} |", flush=True
+        )

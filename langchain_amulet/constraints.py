@@ -47,7 +47,7 @@ class Constraints:
         """
         if spec.is_structure:
             return partial(self._grammar(partial(self._whole, spec, before), spec).start, is_steered=is_steered)
-        if not spec.may_call:
+        if not spec.may_call or not self._format.is_known:
             return None
         self._continuation(spec, b"")  # refuses bad schemas now
         return lambda _max_tokens: TriggeredGuide(

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from langchain_core.messages.tool import ToolCallChunk
@@ -77,7 +78,8 @@ class AnswerParser:
     """
 
     def __init__(self, reading: Reading) -> None:
-        self._parser = ResponseParser(dict(reading.template), prefix=reading.written, tools=list(reading.tools))
+        self._new_parser = partial(ResponseParser, dict(reading.template), prefix="", tools=list(reading.tools))
+        self._parser = self._new_parser(prefix=reading.written)
         calls = reading.template["fields"].get("tool_calls", {})
         self._leaves_calls = calls.get("content") == "text"
         self._has_end_mark = bool({"close", "close_pattern"} & calls.keys())
@@ -120,9 +122,8 @@ class AnswerParser:
                 events = self._parser.feed(piece)
             except ValueError:  # the template cannot read what the model has written
                 self._add(delta, [invalid_call(self._raw, self._num_calls)])
-                self._is_in_call = False
-                self._parser._reset_to_implicit()  # noqa: SLF001 - it stays where it failed, and has no public way on
-                events = self._parser.feed("")
+                self._is_in_call, self._raw = False, ""
+                self._parser, events = self._new_parser(), []  # the old one stays where it has failed
             self._read(events, delta)
 
     def _is_cut_short(self, delta: Delta) -> bool:

@@ -32,8 +32,8 @@ from tests.unit_tests.schemas import (
 )
 
 QUESTION = "Tell me."
-NUM_BY_DEFAULT = 60
-NUM_TOOLS = 20
+NUM_BY_DEFAULT = 30
+NUM_TOOLS = 10
 MOST_CUT = 0.02  # of the answers may reach max_tokens before their end
 STEERING = {"guidance_scale": 3.0, "plausibility": 0.1, "max_kl": 2.0}
 PREFERENCES = [Preference("Answer cheerfully."), Preference("Write like a lawyer.", -0.5)]

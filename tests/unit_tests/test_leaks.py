@@ -87,7 +87,7 @@ class Life(NamedTuple):
 def life(request, tmp_path_factory) -> Life:
     """All that the tests below look at, once with LangChain's global cache and once with the model's own."""
     watch, rng, folder = Watch(), random.Random(0), tmp_path_factory.mktemp("life")
-    users = random_users(200 if request.param == "memory" else 70, rng)
+    users = random_users(200 if request.param == "memory" else 40, rng)
     with contextlib.ExitStack() as stack:
         stack.enter_context(watched_logs(watch))
         stack.enter_context(watched_warnings(watch))

@@ -1,0 +1,260 @@
+"""Tools in prompts: how each family's template tells of them, and what becomes of calls and results in the history."""
+
+import json
+
+import pytest
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+
+from langchain_amulet.exceptions import MessageError
+from langchain_amulet.messages import PromptRenderer
+from langchain_amulet.tool_formats import GENERIC, HERMES, LLAMA3, MISTRAL, MISTRAL_V11, OTHER, ToolFormat, detect
+from tests.unit_tests.chat_templates import TEMPLATES, byte_tokenizer
+from tests.unit_tests.tool_templates import FAMILIES, HERMES3, QWEN25, tool_tokenizer
+
+FORMATS = {
+    "qwen2.5": HERMES,
+    "qwen3": HERMES,
+    "thinking": HERMES,
+    "hermes": HERMES,
+    "llama3.1": LLAMA3,
+    "mistral": MISTRAL,
+    "mistral v11": MISTRAL_V11,
+    "qwen3.5": OTHER,
+    "gemma4": OTHER,
+}
+PREFERENCE = "Answer briefly."
+PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+TOOL = {
+    "type": "function",
+    "function": {"name": "get_weather", "description": "Tell the weather.", "parameters": PARAMETERS},
+}
+LONG_ID = "call_o4Xg8WmvK2bTzQp1"
+ARGUMENTS = {"city": "São Paulo", "days": 3}
+QUESTION = [SystemMessage("You are a guide."), HumanMessage("Do I need an umbrella?")]
+CALL = AIMessage("", tool_calls=[{"name": "get_weather", "args": ARGUMENTS, "id": LONG_ID}])
+RESULT = ToolMessage("Rain.", tool_call_id=LONG_ID, name="get_weather")
+CONVERSATIONS = {
+    "question": QUESTION,
+    "result": [*QUESTION, CALL, RESULT],
+    "follow-up": [*QUESTION, CALL, RESULT, AIMessage("You do."), HumanMessage("And tomorrow?")],
+}
+SMOLLM2, GEMMA2 = TEMPLATES["smollm2"], TEMPLATES["gemma2"]
+EVERY = [*FAMILIES, pytest.param(SMOLLM2, id="smollm2"), pytest.param(GEMMA2, id="gemma2")]
+NATIVE = [(family, conversation) for family in FAMILIES for conversation in CONVERSATIONS]
+
+
+def render(family: str, messages: list[BaseMessage], *preferences: str, tools=(TOOL,), **more) -> str:
+    """With a family's template, or with one that is given, which knows no tools."""
+    tokenizer = tool_tokenizer(family) if family in FAMILIES else byte_tokenizer(family)
+    return tokenizer.decode(PromptRenderer(tokenizer).render(messages, preferences, tools=tools, **more))
+
+
+def turns_of(messages: list[BaseMessage]) -> list[dict]:
+    """The conversation as transformers takes it, with ids that all templates take."""
+    roles = {"human": "user", "ai": "assistant"}
+    turns = []
+    for message in messages:
+        turn = {"role": roles.get(message.type, message.type), "content": message.content}
+        if getattr(message, "tool_calls", None):
+            function = {"name": "get_weather", "arguments": ARGUMENTS}
+            turn["tool_calls"] = [{"type": "function", "id": "abcdefghi", "function": function}]
+        if message.type == "tool":
+            turn |= {"tool_call_id": "abcdefghi", "name": "get_weather"}
+        turns.append(turn)
+    return turns
+
+
+def without_ids(prompt: str) -> str:
+    """Only Mistral's template writes the ids of calls."""
+    ids = {part.split('"')[0] for mark in ('"id": "', '"call_id": "') for part in prompt.split(mark)[1:]}
+    for each in ids:
+        prompt = prompt.replace(each, "ID")
+    return prompt
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_template_tells_the_format(family):
+    assert PromptRenderer(tool_tokenizer(family)).tool_format == FORMATS[family]
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_template_without_tools_has_the_generic_format(template):
+    assert PromptRenderer(byte_tokenizer(TEMPLATES[template])).tool_format == GENERIC
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% if tools %}{{ raise_exception('No tools, please') }}{% endif %}" + SMOLLM2,
+        SMOLLM2 + "{% if tools %}{{ tools[0].nowhere.to_be.found }}{% endif %}",
+        SMOLLM2.replace("message['content']", "(message['content'] or message['tool_calls'][0]['x'])"),
+        SMOLLM2 + "{{ tools | tojson if tools }}",  # tells of tools, but leaves out calls
+    ],
+)
+def test_template_that_fails_on_tools_has_the_generic_format(template):
+    assert PromptRenderer(byte_tokenizer(template)).tool_format == GENERIC
+    prompt = render(template, CONVERSATIONS["result"])
+    assert '"name": "get_weather", "description"' in prompt
+    assert "<tool_response>\nRain.\n</tool_response>" in prompt
+
+
+def test_unknown_way_to_write_calls_is_generic_unless_the_tokenizer_can_read_it():
+    template = QWEN25.replace("<tool_call>", "<call>")
+    tokenizer = byte_tokenizer(template)
+    assert PromptRenderer(tokenizer).tool_format == GENERIC
+    tokenizer.response_template = {"fields": {"tool_calls": {"open": "<call>", "content": "json"}}}
+    assert PromptRenderer(tokenizer).tool_format == OTHER
+
+
+@pytest.mark.parametrize(("family", "conversation"), NATIVE)
+def test_base_stream_with_tools_is_what_transformers_renders(family, conversation):
+    messages = CONVERSATIONS[conversation]
+    expected = tool_tokenizer(family).apply_chat_template(
+        turns_of(messages), tools=[TOOL], tokenize=False, add_generation_prompt=True
+    )
+    assert without_ids(render(family, messages)) == without_ids(expected)
+
+
+@pytest.mark.parametrize(("family", "conversation"), NATIVE)
+def test_preference_stream_with_tools_differs_by_the_preference_alone(family, conversation, request):
+    if (family, conversation) == ("mistral", "result"):
+        reason = "Mistral v0.3 writes the system text only into a user turn that ends the conversation."
+        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+    messages = CONVERSATIONS[conversation]
+    base, pref = render(family, messages), render(family, messages, PREFERENCE)
+    assert pref.count(PREFERENCE) == 1
+    assert pref.replace(f"\n\n{PREFERENCE}", "") == base
+    assert f"You are a guide.\n\n{PREFERENCE}" in pref
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tools_and_calls_stand_in_the_prompt_as_the_models_write_them(family):
+    prompt = render(family, CONVERSATIONS["follow-up"])
+    assert "Tell the weather." in prompt
+    assert prompt.count("Rain.") == 1
+    written = FAMILIES[family].write([("get_weather", ARGUMENTS)])
+    # Mistral's template writes an id into the call.
+    assert (written.removesuffix("}]") if family == "mistral" else written) in prompt
+    assert "You can call these tools" not in prompt
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_calls_in_the_history_stay_where_no_tools_are_bound_now(family):
+    prompt = render(family, CONVERSATIONS["follow-up"], tools=())
+    assert "São Paulo" in prompt
+    assert "Tell the weather." not in prompt
+
+
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+def test_generic_prompt_of_tools_comes_before_the_preference(template):
+    prompt = render(template, QUESTION, PREFERENCE, instructions="Call one now.")
+    described = json.dumps(TOOL["function"])
+    order = ["You are a guide.", "You can call these tools", described, "Call one now.", f"\n\n{PREFERENCE}"]
+    assert [prompt.count(text) for text in order] == [1] * len(order)
+    assert sorted(order, key=prompt.index) == order
+    assert prompt.replace(f"\n\n{PREFERENCE}", "") == render(template, QUESTION, instructions="Call one now.")
+
+
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+def test_history_of_calls_is_text_where_the_template_knows_no_tools(template):
+    prompt = render(template, CONVERSATIONS["follow-up"], tools=())
+    assert '{"name": "get_weather", "arguments": {"city": "São Paulo", "days": 3}}' in prompt
+    assert "<tool_response>\nRain.\n</tool_response>" in prompt
+
+
+@pytest.mark.parametrize("family", EVERY)
+def test_failed_call_is_told_as_an_error(family):
+    failed = ToolMessage("no such city", tool_call_id=LONG_ID, name="get_weather", status="error")
+    assert "Error: no such city" in render(family, [*QUESTION, CALL, failed])
+
+
+@pytest.mark.parametrize("family", ["mistral", "mistral v11", "qwen2.5"])
+def test_ids_of_other_providers_become_short_and_stay_paired(family):
+    calls = [{"name": "get_weather", "args": {"city": city}, "id": f"{LONG_ID}-{city}"} for city in ("Rome", "Oslo")]
+    results = [ToolMessage(f"Sun in {call['args']['city']}.", tool_call_id=call["id"]) for call in calls]
+    prompt = render(family, [*QUESTION, AIMessage("", tool_calls=calls), *results])
+    assert LONG_ID not in prompt
+    if family == "mistral":
+        ids = [part.split('"')[0] for part in prompt.split('"id": "')[1:]]
+        answered = [part.split('"')[0] for part in prompt.split('"call_id": "')[1:]]
+        assert ids == answered
+        assert len({*ids}) == 2
+
+
+def test_ids_of_nine_letters_and_digits_are_kept():
+    call = AIMessage("", tool_calls=[{"name": "get_weather", "args": {}, "id": "aB3dE6gH9"}])
+    prompt = render("mistral", [*QUESTION, call, ToolMessage("Rain.", tool_call_id="aB3dE6gH9")])
+    assert prompt.count("aB3dE6gH9") == 2
+
+
+@pytest.mark.parametrize("family", EVERY)
+def test_blocks_of_other_providers_render_as_their_text_and_calls(family):
+    blocks = [
+        {"type": "reasoning", "reasoning": "The user is in Brazil."},
+        {"type": "thinking", "thinking": "Surely.", "signature": "x"},
+        {"type": "text", "text": ""},
+        {"type": "tool_use", "id": LONG_ID, "name": "get_weather", "input": ARGUMENTS},
+    ]
+    result = ToolMessage([{"type": "text", "text": "Rain."}], tool_call_id=LONG_ID, name="get_weather")
+    messages = [*QUESTION, AIMessage(blocks, tool_calls=CALL.tool_calls), result]
+    assert render(family, messages) == render(family, CONVERSATIONS["result"])
+
+
+@pytest.mark.parametrize("family", ["qwen2.5", "qwen3", SMOLLM2])
+def test_words_before_a_call_stay(family):
+    message = AIMessage("Let me look.", tool_calls=CALL.tool_calls)
+    assert "Let me look.\n<tool_call>\n" in render(family, [*QUESTION, message, RESULT])
+
+
+@pytest.mark.parametrize("family", EVERY)
+def test_several_calls_of_one_turn_render_in_order(family, request):
+    if family == "llama3.1":
+        reason = "Llama 3.1's template takes one call per turn, and several are not spread over turns."
+        request.applymarker(pytest.mark.xfail(raises=MessageError, reason=reason, strict=True))
+    calls = [{"name": "get_weather", "args": {"city": city}, "id": city} for city in ("Rome", "Oslo")]
+    results = [ToolMessage(f"Sun in {city}.", tool_call_id=city, name="get_weather") for city in ("Rome", "Oslo")]
+    prompt = render(family, [*QUESTION, AIMessage("", tool_calls=calls), *results])
+    order = ["Rome", "Oslo", "Sun in Rome.", "Sun in Oslo."]
+    assert sorted(order, key=prompt.index) == order
+
+
+def test_tokenizer_with_a_template_for_tools_alone_loses_nothing():
+    tokenizer = tool_tokenizer("hermes")
+    tokenizer.chat_template = {"default": SMOLLM2, "tool_use": HERMES3}
+    renderer = PromptRenderer(tokenizer)
+    for tools in ([TOOL], []):
+        prompt = tokenizer.decode(renderer.render(CONVERSATIONS["follow-up"], [PREFERENCE], tools=tools))
+        assert all(text in prompt for text in ("São Paulo", "Rain.", "And tomorrow?", PREFERENCE))
+        assert ("Tell the weather." in prompt) == bool(tools)
+
+
+def test_template_arguments_reach_the_template():
+    closed = render("qwen3", QUESTION, tools=(), template_kwargs={"enable_thinking": False})
+    assert closed == render("qwen3", QUESTION, tools=()) + "<think>\n\n</think>\n\n"
+
+
+# One call, as templates write it
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        ('<tool_call>\n{"name": "probe", "arguments": {}}\n</tool_call>', HERMES),
+        ('<tool_call>{"name":"probe","arguments":{}}</tool_call>', HERMES),
+        ('{"name": "probe", "parameters": {}}', LLAMA3),
+        ('[TOOL_CALLS] [{"name": "probe", "arguments": {}, "id": "x"}]', MISTRAL),
+        ('[TOOL_CALLS][{"name": "probe", "arguments": {}}]', MISTRAL),
+        ("[TOOL_CALLS]probe[ARGS]{}", MISTRAL_V11),
+        ('<tool_call>\n{"arguments": {}, "name": "probe"}\n</tool_call>', None),
+        ("[probe(x=1)]", None),
+        ('{"name": "probed", "parameters": {}}', None),
+        ("", None),
+    ],
+)
+def test_format_is_told_from_one_call_whatever_its_blanks(call, expected):
+    assert detect(call, "probe") == expected
+
+
+@pytest.mark.parametrize("family", [HERMES, LLAMA3, MISTRAL, MISTRAL_V11], ids=["hermes", "llama", "mistral", "v11"])
+def test_format_writes_calls_that_are_told_to_be_its_own(family: ToolFormat):
+    assert detect(family.write("probe", ARGUMENTS), "probe") == family

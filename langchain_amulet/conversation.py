@@ -100,6 +100,23 @@ def fold_system_into_user(conversation: list[Turn]) -> list[Turn]:
     return [append(system | {"role": "user"}, rest[0]["content"]), *rest[1:]]
 
 
+def one_call_per_turn(conversation: list[Turn]) -> list[Turn]:
+    """Calls made at once as turns of their own, each before its result, for templates that take no more than one."""
+    spread: list[Turn] = []
+    results = [turn for turn in conversation if turn["role"] == "tool"]
+    told: list[Turn] = []
+    for turn in conversation:
+        calls = turn.get("tool_calls", ())
+        if len(calls) < 2:  # noqa: PLR2004 - several
+            spread += [] if turn in told else [turn]
+            continue
+        for number, call in enumerate(calls):
+            mine = [result for result in results if result["tool_call_id"] == call["id"]]
+            spread += [{**turn, "content": "" if number else turn["content"], "tool_calls": [call]}, *mine]
+            told += mine
+    return spread
+
+
 def without_tools(conversation: list[Turn], tool_format: ToolFormat) -> list[Turn]:
     """Calls as the text of who made them, and their results as turns of the user, for templates that know no tools."""
     turns = [_without_tools(turn, tool_format) for turn in conversation]

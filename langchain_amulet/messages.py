@@ -10,7 +10,14 @@ import jinja2
 from langchain_core.messages import BaseMessage
 from transformers import PreTrainedTokenizerFast
 
-from langchain_amulet.conversation import Turn, append, fold_system_into_user, to_conversation, without_tools
+from langchain_amulet.conversation import (
+    Turn,
+    append,
+    fold_system_into_user,
+    one_call_per_turn,
+    to_conversation,
+    without_tools,
+)
 from langchain_amulet.exceptions import ChatTemplateError, MessageError
 from langchain_amulet.tool_formats import GENERIC, OTHER, TOOL_PROMPT, ToolFormat, detect
 
@@ -74,18 +81,34 @@ class PromptRenderer:
         preference = "\n".join(filter(None, map(self._sanitise, preferences)))
         for text in filter(None, (instructions, preference)):
             conversation = self._with_system_text(conversation, text)
-        arguments = {
-            **(template_kwargs or {}),
-            **({"tools": list(tools)} if tools and self.tool_format.is_native else {}),
-        }
+        arguments = dict(template_kwargs or {})
+        if tools and self.tool_format.is_native:
+            arguments["tools"] = list(tools)
+        return cast(
+            "list[int]", self._tokenizer(self._write(conversation, arguments), add_special_tokens=False).input_ids
+        )
+
+    def _write(self, conversation: list[Turn], arguments: Mapping[str, Any]) -> str:
+        """The prompt as text."""
         try:
-            ids = self._tokenizer.apply_chat_template(
-                conversation, add_generation_prompt=True, return_dict=False, **arguments
-            )
+            text = self._write_calls(conversation, arguments)
+            first = conversation[0]
+            if first["role"] == "system" and first["content"].strip() not in text:
+                # Mistral's template leaves the system text out after tool results.
+                text = self._write_calls(fold_system_into_user(conversation), arguments)
         except (jinja2.TemplateError, TypeError) as error:
             msg = f"The model's chat template refuses these messages: {error}"
             raise MessageError(msg) from error
-        return cast("list[int]", ids)
+        return text
+
+    def _write_calls(self, conversation: list[Turn], arguments: Mapping[str, Any]) -> str:
+        try:
+            return self._render_text(conversation, add_generation_prompt=True, **arguments)
+        except jinja2.TemplateError:
+            spread = one_call_per_turn(conversation)
+            if spread == conversation:
+                raise
+            return self._render_text(spread, add_generation_prompt=True, **arguments)
 
     @cached_property
     def tool_format(self) -> ToolFormat:

@@ -1,7 +1,7 @@
 """From generated tokens to LangChain's message chunks."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from langchain_core.messages import AIMessageChunk
@@ -58,12 +58,16 @@ class Answer:
         delta = self._parser.push(text) if self._parser else Delta(text)
         return ChatGenerationChunk(message=self._message(delta)) if delta else None
 
-    def finish(self) -> ChatGenerationChunk:
-        """The last chunk: what was held back, and once per answer what is told of it as a whole."""
-        delta = self._last_delta(self._text.finish())
+    def finish(self) -> Iterator[ChatGenerationChunk]:
+        """The last chunks: what was held back, and then, once per answer, what is told of it as a whole.
+
+        In two, since LangChain's event streams take no tool calls from a last chunk.
+        """
+        if delta := self._last_delta(self._text.finish()):
+            yield ChatGenerationChunk(message=self._message(delta))
         metadata = {**self._metadata, "finish_reason": self._finish_reason()}
-        message = self._message(delta, metadata, chunk_position="last", usage_metadata=self._usage())
-        return ChatGenerationChunk(message=message)
+        message = self._message(Delta(), metadata, chunk_position="last", usage_metadata=self._usage())
+        yield ChatGenerationChunk(message=message)
 
     def _last_delta(self, text: str) -> Delta:
         if self._parser is None:

@@ -11,8 +11,10 @@ from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
 
 # A call as most models write it, up to the brace of its arguments, which can then be passed on while they come.
 _HEAD = re.compile(r'\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*\{')
-_BARE_NAME = re.compile(r"(?<![`\w.\-])([\w.\-]+)\s*(?:\[CALL_ID\]\S+\s*)?(?:\[ARGS\]\s*)?$")
+_BARE_NAME = re.compile(r"(?<![^\s\[\]{},;\"'])([^\s\[\]{},;\"'`]+)\s*(?:\[CALL_ID\]\S+\s*)?(?:\[ARGS\]\s*)?$")
 _ID_ALPHABET = string.ascii_letters + string.digits
+# LangChain completes partial JSON, and an agent would run half of a call. A bracket that closes nothing it refuses.
+_SPOILER = "]"
 _ID_LENGTH = 9  # Mistral's templates take ids of nine letters and digits, and no others
 
 
@@ -24,12 +26,13 @@ def new_id() -> str:
 def whole_call(name: str, arguments: Any, index: int) -> ToolCallChunk:
     """A call in one chunk."""
     args = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-    return tool_call_chunk(name=name, args=args, id=new_id(), index=index)
+    return tool_call_chunk(name=name, args=args if _is_object(args) else args + _SPOILER, id=new_id(), index=index)
 
 
 def invalid_call(text: str, index: int) -> ToolCallChunk:
-    """A chunk that LangChain makes an invalid tool call: its arguments are the text, and no object."""
-    return tool_call_chunk(name="", args=json.dumps(text, ensure_ascii=False), id=new_id(), index=index)
+    """A chunk that LangChain makes an invalid tool call: its arguments are the text, and no JSON."""
+    args = json.dumps(text, ensure_ascii=False) + _SPOILER
+    return tool_call_chunk(name="", args=args, id=new_id(), index=index)
 
 
 class CallStream:
@@ -51,6 +54,11 @@ class CallStream:
         self._args: str | None = None  # those that have come, once the name has
         self._num_sent = 0  # characters of them that were passed on
         self._args_depth = 0  # braces around them
+
+    @property
+    def rest(self) -> str:
+        """Words behind the last call."""
+        return self._outside.strip(" \n\t,;]`") if self._has_any else ""
 
     def push(self, text: str) -> Iterator[ToolCallChunk]:
         """Take some text; yields what has become certain."""
@@ -84,7 +92,7 @@ class CallStream:
         if self._args is not None and depth_before > self._args_depth:
             self._args += character
         elif self._args is None and character == "{" and (head := _HEAD.fullmatch(self._text)):
-            yield self._start(json.loads(head[1]), depth=1)
+            yield self._start(_name(head[1]), depth=1)
         if self._json.depth == 0:
             yield from self._end()
 
@@ -104,7 +112,7 @@ class CallStream:
         if self._args is None:
             yield self._read_whole()
         else:
-            if not _is_json(self._args):
+            if not _is_object(self._args):
                 self._args += _SPOILER
             yield from self._flush()
         self._next()
@@ -122,17 +130,13 @@ class CallStream:
         """A call whose parts come in another order, or no call."""
         try:
             call = json.loads(self._text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return invalid_call(self._text, self._index)
         call = call.get("function", call) if isinstance(call.get("function"), dict) else call
         arguments = call.get("arguments", call.get("parameters", {}))
         if not isinstance(call.get("name"), str):
             return invalid_call(self._text, self._index)
         return whole_call(call["name"], arguments, self._index)
-
-
-# LangChain completes partial JSON, and an agent would run half of a call. A bracket that closes nothing it refuses.
-_SPOILER = "]"
 
 
 class _Braces:
@@ -164,9 +168,16 @@ class _Braces:
             self._closers.pop()
 
 
-def _is_json(text: str) -> bool:
+def _is_object(text: str) -> bool:
     try:
-        json.loads(text)
-    except ValueError:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
         return False
-    return True
+
+
+def _name(literal: str) -> str:
+    """A name in quotes; as it stands if its escapes are none of JSON."""
+    try:
+        return str(json.loads(literal))
+    except ValueError:
+        return literal[1:-1]

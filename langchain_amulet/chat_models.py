@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import itertools
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -350,12 +351,11 @@ class ChatAmulet(ResolvingChatModel):
         call = self._prepare(messages, stop, kwargs)
         answer = call.answer(call.engine.submit(call.request))
         try:
-            for token_id in answer.generation:
-                if chunk := answer.push(token_id):
-                    if run_manager:
-                        run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-                    yield chunk
-            yield answer.finish()
+            chunks = (chunk for token_id in answer.generation if (chunk := answer.push(token_id)))
+            for chunk in itertools.chain(chunks, answer.finish()):
+                if run_manager:
+                    run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
         finally:
             answer.generation.cancel()
 
@@ -374,7 +374,10 @@ class ChatAmulet(ResolvingChatModel):
                     if run_manager:
                         await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                     yield chunk
-            yield answer.finish()
+            for chunk in answer.finish():
+                if run_manager:
+                    await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
         finally:
             answer.generation.cancel()
 

@@ -4,7 +4,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, lru_cache, partial
 from typing import Any
 
 from langchain_amulet.engine.grammar import Grammar, GrammarCompiler
@@ -47,18 +47,24 @@ class Constraints:
         """
         if spec.is_structure:
             return partial(self._grammar(partial(self._whole, spec, before), spec).start, is_steered=is_steered)
-        if not spec.may_call or not self._format.is_known:
+        if not spec.may_call:
             return None
-        self._continuation(spec, b"")  # refuses bad schemas now
+        continuation = cache(partial(self._continuation, spec))
+        first = continuation(b"")  # refuses bad schemas now
+        if first is None or not self._format.is_known:
+            return None
+        marker, vocabulary = self._format.marker.encode(), self._compiler.vocabulary
+        vocabulary.openers(marker, is_leading=self._format.is_leading)  # made here, since others wait for the engine
         return lambda _max_tokens: TriggeredGuide(
-            self._compiler.vocabulary,
-            self._format.marker.encode(),
-            partial(self._continuation, spec),
+            vocabulary,
+            marker,
+            continuation,
+            num_needed=len(marker) + len(first.shortest),
             is_leading=self._format.is_leading,
             is_steered=is_steered,
         )
 
-    def _whole(self, spec: OutputSpec, before: str, *, lenient: bool) -> str:
+    def _whole(self, spec: OutputSpec, before: str, **how: bool) -> str:
         """A grammar of the whole answer: calls, JSON, or either."""
         kinds = []
         if spec.may_call:
@@ -67,34 +73,35 @@ class Constraints:
             kinds.append("json")
         rules = [f"start: {self._literal(before)} ({' | '.join(kinds)})"]
         if spec.schema is not None:
-            rules.append(f"json: {_json(spec.schema, lenient=lenient)}")
+            rules.append(f"json: {_json(spec.schema, **how)}")
         if spec.may_call:
             opening = self._literal(self._format.opening + self._format.prefix + self._format.before)
-            rules += self._calls(spec, opening, is_parallel=bool(spec.is_parallel), lenient=lenient)
+            rules += self._calls(spec, opening, is_parallel=bool(spec.is_parallel), **how)
         return "\n".join(["%llguidance {}", *rules])
 
     def _continuation(self, spec: OutputSpec, behind: bytes) -> Grammar | None:
         """What follows the marker of a call in a text, of which some is written already."""
         expected = self._format.continuation.encode()
-        behind = behind if expected.startswith(behind) else behind.strip()
-        if behind not in expected:
+        if not expected.startswith(behind):
+            expected, behind = expected.lstrip(), behind.strip()
+        if not expected.startswith(behind):
             return None  # written in another way; the parser may understand it
-        rest = self._literal(expected.partition(behind)[2].decode() if behind else expected.decode())
+        rest = self._literal(expected[len(behind) :].decode())
         is_list = bool(self._format.suffix) and spec.is_parallel is not False
 
-        def text(*, lenient: bool) -> str:
-            rules = self._calls(spec, rest, is_parallel=is_list, lenient=lenient)
+        def text(**how: bool) -> str:
+            rules = self._calls(spec, rest, is_parallel=is_list, **how)
             return "\n".join(["%llguidance {}", "start: calls", *rules])
 
         return self._grammar(text, spec)
 
-    def _calls(self, spec: OutputSpec, opening: str, *, is_parallel: bool, lenient: bool) -> list[str]:
+    def _calls(self, spec: OutputSpec, opening: str, *, is_parallel: bool, **how: bool) -> list[str]:
         """Rules of one or more calls; the opening is all that comes before the first name."""
         between = self._format.separator + self._format.before
         more = f"({self._literal(between)} call)*" if is_parallel else ""
         bodies = [
             f"call_{number}: {self._literal(name + self._format.between)} "
-            f"{_json(spec.parameters(name), lenient=lenient)} {self._literal(self._format.after)}"
+            f"{_json(spec.parameters(name), **how)} {self._literal(self._format.after)}"
             for number, name in enumerate(spec.callable_names)
         ]
         names = " | ".join(f"call_{number}" for number in range(len(bodies)))
@@ -110,18 +117,24 @@ class Constraints:
         )
 
     def _grammar(self, text: Callable[..., str], spec: OutputSpec) -> Grammar:
-        """Compile strictly, else without the keywords that llguidance does not know."""
-        try:
-            return _checked(self._compiler.compile(text(lenient=False)))
-        except SchemaError as error:
+        """Compile strictly; else with properties that the schema leaves open; else without what llguidance ignores."""
+        refused: SchemaError | None = None
+        for is_lenient, is_closed in ((False, True), (False, False), (True, True), (True, False)):
             try:
-                grammar = _checked(self._compiler.compile(text(lenient=True)))
-            except SchemaError:
-                raise SchemaError(_refusal(spec, error)) from error
-            logger.warning(
-                "Parts of the schema are ignored, so that JSON may not follow them: %s", str(error).split("\n")[0]
-            )
+                grammar = _checked(self._compiler.compile(text(is_lenient=is_lenient, is_closed=is_closed)))
+            except SchemaError as error:
+                refused = refused or error
+                continue
+            if is_lenient:
+                _warn_once(str(refused).split("\n", maxsplit=1)[0])
             return grammar
+        assert refused is not None, "each way was refused"
+        raise SchemaError(_refusal(spec, refused)) from refused
+
+
+@lru_cache(maxsize=256)
+def _warn_once(reason: str) -> None:
+    logger.warning("Parts of a schema are ignored, so that JSON may not follow them: %s", reason)
 
 
 def _checked(grammar: Grammar) -> Grammar:
@@ -134,8 +147,9 @@ def _refusal(spec: OutputSpec, error: SchemaError) -> str:
     return f"The schema {what} cannot be followed: {error} Correct the schema, or leave this part of it out."
 
 
-def _json(schema: Mapping[str, Any], *, lenient: bool) -> str:
-    return "%json " + json.dumps({**closed(schema), "x-guidance": {**_LAYOUT, "lenient": lenient}})
+def _json(schema: Mapping[str, Any], *, is_lenient: bool, is_closed: bool) -> str:
+    written = closed(schema) if is_closed else schema
+    return "%json " + json.dumps({**written, "x-guidance": {**_LAYOUT, "lenient": is_lenient}})
 
 
 def _quoted(text: str) -> str:

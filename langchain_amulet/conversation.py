@@ -21,7 +21,15 @@ from langchain_amulet.tool_formats import ToolFormat
 Turn: TypeAlias = dict[str, Any]
 
 _ROLES = ((HumanMessage, "user"), (AIMessage, "assistant"), (SystemMessage, "system"), (ToolMessage, "tool"))
-_HIDDEN_BLOCKS = {"tool_use", "tool_call", "tool_call_chunk", "reasoning", "thinking", "non_standard"}
+_CALL_BLOCKS = {
+    "tool_use",
+    "tool_call",
+    "tool_call_chunk",
+    "invalid_tool_call",
+    "server_tool_call",
+    "server_tool_result",
+}
+_HIDDEN_BLOCKS = {*_CALL_BLOCKS, "reasoning", "thinking", "non_standard"}
 _SHORT_ID = re.compile(r"[a-zA-Z0-9]{9}")
 
 

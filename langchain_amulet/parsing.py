@@ -137,6 +137,8 @@ class AnswerParser:
         for event in events:
             if event["field"] == "tool_calls":
                 self._add(delta, self._tool_calls(event))
+                if event["type"] == "region_close" and self._leaves_calls and self._calls is not None:
+                    delta.content += self._calls.rest
             elif event["type"] == "region_chunk" and event["field"] == "content":
                 delta.content += self._stripped(event)
             elif event["type"] == "region_chunk" and event["field"] in _REASONING_FIELDS:

@@ -150,7 +150,7 @@ def check_timeout(timeout: Any) -> float | None:
     """
     if timeout is None:
         return None
-    if not isinstance(timeout, int | float) or isinstance(timeout, bool) or timeout <= 0:
+    if not isinstance(timeout, int | float) or isinstance(timeout, bool) or not timeout > 0:
         msg = f"timeout is a number of seconds above 0, or None to wait; got {timeout!r}."
         raise InvalidParameterError(msg)
     return float(timeout)

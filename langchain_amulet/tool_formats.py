@@ -7,16 +7,30 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 TOOL_PROMPT = """\
-You can call these tools:
+You may call functions to assist with the user query.
+
+You are provided with function signatures within <tools></tools> XML tags:
 <tools>
 {tools}
 </tools>
 
-To call a tool, answer with its name and its arguments as JSON, in this form and with nothing else:
-<tool_call>
-{{"name": "tool-name", "arguments": {{"argument-name": "value"}}}}
+If a function fits the query, answer with a call and nothing else, as is done here with other functions. \
+If none fits, answer in words.
+
+User: Who are you?
+Assistant: I am a helpful assistant.
+
+User: What is 2 + 5?
+Assistant: <tool_call>
+{{"name": "add", "arguments": {{"a": 2, "b": 5}}}}
+</tool_call>
+
+User: Play some jazz.
+Assistant: <tool_call>
+{{"name": "play_music", "arguments": {{"genre": "jazz"}}}}
 </tool_call>"""
-"""For models whose chat template knows no tools. `tools`: one JSON object per line."""
+"""For models whose chat template knows no tools, in the words that many were trained on. `tools`: one JSON object per
+line. Small models call a tool of their own accord only where they have seen it done."""
 
 _ANY_NAME = r"[^\"\\]+"
 

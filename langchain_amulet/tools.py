@@ -86,6 +86,7 @@ def as_openai_tool(tool: Any, *, strict: bool | None = None) -> dict[str, Any]:
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         msg = f"A tool is a function with a name and parameters; tools of type {described.get('type')!r} run elsewhere."
         raise ToolError(msg)
+    check_schema(function.get("parameters") or {})
     return described
 
 
@@ -124,9 +125,11 @@ def _schema_of(response_format: Any) -> tuple[Mapping[str, Any] | None, bool]:
     if kind in (None, "text"):
         return None, False
     if kind == "json_object":
-        return check_schema(response_format.get("schema", {"type": "object"})), False
-    if kind == "json_schema" and isinstance(response_format.get("json_schema"), Mapping):
-        return check_schema(response_format["json_schema"].get("schema")), True
+        asked = response_format if isinstance(response_format, Mapping) else {}
+        return check_schema(asked.get("schema", {"type": "object"})), False
+    described = response_format.get("json_schema") if isinstance(response_format, Mapping) else None
+    if kind == "json_schema" and isinstance(described, Mapping):
+        return check_schema(described.get("schema")), True
     msg = (
         "response_format is {'type': 'json_schema', 'json_schema': {'name': ..., 'schema': ...}}, "
         f"{{'type': 'json_object'}} or {{'type': 'text'}}; got {response_format!r}. "

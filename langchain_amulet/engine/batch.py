@@ -10,7 +10,7 @@ from torch import Tensor
 from langchain_amulet.engine.guide import Guide
 from langchain_amulet.engine.sampling import penalise, sample
 from langchain_amulet.engine.sequence import Sequence, TokenLogprobs
-from langchain_amulet.exceptions import GrammarError, NumericalError
+from langchain_amulet.exceptions import AmuletError, GenerationError, NumericalError
 from langchain_amulet.realignment import realign
 
 _NOT_FINITE = (
@@ -97,8 +97,8 @@ def _append(sequence: Sequence, token_id: int, scores: Tensor) -> None:
     if sequence.guide is not None and not sequence.is_finished:
         try:
             token_id = sequence.guide.accept(token_id, sequence.num_left)
-        except GrammarError as error:
-            sequence.finish("error", error)
+        except Exception as error:  # noqa: BLE001
+            _fail(sequence, error)
             return
     sequence.append(token_id, _logprobs(scores, token_id, sequence.request.logprobs))
 
@@ -237,9 +237,17 @@ def _allowed(sequence: Sequence) -> Tensor | None:
     """What may come next; anything once the guide has failed, since the sequence has ended then."""
     try:
         return None if sequence.is_finished else _guide(sequence).allowed(sequence.num_left)
-    except GrammarError as error:
-        sequence.finish("error", error)
+    except Exception as error:  # noqa: BLE001
+        _fail(sequence, error)
         return None
+
+
+def _fail(sequence: Sequence, error: Exception) -> None:
+    """What goes wrong in a guide ends its own answer, and no other in the batch."""
+    if not isinstance(error, AmuletError):
+        failure = GenerationError(f"What leads the answer has failed: {type(error).__name__}: {error}")
+        failure.__cause__, error = error, failure
+    sequence.finish("error", error)
 
 
 def _stacked(allowed: Rows[Tensor | None], like: Tensor) -> Tensor | None:

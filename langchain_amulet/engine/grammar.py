@@ -18,6 +18,8 @@ from langchain_amulet.exceptions import GrammarError, MaxTokensError, SchemaErro
 _LOOK_AHEAD = 2048  # tokens; a grammar without a shorter text is refused
 _DEPTHS = (32, 128, 512, _LOOK_AHEAD)  # short ways are looked for first
 _NUM_KEPT = 256  # grammars
+_NUM_REJOINS = 6  # tokens of the known way that a drawn one may stand for
+_QUICK = 128  # tokens; how far random searches go between two draws
 _NUM_TRIES = 4  # random searches for the end of a text, after those by rule
 
 _Picker: TypeAlias = Callable[[NDArray[np.int64], NDArray[np.int64]], int]
@@ -49,7 +51,7 @@ class Grammar:
             SchemaError: A search of 2,048 tokens finds none.
         """
         try:
-            way = _Walk(self._vocabulary, self._matcher.deep_copy()).find_end(_LOOK_AHEAD, is_thorough=True)
+            way = _Walk(self._vocabulary, self._matcher.deep_copy()).find_shortest(_LOOK_AHEAD)
         except GrammarError:
             way = None
         if way is None:
@@ -157,8 +159,9 @@ class GrammarGuide:
         if self._way[:1] == [token_id]:
             self._way = self._way[1:]
             return True
-        is_same = len(self._way) <= num_left and self._walk.would_end(self._way)
-        way = self._way if is_same else self._walk.find_end(num_left)
+        rests = (self._way[start:] for start in range(min(len(self._way), _NUM_REJOINS)))
+        rejoined = (rest for rest in rests if len(rest) <= num_left and self._walk.would_end(rest))
+        way = next(rejoined, None) or self._walk.find_end(num_left)
         if way is None or self._takes_too_much(way):
             self._walk.back(state)
             return False
@@ -208,7 +211,7 @@ class _Walk:
         """The tokens that may come next, `(V,)`."""
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         self._check()
-        return np.unpackbits(bits, bitorder="little", count=self._vocabulary.size).astype(bool)
+        return np.unpackbits(bits, bitorder="little")[: self._vocabulary.size].astype(bool)
 
     def push(self, token_id: int) -> None:
         self._matcher.consume_token(token_id)
@@ -226,15 +229,19 @@ class _Walk:
         self._matcher.rollback(num_taken)
         return is_end
 
-    def find_end(self, max_tokens: int, *, is_thorough: bool = False) -> list[int] | None:
-        """Tokens from here to the end of the text; `None` if no way of so many tokens is found.
+    def find_end(self, max_tokens: int) -> list[int] | None:
+        """Tokens from here to the end of the text; `None` if a quick search finds no way of so many tokens."""
+        by_rule, at_random = _pickers(self._vocabulary)
+        tries = [*((pick, max_tokens) for pick in by_rule), *((pick, min(max_tokens, _QUICK)) for pick in at_random)]
+        ways = (self._search(depth, pick) for pick, depth in tries)
+        return next((way for way in ways if way is not None), None)
 
-        A thorough search compares all ways that it finds.
-        """
+    def find_shortest(self, max_tokens: int) -> list[int] | None:
+        """The shortest of the ways that a longer search finds."""
+        by_rule, at_random = _pickers(self._vocabulary)
         for depth in _DEPTHS:
-            tries = (self._search(min(depth, max_tokens), pick) for pick in _pickers(self._vocabulary))
-            found = (way for way in tries if way is not None)
-            best = min(found, key=len, default=None) if is_thorough else next(found, None)
+            ways = (self._search(min(depth, max_tokens), pick) for pick in (*by_rule, *at_random))
+            best = min((way for way in ways if way is not None), key=len, default=None)
             if best is not None or depth >= max_tokens:
                 return best
         return None
@@ -276,8 +283,8 @@ def _read(state: tuple[bool, bool], text: bytes) -> tuple[bool, bool]:
     return is_in_string, is_escaped
 
 
-def _pickers(vocabulary: Vocabulary) -> list[_Picker]:
-    """Ways to choose among tokens that help equally: the longest, punctuation that patterns wait for, or any."""
+def _pickers(vocabulary: Vocabulary) -> tuple[list[_Picker], list[_Picker]]:
+    """Ways to choose among tokens that help equally: by rule, the longest or what patterns wait for; and at random."""
     draw = random.Random(0)  # noqa: S311 - a search, the same every time
 
     def longest(token_ids: NDArray[np.int64], ranks: NDArray[np.int64]) -> int:
@@ -290,4 +297,4 @@ def _pickers(vocabulary: Vocabulary) -> list[_Picker]:
     def anything(token_ids: NDArray[np.int64], _ranks: NDArray[np.int64]) -> int:
         return int(draw.choice(token_ids))
 
-    return [longest, punctuation, *[anything] * _NUM_TRIES]
+    return [longest, punctuation], [anything] * _NUM_TRIES

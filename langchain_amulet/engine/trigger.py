@@ -22,6 +22,7 @@ class TriggeredGuide:
         vocabulary: The tokens.
         marker: What begins a structure; control tokens by their names.
         continuation: The grammar behind the marker.
+        num_needed: Tokens that a structure takes at least; none begins where fewer are left.
         is_leading: Whether a structure stands only at the beginning of the answer, and is all of it.
         is_steered: Whether style acts on all of the answer.
     """
@@ -32,6 +33,7 @@ class TriggeredGuide:
         marker: bytes,
         continuation: Continuation,
         *,
+        num_needed: int = 0,
         is_leading: bool = False,
         is_steered: bool = False,
     ) -> None:
@@ -40,6 +42,7 @@ class TriggeredGuide:
         self._vocabulary = vocabulary
         self._marker = marker
         self._continuation = continuation
+        self._num_needed = num_needed
         self._is_leading = is_leading
         self._is_steered = is_steered
         self._inner: GrammarGuide | None = None
@@ -55,8 +58,8 @@ class TriggeredGuide:
         """What the grammar allows within a structure; in text, all but the beginning of one that has no room left."""
         if self._inner is not None:
             return self._inner.allowed(num_left)
-        if self._may_open and num_left < self._shortest:
-            return ~self._openers
+        if self._may_open and num_left < self._num_needed:
+            return ~self._completing
         return None
 
     def opening(self) -> Tensor | None:
@@ -80,9 +83,11 @@ class TriggeredGuide:
         return self._vocabulary.openers(self._marker, is_leading=self._is_leading)
 
     @property
-    def _shortest(self) -> int:
-        grammar = self._continuation(b"")
-        return len(self._marker) + (len(grammar.shortest) if grammar else 0)
+    def _completing(self) -> Tensor:
+        """The tokens that would make the marker whole, or bring it nearer to that."""
+        begun = next((n for n in range(len(self._marker) - 1, 0, -1) if self._text.endswith(self._marker[:n])), 0)
+        whole = self._vocabulary.holding(self._marker)
+        return whole | self._vocabulary.beginning(self._marker[begun : begun + 1]) if begun else whole
 
     @property
     def _is_opening(self) -> bool:

@@ -1,6 +1,6 @@
 """A model's tokens as grammars see them, as bytes, and how each of them helps to end a JSON text."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any
 
@@ -32,10 +32,12 @@ class Vocabulary:
     def __init__(self, tokenizer: PreTrainedTokenizerFast, size: int, stop_token_ids: Iterable[int]) -> None:
         self.size = size
         eos: Any = sorted(stop_token_ids) or None  # None is the tokenizer's own
-        self.tokenizer: LLTokenizer = llguidance.hf.from_tokenizer(tokenizer, n_vocab=size, eos_token=eos)
+        # Some tokenizers have more tokens than the model has logits, and some models more logits.
+        num_tokens = max(size, len(tokenizer))
+        self.tokenizer: LLTokenizer = llguidance.hf.from_tokenizer(tokenizer, n_vocab=num_tokens, eos_token=eos)
         self.stop_token_ids = frozenset(eos or [self.tokenizer.eos_token])
         self.end_token_id: int = min(self.stop_token_ids)
-        self._openers: dict[tuple[bytes, bool], Tensor] = {}
+        self._masks: dict[tuple[bytes, bool | None], Tensor] = {}
 
     @cached_property
     def token_bytes(self) -> list[bytes]:
@@ -59,16 +61,26 @@ class Vocabulary:
         marks = (bytes([character]) for character in _PUNCTUATION)
         return np.array([places[mark] for mark in marks if mark in places], dtype=np.int64)
 
+    def holding(self, marker: bytes) -> Tensor:
+        """The tokens that hold the whole marker, bool `(V,)` on the CPU."""
+        return self._mask((marker, None), lambda token: marker in token)
+
+    def beginning(self, text: bytes) -> Tensor:
+        """The tokens that begin so, bool `(V,)` on the CPU."""
+        return self._mask((text, True), lambda token: token.startswith(text))
+
+    def _mask(self, key: tuple[bytes, bool | None], belongs: Callable[[bytes], bool]) -> Tensor:
+        if key not in self._masks:
+            self._masks[key] = torch.tensor([belongs(token) for token in self.token_bytes])
+        return self._masks[key]
+
     def openers(self, marker: bytes, *, is_leading: bool) -> Tensor:
         """The tokens that end with the marker or a beginning of it, or hold it, bool `(V,)` on the CPU.
 
         One that leads the answer may have blanks before it, and nothing else.
         """
-        key = (marker, is_leading)
-        if key not in self._openers:
-            opens = _leads if is_leading else _opens
-            self._openers[key] = torch.tensor([opens(token, marker) for token in self.token_bytes])
-        return self._openers[key]
+        opens = _leads if is_leading else _opens
+        return self._mask((marker + (b"^" if is_leading else b""), False), lambda token: opens(token, marker))
 
 
 def _opens(token: bytes, marker: bytes) -> bool:

@@ -242,7 +242,8 @@ def test_a_call_that_the_template_cannot_read_costs_nothing_around_it():
     message = read([text], READINGS["gemma4"])
     assert message == read(text, READINGS["gemma4"])
     assert (message.content, message.calls) == ("Well.Done.", [("search", {"text": "a"})])
-    assert message.invalid == [("", json.dumps("{text:a b}"))]
+    [(_, written)] = message.invalid
+    assert "{text:a b}" in written
 
 
 def test_calls_that_only_the_end_of_the_answer_closes_are_whole_there():

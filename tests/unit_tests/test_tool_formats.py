@@ -7,7 +7,17 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 
 from langchain_amulet.conversation import fold_system_into_user
 from langchain_amulet.messages import PromptRenderer
-from langchain_amulet.tool_formats import GENERIC, HERMES, LLAMA3, MISTRAL, MISTRAL_V11, OTHER, ToolFormat, detect
+from langchain_amulet.tool_formats import (
+    GENERIC,
+    HERMES,
+    LLAMA3,
+    MISTRAL,
+    MISTRAL_V11,
+    OTHER,
+    TOOL_PROMPT,
+    ToolFormat,
+    detect,
+)
 from tests.unit_tests.chat_templates import TEMPLATES, byte_tokenizer
 from tests.unit_tests.tool_templates import FAMILIES, HERMES3, QWEN25, tool_tokenizer
 
@@ -28,6 +38,7 @@ TOOL = {
     "type": "function",
     "function": {"name": "get_weather", "description": "Tell the weather.", "parameters": PARAMETERS},
 }
+INTRODUCTION = TOOL_PROMPT.partition("\n")[0]
 LONG_ID = "call_o4Xg8WmvK2bTzQp1"
 ARGUMENTS = {"city": "São Paulo", "days": 3}
 QUESTION = [SystemMessage("You are a guide."), HumanMessage("Do I need an umbrella?")]
@@ -135,7 +146,7 @@ def test_tools_and_calls_stand_in_the_prompt_as_the_models_write_them(family):
     written = FAMILIES[family].write([("get_weather", ARGUMENTS)])
     # Mistral's template writes an id into the call.
     assert (written.removesuffix("}]") if family == "mistral" else written) in prompt
-    assert "You can call these tools" not in prompt
+    assert INTRODUCTION not in prompt
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -149,7 +160,7 @@ def test_calls_in_the_history_stay_where_no_tools_are_bound_now(family):
 def test_generic_prompt_of_tools_comes_before_the_preference(template):
     prompt = render(template, QUESTION, PREFERENCE, instructions="Call one now.")
     described = json.dumps(TOOL["function"])
-    order = ["You are a guide.", "You can call these tools", described, "Call one now.", f"\n\n{PREFERENCE}"]
+    order = ["You are a guide.", INTRODUCTION, described, "Call one now.", f"\n\n{PREFERENCE}"]
     assert [prompt.count(text) for text in order] == [1] * len(order)
     assert sorted(order, key=prompt.index) == order
     assert prompt.replace(f"\n\n{PREFERENCE}", "") == render(template, QUESTION, instructions="Call one now.")

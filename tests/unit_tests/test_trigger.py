@@ -30,6 +30,7 @@ def new_guide(_max_tokens: int = 0, *, is_leading: bool = False, is_steered: boo
         COMPILER.vocabulary,
         MARKER,
         lambda behind: None if behind else BODY,
+        num_needed=len(MARKER) + len(BODY.shortest),
         is_leading=is_leading,
         is_steered=is_steered,
     )
@@ -98,8 +99,10 @@ def test_structure_that_leads_cannot_begin_later():
 
 def test_structure_does_not_begin_where_it_could_not_end():
     guide = new_guide()
-    assert "<" not in allowed_text(guide, num_left=4)
+    assert "<" in allowed_text(guide, num_left=4)
     assert allowed_text(guide, num_left=8) is None
+    follow(guide, "a <g", num_left=4)
+    assert "o" not in allowed_text(guide, num_left=4)
 
 
 def test_structure_ends_in_time():

@@ -1,0 +1,284 @@
+"""Structured output: every method, kind of schema and way to ask gives objects that follow the schema."""
+
+import json
+from typing import Annotated, Literal, TypedDict
+
+import jsonschema
+import pydantic.v1
+import pytest
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages import AIMessage
+from langchain_core.output_parsers import JsonOutputParser
+from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import Runnable
+from pydantic import BaseModel, Field
+
+from langchain_amulet import ChatAmulet
+from langchain_amulet.exceptions import MaxTokensError, SchemaError
+from langchain_amulet.structured_output import json_schema_of
+from langchain_amulet.tools import SCHEMA_PROMPT, as_openai_tool
+from tests.unit_tests.roomy import PREFERENCE, roomy_chat, tokenizer_of
+
+QUESTION = "Tell me."
+METHODS = ("json_schema", "function_calling", "json_mode")
+
+
+class Joke(BaseModel):
+    """A joke."""
+
+    setup: str = Field(max_length=8)
+    rating: Literal["good", "bad"]
+    laughs: int | None = Field(default=None, ge=0, le=9)
+
+
+class OldJoke(pydantic.v1.BaseModel):
+    """A joke."""
+
+    setup: str = pydantic.v1.Field(max_length=8)
+    laughs: Literal[1, 2] = 1
+
+
+class TypedJoke(TypedDict):
+    """A joke."""
+
+    setup: Annotated[Literal["Why?", "Who?"], ..., "How it begins"]
+    is_good: bool
+
+
+DICT = {
+    "title": "joke",
+    "description": "A joke.",
+    "type": "object",
+    "properties": {
+        "setup": {"type": "string", "maxLength": 8},
+        "tags": {"type": "array", "items": {"enum": ["a", "b"]}},
+    },
+    "required": ["setup", "tags"],
+}
+RECURSIVE = {
+    "title": "tree",
+    "description": "A tree.",
+    "$defs": {
+        "node": {
+            "type": "object",
+            "properties": {
+                "leaf": {"type": "boolean"},
+                "children": {"type": "array", "items": {"$ref": "#/$defs/node"}, "maxItems": 2},
+            },
+            "required": ["leaf", "children"],
+        }
+    },
+    "type": "object",
+    "properties": {"root": {"$ref": "#/$defs/node"}},
+    "required": ["root"],
+}
+SCHEMAS = {"pydantic": Joke, "pydantic 1": OldJoke, "TypedDict": TypedJoke, "JSON schema": DICT, "recursive": RECURSIVE}
+
+
+@pytest.fixture(scope="module")
+def llm() -> ChatAmulet:
+    return roomy_chat(max_tokens=110)
+
+
+def check(answer, schema) -> None:
+    """It is an instance of a class, or a dict that follows the schema."""
+    if isinstance(schema, type) and issubclass(schema, BaseModel | pydantic.v1.BaseModel):
+        assert isinstance(answer, schema)
+    else:
+        assert isinstance(answer, dict)
+        jsonschema.validate(answer, json_schema_of(schema))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("schema", SCHEMAS)
+def test_every_method_gives_an_object_of_every_kind_of_schema(llm, schema, method):
+    check(llm.with_structured_output(SCHEMAS[schema], method=method).invoke(QUESTION), SCHEMAS[schema])
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("strict", [None, True, False])
+def test_strict_changes_nothing_about_the_answer(llm, method, strict):
+    check(llm.with_structured_output(Joke, method=method, strict=strict).invoke(QUESTION), Joke)
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_all_ways_to_ask_give_the_same_object(llm, method):
+    runnable = llm.with_structured_output(Joke, method=method)
+    expected = runnable.invoke(QUESTION)
+    assert await runnable.ainvoke(QUESTION) == expected
+    assert [*runnable.stream(QUESTION)][-1] == expected
+    assert [each async for each in runnable.astream(QUESTION)][-1] == expected
+    assert runnable.batch([QUESTION]) == [expected]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_raw_message_stands_beside_the_object(llm, method):
+    answer = llm.with_structured_output(DICT, method=method, include_raw=True).invoke(QUESTION)
+    assert answer.keys() == {"raw", "parsed", "parsing_error"}
+    assert answer["parsing_error"] is None
+    check(answer["parsed"], DICT)
+    assert isinstance(answer["raw"], AIMessage)
+    finish = {"function_calling": "tool_calls"}.get(method, "stop")
+    # An answer that fills its budget ends at a whole object all the same.
+    assert answer["raw"].response_metadata["finish_reason"] in {finish, "length"}
+    written = answer["raw"].tool_calls[0]["args"] if answer["raw"].tool_calls else json.loads(answer["raw"].text)
+    assert written == answer["parsed"]
+
+
+class Picky(BaseModel):
+    """What no answer satisfies, by a check that no schema tells of."""
+
+    number: int
+
+    @pydantic.field_validator("number")
+    @classmethod
+    def refuse(cls, value: int) -> int:
+        msg = f"{value} does not please"
+        raise ValueError(msg)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_object_that_its_class_refuses_is_an_error_or_stands_beside_it(llm, method):
+    raw = llm.with_structured_output(Picky, method=method, include_raw=True).invoke(QUESTION, max_tokens=90)
+    assert raw["parsed"] is None
+    assert "does not please" in str(raw["parsing_error"])
+    with pytest.raises(ValueError, match="does not please"):
+        llm.with_structured_output(Picky, method=method).invoke(QUESTION, max_tokens=90)
+
+
+def test_unknown_method_is_refused_with_those_that_are_known(llm):
+    with pytest.raises(SchemaError, match="'json_schema', 'function_calling', 'json_mode'.*got 'grammar'"):
+        llm.with_structured_output(Joke, method="grammar")
+
+
+@pytest.mark.parametrize("schema", [None, 3, "joke", int])
+@pytest.mark.parametrize("method", ["json_schema", "json_mode"])
+def test_what_is_no_schema_is_refused(llm, method, schema):
+    with pytest.raises(SchemaError, match="a pydantic class, a TypedDict or a JSON schema"):
+        llm.with_structured_output(schema, method=method)
+
+
+def test_schema_that_nothing_satisfies_is_refused_before_any_token(llm):
+    endless = {"title": "x", "type": "object", "properties": {"x": {"$ref": "#"}}, "required": ["x"]}
+    with pytest.raises(SchemaError, match="of the response format cannot be followed"):
+        llm.with_structured_output(endless).invoke(QUESTION)
+
+
+def test_object_that_cannot_end_in_time_is_refused(llm):
+    with pytest.raises(MaxTokensError, match="Raise max_tokens"):
+        llm.with_structured_output(Joke).invoke(QUESTION, max_tokens=10)
+
+
+@pytest.mark.parametrize("max_tokens", [32, 33, 40, 57])
+def test_long_strings_end_in_time(llm, max_tokens):
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "string"}, "b": {"type": "string"}},
+        "required": ["a", "b"],
+    }
+    answer = llm.with_structured_output({"title": "pair", **schema}).invoke(QUESTION, max_tokens=max_tokens)
+    jsonschema.validate(answer, schema)
+
+
+# What the prompt says
+
+
+class Prompts(BaseCallbackHandler):
+    """Keeps the arguments that models are called with."""
+
+    def __init__(self) -> None:
+        self.options: list[dict] = []
+
+    def on_chat_model_start(self, *_args, **kwargs):
+        self.options.append(kwargs["options"])
+
+
+def prompt_of(llm: ChatAmulet, runnable: Runnable, monkeypatch) -> str:
+    """The base prompt of a call."""
+    prompts = []
+    submit = type(llm._load().engine).submit
+    monkeypatch.setattr(
+        type(llm._load().engine),
+        "submit",
+        lambda self, request: prompts.append(request.prompts) or submit(self, request),
+    )
+    runnable.invoke(QUESTION, preference=None)
+    return tokenizer_of("smollm2").decode(prompts[0][0])
+
+
+def test_schema_is_told_unless_json_mode_leaves_that_to_the_caller(llm, monkeypatch):
+    told = prompt_of(llm, llm.with_structured_output(DICT), monkeypatch)
+    assert SCHEMA_PROMPT.format(schema=json.dumps(DICT)) in told
+    untold = prompt_of(llm, llm.with_structured_output(DICT, method="json_mode"), monkeypatch)
+    assert '"setup"' not in untold
+    called = prompt_of(llm, llm.with_structured_output(DICT, method="function_calling"), monkeypatch)
+    assert json.dumps(as_openai_tool(DICT)["function"]) in called
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_traces_hold_the_method_and_the_schema(llm, method):
+    prompts = Prompts()
+    llm.with_structured_output(Joke, method=method).invoke(QUESTION, {"callbacks": [prompts]})
+    traced = prompts.options[0]["ls_structured_output_format"]
+    assert traced["kwargs"]["method"] == method
+    assert traced["schema"]["title"] == "Joke"
+
+
+# Within chains and agents
+
+
+def test_chain_ends_in_objects(llm):
+    chain = ChatPromptTemplate.from_template("Tell a joke about {topic}.") | llm.with_structured_output(Joke)
+    check(chain.invoke({"topic": "cats"}), Joke)
+
+
+def test_json_mode_of_a_call_is_any_object_or_one_of_a_schema(llm):
+    free = llm.bind(response_format={"type": "json_object"}) | JsonOutputParser()
+    assert isinstance(free.invoke(QUESTION), dict)
+    held = llm.bind(response_format={"type": "json_object", "schema": DICT}) | JsonOutputParser()
+    check(held.invoke(QUESTION), DICT)
+
+
+RESPONSE_FORMAT = {"type": "json_schema", "json_schema": {"name": "joke", "strict": True, "schema": DICT}}
+
+
+def look_up(word: str) -> str:
+    """Look a word up."""
+
+
+@pytest.mark.parametrize("family", ["smollm2", "qwen2.5", "llama3.1"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_tools_beside_a_response_format_give_a_call_or_an_object(family, seed):
+    """As agents ask for an answer that may look things up first."""
+    bound = roomy_chat(family, max_tokens=80).bind_tools([look_up], strict=True, response_format=RESPONSE_FORMAT)
+    message = bound.invoke(QUESTION, temperature=1.0, seed=seed)
+    assert message.invalid_tool_calls == []
+    if message.tool_calls:
+        assert message.text == ""
+        assert [(call["name"], call["args"].keys()) for call in message.tool_calls] == [("look_up", {"word"})]
+    else:
+        check(json.loads(message.text), DICT)
+
+
+def test_choice_decides_between_tools_and_a_response_format(llm):
+    options = {"response_format": RESPONSE_FORMAT}
+    assert llm.bind_tools([look_up], tool_choice="any", **options).invoke(QUESTION).tool_calls
+    check(json.loads(llm.bind_tools([look_up], tool_choice="none", **options).invoke(QUESTION).text), DICT)
+
+
+def test_preference_reaches_the_prompt_of_an_object_and_leaves_its_form(llm):
+    raw = llm.with_structured_output(Joke, include_raw=True).invoke(QUESTION, preference=PREFERENCE)
+    check(raw["parsed"], Joke)
+    assert raw["raw"].response_metadata["amulet"] == {"guidance_scale": 1.0, "num_streams": 1}
+    steered = llm.with_structured_output(Joke, include_raw=True, steer_structured=True).invoke(QUESTION)
+    check(steered["parsed"], Joke)
+    assert steered["raw"].response_metadata["amulet"]["guidance_scale"] == 3.0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_object_comes_behind_reasoning_that_the_prompt_has_begun(method):
+    runnable = roomy_chat("thinking", max_tokens=110).with_structured_output(Joke, method=method, include_raw=True)
+    answer = runnable.invoke(QUESTION)
+    assert answer["parsing_error"] is None
+    check(answer["parsed"], Joke)
+    assert "<think>" not in answer["raw"].text

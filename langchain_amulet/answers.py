@@ -1,7 +1,7 @@
 """From generated tokens to LangChain's message chunks."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from langchain_core.messages import AIMessageChunk
@@ -22,6 +22,7 @@ class Answer:
     Args:
         generation: The tokens; cancelled as soon as the answer has all it needs.
         tokenizer: Turns them into text.
+        spell: Turns one of them into bytes.
         stop: Texts that end the answer.
         reading: How the parts of the text are told apart; `None` if all of it is content.
         num_prompt_tokens: Tokens of each stream's prompt, the base stream first.
@@ -34,12 +35,13 @@ class Answer:
         tokenizer: PreTrainedTokenizerFast,
         *,
         stop: Sequence[str],
+        spell: Callable[[int], bytes],
         reading: Reading | None,
         num_prompt_tokens: Sequence[int],
         metadata: Mapping[str, Any],
     ) -> None:
         self.generation = generation
-        self._tokenizer = tokenizer
+        self._spell = spell
         self._text = TextStream(tokenizer, stop, reading.shown if reading else ())
         self._parser = AnswerParser(reading) if reading else None
         self._num_prompt_tokens = num_prompt_tokens
@@ -97,8 +99,9 @@ class Answer:
         ]
 
     def _logprob(self, token_id: int, logprob: float) -> dict[str, Any]:
-        text: Any = self._tokenizer.decode([token_id])
-        return {"token": text, "bytes": list(text.encode()), "logprob": max(logprob, _LEAST_LOGPROB)}
+        spelled = self._spell(token_id)
+        text = spelled.decode(errors="replace")  # a part of a character is none
+        return {"token": text, "bytes": list(spelled), "logprob": max(logprob, _LEAST_LOGPROB)}
 
     def _finish_reason(self) -> str | None:
         if self._text.is_stopped:

@@ -59,6 +59,7 @@ def prepare_call(
     answer = partial(
         Answer,
         tokenizer=loaded.tokenizer,
+        spell=loaded.constraints.spell,
         stop=() if output.is_structure else settings.stop,  # JSON cut off by a text in it would be none
         reading=_reading(loaded, output, prompts[0], written),
         num_prompt_tokens=[len(prompt) for prompt in prompts],

@@ -64,6 +64,10 @@ class Constraints:
             is_steered=is_steered,
         )
 
+    def spell(self, token_id: int) -> bytes:
+        """The bytes of one token; the name of a control token."""
+        return self._compiler.vocabulary.token_bytes[token_id]
+
     def _whole(self, spec: OutputSpec, before: str, **how: bool) -> str:
         """A grammar of the whole answer: calls, JSON, or either."""
         kinds = []

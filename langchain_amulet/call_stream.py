@@ -4,7 +4,7 @@ import json
 import re
 import secrets
 import string
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
@@ -40,10 +40,12 @@ class CallStream:
 
     Args:
         index: Number of the first call in the answer.
+        names: Of the tools bound; other words before an object are no names.
     """
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, names: Collection[str] = ()) -> None:
         self._index = index
+        self._names = names
         self._outside = ""  # text since the last call
         self._has_any = False
         self._restart()
@@ -100,7 +102,7 @@ class CallStream:
         """An object begins; a name before it makes it the arguments of that tool."""
         name = _BARE_NAME.search(self._outside)
         self._outside, self._has_any = "", True
-        if name:
+        if name and name[1] in self._names:
             yield self._start(name[1], depth=0)
 
     def _start(self, name: str, *, depth: int) -> ToolCallChunk:

@@ -83,6 +83,7 @@ class AnswerParser:
         calls = reading.template["fields"].get("tool_calls", {})
         self._leaves_calls = calls.get("content") == "text"
         self._has_end_mark = bool({"close", "close_pattern"} & calls.keys())
+        self._names = {tool["function"]["name"] for tool in reading.tools}
         self._calls: CallStream | None = None
         self._num_calls = 0
         self._raw = ""  # of a part whose calls the template reads itself
@@ -155,7 +156,7 @@ class AnswerParser:
         kind = event["type"]
         self._is_in_call = kind != "region_close"
         if kind == "region_open":
-            self._raw, self._calls = "", CallStream(self._num_calls)
+            self._raw, self._calls = "", CallStream(self._num_calls, self._names)
         elif not self._leaves_calls:
             self._raw += event.get("text", "")
             if kind == "region_close":

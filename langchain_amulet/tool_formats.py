@@ -143,5 +143,7 @@ def detect(call: str, name: str) -> ToolFormat | None:
 
 def _pattern(family: ToolFormat, name: str) -> str:
     """One call in this format, whatever its blanks."""
-    parts = [*re.split(r"\s+", family.opening + family.prefix + family.before), name, *re.split(r"\s+", family.between)]
-    return r"\s*".join(re.escape(part) for part in parts if part)
+    parts = [*re.split(r"\s+", family.opening + family.prefix + family.before), name]
+    call_id = [r"(?:\[CALL_ID\]\S+?)?"] if family is MISTRAL_V11 else []
+    after = [re.escape(part) for part in re.split(r"\s+", family.between)]
+    return r"\s*".join([*(re.escape(part) for part in parts if part), *call_id, *after])

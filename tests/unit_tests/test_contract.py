@@ -1,10 +1,8 @@
 """What LangChain promises of any chat model: log-probabilities, reasoning, counting, identity, timeouts, warnings."""
 
-import copy
 import json
 import math
 import warnings
-from contextlib import nullcontext
 
 import pytest
 import torch
@@ -188,6 +186,12 @@ def test_thinking_can_be_turned_off_by_the_templates_own_argument():
     assert told(by_field.invoke(QUESTION)) == told(told_off)
 
 
+@pytest.mark.filterwarnings("ignore::langchain_core._api.beta_decorator.LangChainBetaWarning")
+def test_reasoning_is_an_event_of_its_own(thinker):
+    events = thinker.stream_events(QUESTION, version="v3")
+    assert (str(events.reasoning), str(events.text)) == ("Hm.", "Yes")
+
+
 # Counting
 
 
@@ -292,12 +296,10 @@ def test_arguments_of_remote_models_are_taken_in_silence():
 
 
 @pytest.mark.filterwarnings("ignore::langchain_core._api.beta_decorator.LangChainBetaWarning")
-async def test_events_of_the_third_version_tell_what_invoke_does(llm, thinker):
+async def test_events_of_the_third_version_tell_what_invoke_does(llm):
     text = llm.invoke(QUESTION).text
     assert str(llm.stream_events(QUESTION, version="v3").text) == text
     assert await (await llm.astream_events(QUESTION, version="v3")).text == text
-    events = thinker.stream_events(QUESTION, version="v3")
-    assert (str(events.reasoning), str(events.text)) == ("Hm.", "Yes")
     called = llm.bind_tools([look_up], tool_choice="any").invoke(QUESTION, max_tokens=90)
     output = llm.stream_events(
         QUESTION, version="v3", **llm.bind_tools([look_up], tool_choice="any").kwargs, max_tokens=90
@@ -390,9 +392,3 @@ def test_saved_copy_answers_as_the_first(tmp_path):
     assert ours.pop("model_kwargs").keys() == theirs.pop("model_kwargs").keys()
     assert ours == theirs
     assert told(again.invoke(QUESTION, preference="Be loud.")) == told(llm.invoke(QUESTION))
-
-
-def test_copies_share_the_weights(llm):
-    with nullcontext(copy.copy(llm)) as again:
-        assert again._load().engine is llm._load().engine
-        assert told(again.invoke(QUESTION)) == told(llm.invoke(QUESTION))

@@ -77,7 +77,7 @@ SCHEMAS = {"pydantic": Joke, "pydantic 1": OldJoke, "TypedDict": TypedJoke, "JSO
 
 @pytest.fixture(scope="module")
 def llm() -> ChatAmulet:
-    return roomy_chat(max_tokens=110)
+    return roomy_chat("qwen2.5", max_tokens=80)
 
 
 def check(answer, schema) -> None:
@@ -96,9 +96,9 @@ def test_every_method_gives_an_object_of_every_kind_of_schema(llm, schema, metho
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("strict", [None, True, False])
-def test_strict_changes_nothing_about_the_answer(llm, method, strict):
-    check(llm.with_structured_output(Joke, method=method, strict=strict).invoke(QUESTION), Joke)
+@pytest.mark.parametrize("strict", [True, False])
+def test_strict_is_taken_by_every_method(llm, method, strict):
+    check(llm.with_structured_output(TypedJoke, method=method, strict=strict).invoke(QUESTION), TypedJoke)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -203,7 +203,7 @@ def prompt_of(llm: ChatAmulet, runnable: Runnable, monkeypatch) -> str:
         lambda self, request: prompts.append(request.prompts) or submit(self, request),
     )
     runnable.invoke(QUESTION, preference=None)
-    return tokenizer_of("smollm2").decode(prompts[0][0])
+    return tokenizer_of("qwen2.5").decode(prompts[0][0])
 
 
 def test_schema_is_told_unless_json_mode_leaves_that_to_the_caller(llm, monkeypatch):
@@ -277,7 +277,7 @@ def test_preference_reaches_the_prompt_of_an_object_and_leaves_its_form(llm):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_object_comes_behind_reasoning_that_the_prompt_has_begun(method):
-    runnable = roomy_chat("thinking", max_tokens=110).with_structured_output(Joke, method=method, include_raw=True)
+    runnable = roomy_chat("thinking", max_tokens=90).with_structured_output(Joke, method=method, include_raw=True)
     answer = runnable.invoke(QUESTION)
     assert answer["parsing_error"] is None
     check(answer["parsed"], Joke)

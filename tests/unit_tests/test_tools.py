@@ -274,7 +274,7 @@ def test_schema_that_others_may_join_or_that_says_so_itself_stays_as_it_is(schem
 # Calls of a tiny random model
 
 
-@pytest.mark.parametrize("family", ["smollm2", "qwen3", "thinking", "hermes", "llama3.1", "mistral", "qwen3.5"])
+@pytest.mark.parametrize("family", ["smollm2", "thinking", "llama3.1", "mistral", "qwen3.5"])
 def test_forced_call_of_every_family_is_one_call_and_nothing_else(family):
     message = roomy_chat(family).bind_tools(TOOLS, tool_choice="any").invoke(QUESTION)
     check_calls(message)
@@ -324,7 +324,7 @@ def test_tools_that_may_not_be_called_are_not_told_of(llm):
 
 @pytest.mark.parametrize(("family", "marker"), [("qwen3", "<tool_call>"), ("mistral v11", "[TOOL_CALLS]")])
 def test_calls_that_the_model_makes_of_its_own_accord_follow_the_schemas(family, marker):
-    bound = eager_chat(family, marker, max_tokens=150).bind_tools([now, Say])
+    bound = eager_chat(family, marker, max_tokens=100).bind_tools([now, Say])
     message = bound.invoke(QUESTION)
     check_calls(message, [now, Say], ["now", "Say"])
     assert len(message.tool_calls) > 1

@@ -16,10 +16,20 @@ settings.register_profile("campaign", deadline=None, max_examples=1000, suppress
 settings.load_profile("default")
 
 import pytest  # noqa: E402
+import torch  # noqa: E402
 from langchain_core.caches import InMemoryCache  # noqa: E402
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # the other core is the other worker's
 
 
 @pytest.fixture
 def cache() -> InMemoryCache:
     """A response cache, shared by whoever is given it."""
     return InMemoryCache()
+
+
+@pytest.fixture(scope="session")
+def is_campaign(request: pytest.FixtureRequest) -> bool:
+    """Whether the long tests run whole: `make campaign`."""
+    return request.config.getoption("--hypothesis-profile") == "campaign"

@@ -16,7 +16,7 @@ class TestChatAmulet(ChatModelIntegrationTests):
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        return {"model_kwargs": {"dtype": "float32"}, "timeout": 240}  # seconds, for slow machines
+        return {"model_kwargs": {"dtype": "float32"}, "max_tokens": 64, "timeout": 240}
 
     @property
     def has_tool_calling(self) -> bool:

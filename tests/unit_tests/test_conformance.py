@@ -141,8 +141,7 @@ def test_corpus_is_written_in_valid_json_schema():
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-async def test_answers_to_schemas_end_in_time_and_validate(request):
-    is_campaign = request.config.getoption("--hypothesis-profile") == "campaign"
+async def test_answers_to_schemas_end_in_time_and_validate(is_campaign):
     cases = corpus() if is_campaign else spread(corpus(), NUM_BY_DEFAULT)
     outcomes = [judge(*each) for each in zip(cases, await answers(cases), strict=True)]
     faults = [str(outcome) for outcome in outcomes if outcome.fault]

@@ -84,10 +84,10 @@ class Life(NamedTuple):
 
 
 @pytest.fixture(scope="module", params=["memory", "sqlite"])
-def life(request, tmp_path_factory) -> Life:
+def life(request, is_campaign, tmp_path_factory) -> Life:
     """All that the tests below look at, once with LangChain's global cache and once with the model's own."""
     watch, rng, folder = Watch(), random.Random(0), tmp_path_factory.mktemp("life")
-    users = random_users(200 if request.param == "memory" else 40, rng)
+    users = random_users(200 if is_campaign or request.param == "memory" else 50, rng)
     with contextlib.ExitStack() as stack:
         stack.enter_context(watched_logs(watch))
         stack.enter_context(watched_warnings(watch))
@@ -148,7 +148,7 @@ def test_nothing_that_leaves_carries_a_preference_or_anothers_words(life):
 def test_a_mistake_would_have_been_seen(life):
     first = life.readings["first"]
     profiles = {reading.user.preferences for reading in first if reading.user.question == "Why?"}
-    assert len({expected("Why?", profile) for profile in profiles}) > 0.8 * len(profiles) > 30
+    assert len({expected("Why?", profile) for profile in profiles}) > 0.8 * len(profiles) > 20
     assert {reading.path for reading in first} == {*ALL_PATHS}
     assert life.cache.num_hits > 5
     hooks = ["on_chat_model_start", "on_llm_new_token", "on_llm_end", "on_chain_start", "on_chain_end"]

@@ -138,8 +138,7 @@ def resident_bytes() -> int:
 
 
 @pytest.mark.slow
-async def test_soak(request):
-    is_campaign = request.config.getoption("--hypothesis-profile") == "campaign"
+async def test_soak(is_campaign):
     num_requests = 2000 if is_campaign else 300
     soak = Soak(num_requests)
     soak.num_left = num_requests // 2

@@ -24,7 +24,7 @@ PREFERENCES = {
     "alice@example.com": "Answer in one short sentence.",
     "bob@example.com": "Answer as a numbered list.",
 }
-QUESTIONS = ("When can I visit the museum?", "What is the weather like in Paris?")
+QUESTIONS = ("When does the museum open?", "What is the weather like in Paris?")
 
 
 @dataclass

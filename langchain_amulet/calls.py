@@ -63,7 +63,11 @@ def prepare_call(
         stop=() if output.is_structure else settings.stop,  # JSON cut off by a text in it would be none
         reading=_reading(loaded, output, prompts[0], written),
         num_prompt_tokens=[len(prompt) for prompt in prompts],
-        metadata={"model_name": loaded.name, "model_provider": "amulet", "amulet": _metadata(plan, realignment)},
+        metadata={
+            "model_name": loaded.name,
+            "model_provider": "amulet",
+            "amulet": {**_metadata(plan, realignment), **resolved.notes},
+        },
     )
     return Call(loaded.engine, request, answer)
 
@@ -79,6 +83,7 @@ def render(
             preferences,
             tools=output.tools if output.may_call else (),
             instructions=instructions(output, tells_choice=not tool_format.is_native),
+            wording=settings.wording,
             template_kwargs=settings.template_kwargs,
         )
         for preferences in plan.preferences

@@ -18,17 +18,16 @@ from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
-from langchain_amulet.calls import Call, prepare_call, render
+from langchain_amulet.calls import Call, prepare_call
 from langchain_amulet.engine.config import EngineConfig
 from langchain_amulet.engine.params import SamplingParams
 from langchain_amulet.exceptions import ModelClosedError
 from langchain_amulet.identity import identity, plain, profile
 from langchain_amulet.memory import tell_when_forgetting
 from langchain_amulet.models import LoadedModel, check_source, load, model_name
-from langchain_amulet.preferences import DEFAULT_MAX_STREAMS, StreamPlan, plan_streams
+from langchain_amulet.prompting import PromptingChatModel
 from langchain_amulet.realignment import RealignmentConfig
-from langchain_amulet.resolution import PreferenceArgument, resolve
-from langchain_amulet.resolving import ResolvingChatModel
+from langchain_amulet.resolution import resolve
 from langchain_amulet.settings import (
     CALL_ARGUMENTS,
     IGNORED_ARGUMENTS,
@@ -43,7 +42,7 @@ from langchain_amulet.tools import as_openai_tool
 from langchain_amulet.tools import tool_choice as read_choice
 
 
-class ChatAmulet(ResolvingChatModel):
+class ChatAmulet(PromptingChatModel):
     """Chat with a local model that answers each user as they prefer, by Amulet's test-time realignment.
 
     At every token, the next-token distribution under the caller's prompt and the one under the same prompt plus the
@@ -156,16 +155,12 @@ class ChatAmulet(ResolvingChatModel):
     """A fast tokenizer, or where to load it from; needed with a loaded model. `None` takes the model's own."""
     model_kwargs: dict[str, Any] = Field(default_factory=dict, repr=False)
     """For `from_pretrained`: `dtype`, `device_map`, `quantization_config`, `attn_implementation`, `revision`, ..."""
-    realignment: RealignmentConfig = Field(default_factory=RealignmentConfig)
-    """How strongly, and how carefully, answers follow preferences."""
     steer_structured: bool = False
     """Whether preferences act, at the full guidance scale, on tool calls and JSON of a schema too. By default these are
     what the preference in the prompt alone makes them."""
     engine_config: EngineConfig | None = Field(default=None, repr=False)
     """How many requests the model answers at once, with how much memory. All who use the same model share its engine,
     so other limits than those of its first user are refused. `None` takes those, else suits the device."""
-    max_streams: int = Field(default=DEFAULT_MAX_STREAMS, ge=2)
-    """The most prompt streams that one answer may take, the base stream included."""
     temperature: float | None = None
     """0 is greedy. For this and the fields below, `None` takes the model's generation config."""
     top_p: float | None = None
@@ -284,35 +279,6 @@ class ChatAmulet(ResolvingChatModel):
         """
         return structured(self, schema, method=method, include_raw=include_raw, strict=strict, **kwargs)
 
-    def prompt_streams(self, messages: LanguageModelInput, preference: PreferenceArgument = None) -> list[list[int]]:
-        """The token ids of the prompts that a call would run, the base stream first.
-
-        Args:
-            messages: What the call would be given.
-            preference: What to prefer. `None` takes the field `preference`, as a call that names none does; `[]` is a
-                plain answer.
-
-        Returns:
-            One prompt per stream. A plain answer has the base stream alone; a preference whose gain is exactly 1, the
-            preference stream alone.
-        """
-        preferences = resolve(self.preference if preference is None else preference).preferences
-        plan = plan_streams(preferences, self.realignment.guidance_scale, max_streams=self.max_streams)
-        return self._render(self._convert_input(messages).to_messages(), plan, {})
-
-    def get_token_ids(self, text: str) -> list[int]:
-        """The model's own token ids of a text, without control tokens around it."""
-        if self.custom_get_token_ids is not None:
-            return self.custom_get_token_ids(text)
-        ids: list[int] = self._load().tokenizer.encode(text, add_special_tokens=False)
-        return ids
-
-    def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
-        """Tokens of the prompt that these messages and tools make, as `usage_metadata` counts them."""
-        call = {"tools": [as_openai_tool(tool) for tool in tools or ()]}
-        (base,) = self._render(messages, StreamPlan(((),), ()), call)
-        return len(base)
-
     def close(self) -> None:
         """Let go of the model; its memory is freed once nobody else uses it."""
         self._is_closed = True
@@ -388,10 +354,6 @@ class ChatAmulet(ResolvingChatModel):
         call_settings(None, self.__dict__, {**kwargs, "stop": stop})  # refuses before a model is loaded
         loaded = self._load()
         return prepare_call(loaded, messages, resolved, self._settings(loaded, {**kwargs, "stop": stop}))
-
-    def _render(self, messages: list[BaseMessage], plan: StreamPlan, call: Mapping[str, Any]) -> list[list[int]]:
-        loaded = self._load()
-        return render(loaded, messages, plan, self._settings(loaded, call))
 
     def _settings(self, loaded: LoadedModel, call: Mapping[str, Any]) -> CallSettings:
         return call_settings(loaded.model.generation_config, self.__dict__, call)

@@ -7,6 +7,10 @@
     ├── UserIdError (ValueError)                a user id that is missing, empty or contradicted
     ├── StoreTypeError (TypeError)              a memory over something that is no LangGraph store
     ├── StoredPreferenceError (ValueError)      a store item that cannot be read as a preference
+    ├── StoreTimeoutError (TimeoutError)        a store that takes too long
+    ├── UnknownPreferenceError (LookupError)    a preference to change that is not there
+    ├── ImportFormatError (ValueError)          something to import that was never exported
+    ├── MissingExtraError (ImportError)         a part of the package whose optional extra is not installed
     ├── MessageError (ValueError)               messages that the chat template cannot take
     ├── ModelLoadError (RuntimeError)           weights or tokenizer that cannot be loaded
     │   ├── ModelNotFoundError                  ... because there is no such model
@@ -64,6 +68,22 @@ class StoreTypeError(AmuletError, TypeError):
 
 class StoredPreferenceError(AmuletError, ValueError):
     """An item in the store cannot be read as a preference."""
+
+
+class StoreTimeoutError(AmuletError, TimeoutError):
+    """The store of preferences has not answered in time."""
+
+
+class UnknownPreferenceError(AmuletError, LookupError):
+    """A preference that was to be changed is not there."""
+
+
+class ImportFormatError(AmuletError, ValueError):
+    """What was to be imported is nothing that a memory has exported."""
+
+
+class MissingExtraError(AmuletError, ImportError):
+    """A part of the package needs an optional extra that is not installed."""
 
 
 class MessageError(AmuletError, ValueError):

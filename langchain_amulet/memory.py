@@ -1,24 +1,23 @@
 """Per-user preference memory over a LangGraph store."""
 
-import asyncio
-import hashlib
-import time
 import weakref
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Protocol, TypeVar
-from urllib.parse import quote
 
-from langgraph.store.base import BaseStore, SearchItem
-from langgraph.store.memory import InMemoryStore
+from langgraph.store.base import BaseStore
 
-from langchain_amulet.exceptions import AmuletError, StoredPreferenceError, StoreTypeError, UserIdError
-from langchain_amulet.preferences import Preference
-
-_ROOT = "preferences"
-_PAGE_SIZE = 100
-_MAX_LABEL_BYTES = 200
+from langchain_amulet import plans
+from langchain_amulet.exceptions import InvalidParameterError
+from langchain_amulet.preferences import Preference, Source
+from langchain_amulet.recall_cache import Reading, Recalled, cache_of, drop_everywhere
+from langchain_amulet.records import PREFERENCES, PreferenceChange
+from langchain_amulet.sources import PreferenceSource, as_store
+from langchain_amulet.stores import Plan, arun, namespace, run, to_the_end
 
 _T = TypeVar("_T")
+
+DEFAULT_READ_TIMEOUT_S = 10.0
 
 
 class Forgetful(Protocol):
@@ -39,12 +38,24 @@ def tell_when_forgetting(watcher: Forgetful) -> None:
 class PreferenceMemory:
     """What each user prefers, in any LangGraph `BaseStore`.
 
-    Each preference is one item under the namespace `("preferences", <encoded user id>)`. Whoever can read the store can
-    read the preferences: keep it where you keep other personal data.
+    Each preference is one item under the namespace `("preferences", <encoded user id>)`, with a key of its own, so that
+    several programs may write at once. Whoever can read the store can read the preferences: keep it where you keep
+    other personal data. Every method has an async twin, named with an `a` before it, for any kind of store.
 
     Args:
         store: Where to keep them. `None` keeps them in this process; `SqliteStore`, `PostgresStore` and the like keep
-            them across restarts.
+            them across restarts. A key-value store of LangChain's serves as well. To read only: a mapping from user
+            ids to preferences, or a function, sync or async, that is given a user id.
+        read_timeout: Seconds that the store may take to answer a read; `None` waits. Writes are waited for.
+        cache_seconds: For how long a user's preferences may be served without asking the store again. What this process
+            writes through a `PreferenceMemory` counts at once; what others write counts after at most this time, and
+            answers say how old the preferences were. 0 always asks.
+        langmem_namespace: Where langmem's tools have written memories to read as preferences of weight 1, with the user
+            id as `"{langgraph_user_id}"`: `("memories", "{langgraph_user_id}")`. `None` does not look for any.
+
+    Raises:
+        StoreTypeError: `store` is none of these.
+        InvalidParameterError: A time is negative, or the namespace names no user.
 
     Example:
         >>> memory = PreferenceMemory()
@@ -54,92 +65,216 @@ class PreferenceMemory:
         ['Answer as concisely as possible.']
     """
 
-    def __init__(self, store: BaseStore | None = None) -> None:
-        if store is not None and not isinstance(store, BaseStore):
-            msg = (
-                f"PreferenceMemory keeps preferences in a LangGraph BaseStore, got {type(store).__name__}. "
-                f"Use InMemoryStore, SqliteStore, PostgresStore, ..., or None for this process only."
-            )
-            raise StoreTypeError(msg)
-        self.store = InMemoryStore() if store is None else store
+    def __init__(
+        self,
+        store: PreferenceSource | None = None,
+        *,
+        read_timeout: float | None = DEFAULT_READ_TIMEOUT_S,
+        cache_seconds: float = 0.0,
+        langmem_namespace: Sequence[str] | None = None,
+    ) -> None:
+        if read_timeout is not None and not read_timeout > 0:
+            msg = f"read_timeout must be above 0 seconds, got {read_timeout!r}. None waits for as long as it takes."
+            raise InvalidParameterError(msg)
+        if not cache_seconds >= 0:
+            msg = f"cache_seconds must be at least 0, got {cache_seconds!r}. 0 asks the store for every answer."
+            raise InvalidParameterError(msg)
+        self.store: BaseStore = as_store(store)
+        self._read_timeout_s = read_timeout
+        self._cache_s = cache_seconds
+        self._langmem = plans.check_langmem_namespace(langmem_namespace)
 
-    def remember(self, user_id: str, text: str, weight: float = 1.0) -> Preference:
-        """Store one preference; the same text again replaces its weight.
+    def remember(
+        self,
+        user_id: str,
+        preference: str | Preference,
+        weight: float = 1.0,
+        *,
+        source: Source = "stated",
+        expires_at: datetime | None = None,
+    ) -> Preference:
+        """Store one preference; the same text again takes the place of what was stored.
 
         Args:
             user_id: Any text but the empty one.
-            text: What the user prefers, as an instruction to the model.
+            preference: What the user prefers, as an instruction to the model; or a `Preference`, which says what the
+                other arguments say.
             weight: How much it counts; below 0 is a dislike.
+            source: Whether the user has said it or it was learned.
+            expires_at: From when on it does not count any more.
 
         Returns:
             The preference as stored.
-        """
-        preference = Preference(text, weight)
-        self.store.put(_namespace(user_id), _key(text), _value(user_id, preference), index=False)
-        return preference
 
-    async def aremember(self, user_id: str, text: str, weight: float = 1.0) -> Preference:
+        Raises:
+            PreferenceError: It is no preference.
+            UserIdError: The user id is empty or no string.
+        """
+        given = _preference(preference, weight, source, expires_at)
+        return self.carry_out(user_id, plans.remember(user_id, given))
+
+    async def aremember(
+        self,
+        user_id: str,
+        preference: str | Preference,
+        weight: float = 1.0,
+        *,
+        source: Source = "stated",
+        expires_at: datetime | None = None,
+    ) -> Preference:
         """Async `remember`."""
-        preference = Preference(text, weight)
-        put = (_namespace(user_id), _key(text), _value(user_id, preference))
-        await _async_or_thread(lambda: self.store.aput(*put, index=False), lambda: self.store.put(*put, index=False))
-        return preference
+        given = _preference(preference, weight, source, expires_at)
+        return await self.acarry_out(user_id, plans.remember(user_id, given))
 
     def recall(self, user_id: str) -> list[Preference]:
-        """All preferences of this user, the last remembered last; an unknown user has none."""
-        return [_preference(item) for item in self._items(user_id)]
+        """All preferences of this user, in the order of their first remembering; an unknown user has none.
+
+        Raises:
+            StoredPreferenceError: An item of the store is no preference.
+            StoreTimeoutError: The store has not answered in time.
+        """
+        return [*self.look_up(user_id).preferences]
 
     async def arecall(self, user_id: str) -> list[Preference]:
         """Async `recall`."""
-        return [_preference(item) for item in await self._aitems(user_id)]
+        return [*(await self.alook_up(user_id)).preferences]
+
+    def look_up(self, user_id: str) -> Recalled:
+        """`recall`, with the age of what was found."""
+        if known := self._known(user_id):
+            return known
+        reading = cache_of(self.store).begin()
+        return self._keep(user_id, self._read(self.plan_to_recall(user_id)), reading)
+
+    async def alook_up(self, user_id: str) -> Recalled:
+        """Async `look_up`."""
+        if known := self._known(user_id):
+            return known
+        reading = cache_of(self.store).begin()
+        return self._keep(user_id, await self._aread(self.plan_to_recall(user_id)), reading)
+
+    def _known(self, user_id: str) -> Recalled | None:
+        where = namespace(PREFERENCES, user_id)
+        return cache_of(self.store).get(where, self._langmem, self._cache_s) if self._cache_s else None
+
+    def _keep(self, user_id: str, found: tuple[Preference, ...], reading: Reading) -> Recalled:
+        if self._cache_s:
+            cache_of(self.store).put(namespace(PREFERENCES, user_id), self._langmem, found, reading)
+        return Recalled(found, 0.0)
+
+    def update(self, user_id: str, text: str, **changes: Any) -> Preference:
+        """Change one preference; the earlier version stays in the history.
+
+        Args:
+            user_id: Whose.
+            text: The preference as it was remembered.
+            changes: `new_text=`, `weight=`, `source=`, `expires_at=`: what it is from now on.
+
+        Returns:
+            The preference as it is now.
+
+        Raises:
+            UnknownPreferenceError: The user has no such preference.
+        """
+        return self._forget(user_id, plans.update(user_id, text, changes))
+
+    async def aupdate(self, user_id: str, text: str, **changes: Any) -> Preference:
+        """Async `update`."""
+        return await self._aforget(user_id, plans.update(user_id, text, changes))
 
     def forget(self, user_id: str, text: str | None = None) -> None:
-        """Delete one preference of this user, or all of them.
+        """Delete one preference of this user with its history, or all of them.
 
         Args:
             user_id: Whose.
             text: The preference to delete, as it was remembered; unknown texts are ignored. `None` deletes all.
         """
-        try:
-            for item in self._items(user_id):
-                if text is None or item.value.get("text") == text:
-                    self.store.delete(item.namespace, item.key)
-        finally:  # a store that fails may have deleted some
-            _tell_watchers()
+        self._forget(user_id, plans.forget(user_id, text))
 
     async def aforget(self, user_id: str, text: str | None = None) -> None:
         """Async `forget`."""
+        await self._aforget(user_id, plans.forget(user_id, text))
+
+    def forget_user(self, user_id: str) -> None:
+        """Delete all that is kept of this user: preferences, history and feedback."""
+        self._forget(user_id, plans.forget_user(user_id))
+
+    async def aforget_user(self, user_id: str) -> None:
+        """Async `forget_user`."""
+        await self._aforget(user_id, plans.forget_user(user_id))
+
+    def history(self, user_id: str) -> list[PreferenceChange]:
+        """How this user's preferences came to be what they are, the first change first; nothing of forgotten ones."""
+        return self._read(plans.history(user_id))
+
+    async def ahistory(self, user_id: str) -> list[PreferenceChange]:
+        """Async `history`."""
+        return await self._aread(plans.history(user_id))
+
+    def export(self, user_id: str) -> dict[str, Any]:
+        """All that is kept of this user, as JSON."""
+        return self._read(plans.export(user_id))
+
+    async def aexport(self, user_id: str) -> dict[str, Any]:
+        """Async `export`."""
+        return await self._aread(plans.export(user_id))
+
+    def import_(self, user_id: str, exported: Mapping[str, Any]) -> None:
+        """Add what `export` has returned; the same texts take the place of what was stored.
+
+        Raises:
+            ImportFormatError: It is nothing that `export` returns; nothing was written.
+        """
+        self.carry_out(user_id, plans.import_(user_id, exported))
+
+    async def aimport_(self, user_id: str, exported: Mapping[str, Any]) -> None:
+        """Async `import_`."""
+        await self.acarry_out(user_id, plans.import_(user_id, exported))
+
+    # For other rooms of this package
+
+    def plan_to_recall(self, user_id: str) -> Plan[tuple[Preference, ...]]:
+        """`recall`, as a plan that others can be made of."""
+        return plans.recall(self.store, user_id, self._langmem)
+
+    def carry_out(self, user_id: str, plan: Plan[_T]) -> _T:
+        """Do what changes something of this user's."""
+        where = namespace(PREFERENCES, user_id)
         try:
-            for item in await self._aitems(user_id):
-                if text is None or item.value.get("text") == text:
-                    await self._adelete(item)
+            return run(self.store, plan)
+        finally:  # a store that fails may have written some
+            drop_everywhere(where)
+
+    async def acarry_out(self, user_id: str, plan: Plan[_T]) -> _T:
+        """Async `carry_out`; it is done to the end even if the caller is cancelled."""
+        return await to_the_end(self._acarry_out(namespace(PREFERENCES, user_id), plan))
+
+    async def _acarry_out(self, where: tuple[str, ...], plan: Plan[_T]) -> _T:
+        try:
+            return await arun(self.store, plan)
+        finally:
+            drop_everywhere(where)
+
+    def _read(self, plan: Plan[_T]) -> _T:
+        return run(self.store, plan, self._read_timeout_s)
+
+    async def _aread(self, plan: Plan[_T]) -> _T:
+        return await arun(self.store, plan, self._read_timeout_s)
+
+    def _forget(self, user_id: str, plan: Plan[_T]) -> _T:
+        try:
+            return self.carry_out(user_id, plan)
         finally:
             _tell_watchers()
 
-    def _items(self, user_id: str) -> list[SearchItem]:
-        namespace = _namespace(user_id)
-        items = page = self.store.search(namespace, limit=_PAGE_SIZE)
-        while len(page) == _PAGE_SIZE:
-            page = self.store.search(namespace, limit=_PAGE_SIZE, offset=len(items))
-            items = items + page
-        return _own(items, namespace)
+    async def _aforget(self, user_id: str, plan: Plan[_T]) -> _T:
+        return await to_the_end(self._acarry_out_and_tell(namespace(PREFERENCES, user_id), plan))
 
-    async def _aitems(self, user_id: str) -> list[SearchItem]:
-        namespace = _namespace(user_id)
-
-        async def search() -> list[SearchItem]:
-            items = page = await self.store.asearch(namespace, limit=_PAGE_SIZE)
-            while len(page) == _PAGE_SIZE:
-                page = await self.store.asearch(namespace, limit=_PAGE_SIZE, offset=len(items))
-                items = items + page
-            return _own(items, namespace)
-
-        return await _async_or_thread(search, lambda: self._items(user_id))
-
-    async def _adelete(self, item: SearchItem) -> None:
-        await _async_or_thread(
-            lambda: self.store.adelete(item.namespace, item.key), lambda: self.store.delete(item.namespace, item.key)
-        )
+    async def _acarry_out_and_tell(self, where: tuple[str, ...], plan: Plan[_T]) -> _T:
+        try:
+            return await self._acarry_out(where, plan)
+        finally:
+            _tell_watchers()
 
 
 def _tell_watchers() -> None:
@@ -147,54 +282,5 @@ def _tell_watchers() -> None:
         watcher.forget_private()
 
 
-async def _async_or_thread(run: Callable[[], Awaitable[_T]], run_sync: Callable[[], _T]) -> _T:
-    """Some stores are sync only (SqliteStore raises NotImplementedError); those run in a thread."""
-    try:
-        return await run()
-    except NotImplementedError:
-        return await asyncio.to_thread(run_sync)
-
-
-def _namespace(user_id: str) -> tuple[str, str]:
-    """Percent-encode the id: labels allow no periods, and stores differ in what else they mistake."""
-    if not isinstance(user_id, str):
-        msg = f"A user id is a string, got {type(user_id).__name__}. Convert it, say by str(user_id)."
-        raise UserIdError(msg)
-    if not user_id:
-        msg = "The user id is empty. Leave it out to ask without a user."
-        raise UserIdError(msg)
-    label = quote(user_id, safe="", errors="surrogatepass").replace(".", "%2E")
-    if len(label) > _MAX_LABEL_BYTES:
-        # "=" is always percent-encoded, so no other id has such a label.
-        label = "sha256=" + hashlib.sha256(label.encode()).hexdigest()
-    return (_ROOT, label)
-
-
-def _key(text: str) -> str:
-    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
-
-
-def _value(user_id: str, preference: Preference) -> dict[str, Any]:
-    return {
-        "text": preference.text,
-        "weight": preference.weight,
-        "user_id": user_id.encode(errors="backslashreplace").decode(),  # long ids are hashed in the namespace
-        "remembered_at": time.time_ns(),  # stores' own times are as coarse as a second
-    }
-
-
-def _own(items: Sequence[SearchItem], namespace: tuple[str, str]) -> list[SearchItem]:
-    # Some stores' search also finds namespaces that merely begin alike: another user's.
-    own = [item for item in items if item.namespace == namespace]
-    return sorted(own, key=lambda item: (item.value.get("remembered_at", 0), item.key))
-
-
-def _preference(item: SearchItem) -> Preference:
-    try:
-        return Preference(item.value["text"], item.value["weight"])
-    except (KeyError, AmuletError) as error:
-        msg = (
-            f"The item {item.key} under {item.namespace} holds no preference: it needs a text and a weight. "
-            f"Delete it, or write it with PreferenceMemory.remember."
-        )
-        raise StoredPreferenceError(msg) from error
+def _preference(given: str | Preference, weight: float, source: Source, expires_at: datetime | None) -> Preference:
+    return given if isinstance(given, Preference) else Preference(given, weight, source, expires_at)

@@ -19,12 +19,15 @@ from langchain_amulet.conversation import (
     without_tools,
 )
 from langchain_amulet.exceptions import ChatTemplateError, MessageError
+from langchain_amulet.preferences import DEFAULT_WORDING, PREFERENCES_SLOT
 from langchain_amulet.tool_formats import GENERIC, OTHER, TOOL_PROMPT, ToolFormat, detect
 
 _SYSTEM_PROBE = "AMULET-SYSTEM-PROBE"
 _USER_PROBE = "AMULET-USER-PROBE"
+_ASSISTANT_PROBE = "AMULET-ASSISTANT-PROBE"
 _TOOL_PROBE = "amulet_tool_probe"
 _PROBE_ID = "AmuletId1"
+_MIN_MARKER = 3  # characters
 
 
 class PromptRenderer:
@@ -57,16 +60,18 @@ class PromptRenderer:
         *,
         tools: Sequence[dict[str, Any]] = (),
         instructions: str = "",
+        wording: str = DEFAULT_WORDING,
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> list[int]:
         """The token ids of one stream's prompt, the beginning of the answer's turn included.
 
         Args:
             messages: The conversation.
-            preferences: Texts that this stream is prompted with; none for the base stream. Control tokens in them are
-                removed, so that a stored preference cannot forge a turn.
+            preferences: Texts that this stream is prompted with; none for the base stream. Control tokens in them, and
+                what the template writes between turns, are removed, so that a stored preference cannot forge a turn.
             tools: Tools that the answer may call, as OpenAI writes them.
             instructions: What all streams are told besides, in the system message.
+            wording: What a stream with preferences is told; `{preferences}` stands for their texts, one per line.
             template_kwargs: More arguments of the chat template.
 
         Raises:
@@ -79,6 +84,8 @@ class PromptRenderer:
         if not self._has_system_role:
             conversation = fold_system_into_user(conversation)
         preference = "\n".join(filter(None, map(self._sanitise, preferences)))
+        if preference:
+            preference = wording.replace(PREFERENCES_SLOT, preference)
         for text in filter(None, (instructions, preference)):
             conversation = self._with_system_text(conversation, text)
         arguments = dict(template_kwargs or {})
@@ -177,8 +184,21 @@ class PromptRenderer:
     @cached_property
     def _control_tokens(self) -> re.Pattern[str]:
         added = (token.content for token in self._tokenizer.added_tokens_decoder.values())
-        control = sorted((token for token in added if not token.isspace()), key=len, reverse=True)
-        return re.compile("|".join(map(re.escape, control)) or "(?!)")
+        forbidden = {*(token for token in added if not token.isspace()), *self._turn_markers}
+        return re.compile("|".join(map(re.escape, sorted(forbidden, key=len, reverse=True))) or "(?!)")
+
+    @cached_property
+    def _turn_markers(self) -> set[str]:
+        """What the template writes between turns; not all templates do it by control tokens."""
+        turns = [("user", _USER_PROBE), ("assistant", _ASSISTANT_PROBE), ("user", _USER_PROBE)]
+        conversation = [{"role": role, "content": text} for role, text in turns]
+        try:
+            text = self._render_text(conversation, add_generation_prompt=True)
+        except Exception:  # noqa: BLE001 - templates fail in all ways
+            return set()
+        between = " ".join(re.split(f"{_USER_PROBE}|{_ASSISTANT_PROBE}", text)[1:])
+        # Words alone, such as a role's name, are no markers.
+        return {each for each in between.split() if len(each) >= _MIN_MARKER and not each.isalnum()}
 
 
 def _tool_prompt(tools: Sequence[dict[str, Any]]) -> str:

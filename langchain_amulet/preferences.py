@@ -2,13 +2,19 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 from langchain_amulet.exceptions import InvalidParameterError, PreferenceError
 
 DEFAULT_MAX_STREAMS = 4
+PREFERENCES_SLOT = "{preferences}"
+DEFAULT_WORDING = PREFERENCES_SLOT
 MAX_WEIGHT = 100.0
+
+Source: TypeAlias = Literal["stated", "learned"]
+"""Where a preference comes from: the user has said it, or it was learned from what they liked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,14 +24,19 @@ class Preference:
     The text stays out of `repr`, so that logs and traces that print a preference do not show it.
 
     Raises:
-        PreferenceError: `text` is not a string.
-        InvalidParameterError: `weight` is not a number from -100 to 100, or `text` is no valid Unicode.
+        PreferenceError: `text` is not a string, or `expires_at` no time.
+        InvalidParameterError: `weight` is not a number from -100 to 100, `text` is none that can be kept, `source` is
+            none of the two, or `expires_at` has no time zone.
     """
 
-    text: str = field(repr=False)
+    text: str
     """An instruction to the model, such as "Answer as concisely as possible."."""
     weight: float = 1.0
     """How much it counts. 0 is off; below 0 is a dislike: the model is steered away from what the text asks for."""
+    source: Source = "stated"
+    """Whether the user has said it, or it was learned from their feedback."""
+    expires_at: datetime | None = None
+    """From when on it does not count any more; with a time zone. `None`: it stays."""
 
     def __post_init__(self) -> None:
         """Refuse what is no preference."""
@@ -34,6 +45,9 @@ class Preference:
             raise PreferenceError(msg)
         if any("\ud800" <= character <= "\udfff" for character in self.text):
             msg = "A preference's text holds half a character (a lone surrogate), which no prompt can. Decode it anew."
+            raise InvalidParameterError(msg)
+        if "\0" in self.text:
+            msg = "A preference's text holds a null character, which databases refuse. Leave it out."
             raise InvalidParameterError(msg)
         if isinstance(self.weight, bool) or not isinstance(self.weight, int | float):
             msg = f"A preference's weight is a number, got {type(self.weight).__name__}. {_REMEDY}"
@@ -44,6 +58,34 @@ class Preference:
                 f"1 is a like, -1 a dislike, 0 is off."
             )
             raise InvalidParameterError(msg)
+        if self.source not in get_args(Source):
+            msg = f'A preference\'s source is "stated" or "learned", got {self.source!r}.'
+            raise InvalidParameterError(msg)
+        self._check_expiry()
+
+    def _check_expiry(self) -> None:
+        if self.expires_at is None:
+            return
+        if not isinstance(self.expires_at, datetime):
+            msg = f"A preference expires at a datetime, got {type(self.expires_at).__name__}."
+            raise PreferenceError(msg)
+        if self.expires_at.utcoffset() is None:
+            msg = "The time when a preference expires has no time zone. Give one: datetime.now(UTC) + timedelta(...)."
+            raise InvalidParameterError(msg)
+
+    def __repr__(self) -> str:
+        """What is not as always, and never the text."""
+        told = [f"weight={self.weight!r}"]
+        if self.source != "stated":
+            told.append(f"source={self.source!r}")
+        if self.expires_at is not None:
+            told.append(f"expires_at={self.expires_at.isoformat()!r}")
+        return f"Preference({', '.join(told)})"
+
+    @property
+    def is_expired(self) -> bool:
+        """Whether its time is over."""
+        return self.expires_at is not None and self.expires_at <= datetime.now(UTC)
 
 
 _REMEDY = 'Give a string, Preference("...", weight=1.0), a list of those, or None for a plain answer.'

@@ -10,10 +10,11 @@ import json
 import logging
 import os
 import secrets
+import warnings
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import platformdirs
 from langchain_core.runnables import RunnableConfig, ensure_config
@@ -23,6 +24,7 @@ from pydantic_core import CoreSchema, core_schema
 from langchain_amulet.exceptions import UserIdError
 from langchain_amulet.memory import PreferenceMemory
 from langchain_amulet.preferences import Preference, PreferenceLike, as_preferences
+from langchain_amulet.recall_cache import Recalled
 
 logger = logging.getLogger(__name__)
 
@@ -37,26 +39,44 @@ class ResolvedPreferences:
 
     Equal preferences have equal digests, in every process of this machine's user, so they may share cached answers.
     Without the key, which never leaves the user's data directory, a digest does not tell which text it is of.
+
+    Args:
+        preferences: What was found; what expires counts until then.
+        age_s: Seconds since they were read from the store.
+        store_error: The kind of error for which the store could not be read, so that the answer is a plain one.
     """
 
-    __slots__ = ("_digest", "_preferences")
+    __slots__ = ("_preferences", "age_s", "store_error")
 
-    def __init__(self, preferences: tuple[Preference, ...]) -> None:
+    def __init__(
+        self, preferences: tuple[Preference, ...], *, age_s: float = 0.0, store_error: str | None = None
+    ) -> None:
         self._preferences = preferences
-        content = json.dumps([_WORDING_VERSION, *([p.text, float(p.weight)] for p in preferences)])
-        self._digest = hmac.new(_digest_key(), content.encode(), hashlib.sha256).hexdigest()[:32]
+        self.age_s = age_s
+        self.store_error = store_error
 
     @property
     def preferences(self) -> tuple[Preference, ...]:
         """The preferences themselves, for the model alone."""
-        return self._preferences
+        return tuple(each for each in self._preferences if not each.is_expired)
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What an answer says of how its preferences were found."""
+        notes: dict[str, Any] = {}
+        if self.age_s:
+            notes["preferences_age_s"] = round(self.age_s, 3)
+        if self.store_error:
+            notes["store_error"] = self.store_error
+        return notes
 
     def __repr__(self) -> str:
-        return f"ResolvedPreferences({self._digest})"
+        error = f", {self.store_error}" if self.store_error else ""  # cached answers tell of it too
+        return f"ResolvedPreferences({_digest(self.preferences)}{error})"
 
     def __bool__(self) -> bool:
         """Whether anything was found."""
-        return bool(self._preferences)
+        return bool(self.preferences)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _source: Any, _handler: Any) -> CoreSchema:
@@ -64,10 +84,10 @@ class ResolvedPreferences:
         return core_schema.any_schema(serialization=core_schema.to_string_ser_schema())
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, ResolvedPreferences) and self._preferences == other._preferences
+        return isinstance(other, ResolvedPreferences) and repr(self) == repr(other)
 
     def __hash__(self) -> int:
-        return hash(self._digest)
+        return hash(repr(self))
 
 
 PreferenceArgument: TypeAlias = PreferenceLike | ResolvedPreferences
@@ -91,17 +111,64 @@ class Lookup(NamedTuple):
     user_id: str
 
 
-def find_lookup(config: RunnableConfig | None, memory: PreferenceMemory | None) -> Lookup | None:
+OnStoreError: TypeAlias = Literal["raise", "plain"]
+"""What becomes of a call whose user's preferences cannot be read: the store's error, or a plain answer."""
+
+
+def look_up(lookup: Lookup | None, default: ResolvedPreferences, on_store_error: OnStoreError) -> ResolvedPreferences:
+    """What this user prefers; the default where there is no user, or nothing is remembered of them."""
+    if lookup is None:
+        return default
+    try:
+        found = lookup.memory.look_up(lookup.user_id)
+    except Exception as error:  # noqa: BLE001 - stores fail in all ways
+        return _without_store(error, on_store_error)
+    return _found(found, default)
+
+
+async def alook_up(
+    lookup: Lookup | None, default: ResolvedPreferences, on_store_error: OnStoreError
+) -> ResolvedPreferences:
+    """Async `look_up`."""
+    if lookup is None:
+        return default
+    try:
+        found = await lookup.memory.alook_up(lookup.user_id)
+    except Exception as error:  # noqa: BLE001 - stores fail in all ways
+        return _without_store(error, on_store_error)
+    return _found(found, default)
+
+
+def _found(found: Recalled, default: ResolvedPreferences) -> ResolvedPreferences:
+    return ResolvedPreferences(found.preferences or default.preferences, age_s=found.age_s)
+
+
+def _without_store(error: Exception, on_store_error: OnStoreError) -> ResolvedPreferences:
+    if on_store_error == "raise" or isinstance(error, UserIdError):
+        raise error
+    kind = type(error).__name__  # and no more: the message may quote the user
+    warnings.warn(f"The store of preferences has failed ({kind}); this answer is a plain one.", stacklevel=2)
+    return ResolvedPreferences((), store_error=kind)
+
+
+def find_lookup(
+    config: RunnableConfig | None, memory: PreferenceMemory | None, runtime: object = None
+) -> Lookup | None:
     """Tell from the call's config who is asking, and where their preferences are.
 
     The user is the one that the LangGraph platform has authenticated; else `configurable["user_id"]`; else `user_id` of
     the LangGraph run's context. Without a memory, the store of the LangGraph run under way serves.
 
+    Args:
+        config: What the call was given.
+        memory: Where to look.
+        runtime: That of the LangGraph run, where it is at hand; else it is found in the config.
+
     Raises:
         UserIdError: The user id is not a string, or differs from the authenticated one.
     """
     configurable = _configurable(config)
-    runtime = configurable.get(_RUNTIME_KEY)
+    runtime = configurable.get(_RUNTIME_KEY) if runtime is None else runtime
     user_id = _user_id(configurable, runtime)
     if memory is None and isinstance(store := getattr(runtime, "store", None), BaseStore):
         memory = PreferenceMemory(store)
@@ -145,6 +212,11 @@ def _authenticated_identity(configurable: Mapping[str, Any], runtime: object) ->
 
 def _get(source: object, name: str) -> Any:
     return source.get(name) if isinstance(source, Mapping) else getattr(source, name, None)
+
+
+def _digest(preferences: tuple[Preference, ...]) -> str:
+    content = json.dumps([_WORDING_VERSION, *([p.text, float(p.weight)] for p in preferences)])
+    return hmac.new(_digest_key(), content.encode(), hashlib.sha256).hexdigest()[:32]
 
 
 @cache

@@ -10,11 +10,10 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import LLMResult
 from langchain_core.runnables import RunnableBinding, RunnableConfig
 from langchain_core.runnables.config import get_config_list
-from langgraph.store.base import BaseStore
 from pydantic import Field, field_validator
 
 from langchain_amulet.memory import PreferenceMemory
-from langchain_amulet.resolution import ResolvedPreferences, find_lookup, resolve
+from langchain_amulet.resolution import OnStoreError, ResolvedPreferences, alook_up, find_lookup, look_up, resolve
 
 _MAX_THREADS = 256  # of one batch(); they wait for tokens and do little else
 
@@ -28,6 +27,9 @@ class ResolvingChatModel(BaseChatModel):
 
     memory: PreferenceMemory | None = Field(default=None, repr=False, exclude=True)
     """Where users' preferences are kept. `None`: in a LangGraph run that has a store, that store; else nowhere."""
+    on_store_error: OnStoreError = "raise"
+    """Whether a call whose user's preferences cannot be read fails, or is given a plain answer, with a warning and
+    `response_metadata["amulet"]["store_error"]`."""
     preference: Any = Field(default=None, repr=False, exclude=True)
     """Preferences of a caller of whom nothing is remembered: a string, a `Preference`, or a list of those. Set it here,
     by `bind()` or per call; LangChain traces what `configurable_fields` are given in the config."""
@@ -35,7 +37,7 @@ class ResolvingChatModel(BaseChatModel):
     @field_validator("memory", mode="before")
     @classmethod
     def _wrap_store(cls, value: Any) -> Any:
-        return PreferenceMemory(value) if isinstance(value, BaseStore) else value
+        return value if value is None or isinstance(value, PreferenceMemory) else PreferenceMemory(value)
 
     @field_validator("preference", mode="before")
     @classmethod
@@ -122,15 +124,14 @@ class ResolvingChatModel(BaseChatModel):
         if "preference" in kwargs:
             return self._opaque(kwargs)
         lookup = find_lookup(config, self.memory)
-        stored = lookup.memory.recall(lookup.user_id) if lookup else None
-        return self._opaque({**kwargs, "preference": stored or self.preference})
+        return self._opaque({**kwargs, "preference": look_up(lookup, resolve(self.preference), self.on_store_error)})
 
     async def _aresolved(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
         if "preference" in kwargs:
             return self._opaque(kwargs)
         lookup = find_lookup(config, self.memory)
-        stored = await lookup.memory.arecall(lookup.user_id) if lookup else None
-        return self._opaque({**kwargs, "preference": stored or self.preference})
+        found = await alook_up(lookup, resolve(self.preference), self.on_store_error)
+        return self._opaque({**kwargs, "preference": found})
 
     @staticmethod
     def _opaque(kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from transformers import GenerationConfig
 
 from langchain_amulet.engine.params import SamplingParams
 from langchain_amulet.exceptions import InvalidParameterError
+from langchain_amulet.preferences import DEFAULT_WORDING, PREFERENCES_SLOT
 from langchain_amulet.realignment import RealignmentConfig
 from langchain_amulet.tools import OutputSpec, output_spec
 
@@ -30,6 +31,7 @@ class CallSettings:
     realignment: RealignmentConfig
     max_streams: int
     sampling: SamplingParams
+    wording: str = DEFAULT_WORDING
     stop: Sequence[str] = ()
     output: OutputSpec = field(default_factory=OutputSpec)
     steer_structured: bool = False
@@ -61,6 +63,7 @@ def call_settings(
     return CallSettings(
         realignment=check_realignment(values["realignment"]),
         max_streams=model_fields["max_streams"],
+        wording=check_wording(model_fields["preference_template"]),
         sampling=sampling_params(config or GenerationConfig(), model_fields, call),
         stop=check_stop(values["stop"]),
         output=output_spec(values),
@@ -73,7 +76,7 @@ def call_settings(
 
 def identifying(model_fields: Mapping[str, Any]) -> dict[str, Any]:
     """Those fields that answers depend on, as caches are told of them."""
-    names = (*SAMPLING_NAMES, *_DRAWING_NAMES, "chat_template_kwargs", "max_streams")
+    names = (*SAMPLING_NAMES, *_DRAWING_NAMES, "chat_template_kwargs", "max_streams", "preference_template")
     told = {name: model_fields[name] for name in names}
     # LangChain puts the call's own stop strings under "stop".
     return {**told, "default_stop": model_fields["stop"], "realignment": asdict(model_fields["realignment"])}
@@ -154,6 +157,20 @@ def check_timeout(timeout: Any) -> float | None:
         msg = f"timeout is a number of seconds above 0, or None to wait; got {timeout!r}."
         raise InvalidParameterError(msg)
     return float(timeout)
+
+
+def check_wording(wording: str) -> str:
+    """Refuse what says nothing of preferences.
+
+    Raises:
+        InvalidParameterError: There is not one place for them.
+    """
+    if wording.count(PREFERENCES_SLOT) != 1:
+        msg = (
+            f"preference_template has to have one {PREFERENCES_SLOT} in it, where the preferences go; got {wording!r}."
+        )
+        raise InvalidParameterError(msg)
+    return wording
 
 
 def check_realignment(realignment: Any) -> RealignmentConfig:

@@ -10,19 +10,22 @@ import os
 import threading
 import weakref
 from collections import deque
+from collections.abc import Sequence as TokenIds
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from langchain_amulet.engine.config import EngineConfig
 from langchain_amulet.engine.generation import Generation
 from langchain_amulet.engine.params import Request
 from langchain_amulet.engine.runner import Runner
 from langchain_amulet.engine.scheduler import Scheduler, failure_of
+from langchain_amulet.engine.scoring import Scoring
 from langchain_amulet.engine.sequence import Sequence
-from langchain_amulet.engine.worker import Worker
-from langchain_amulet.exceptions import EngineBusyError, InvalidParameterError, ModelClosedError
+from langchain_amulet.engine.worker import Worker, join_orphans
+from langchain_amulet.exceptions import ContextLengthError, EngineBusyError, InvalidParameterError, ModelClosedError
 
 logger = logging.getLogger(__name__)
 
@@ -67,11 +70,13 @@ class Engine:
         """The limits that hold."""
         self.vocab_size = runner.vocab_size
         """V, the length of a row of logits."""
+        self._runner = runner
         self._scheduler = Scheduler(runner, self.config)
         self._worker = Worker("amulet-engine")
         self._lock = threading.Lock()  # for what follows
         self._inbox: deque[Sequence] = deque()
         self._queueing: deque[tuple[Sequence, Future[None]]] = deque()  # not even in the queue yet
+        self._scorings: deque[Scoring] = deque()
         self._is_working = False
         self._is_closed = False
         self._forgets = False
@@ -109,6 +114,36 @@ class Engine:
             generation.cancel()
             raise
         return generation
+
+    def score(self, prompts: TokenIds[TokenIds[int]], token_ids: TokenIds[int]) -> "Future[Tensor]":
+        """How likely a text is after each of several prompts; one forward for each, between the steps of others.
+
+        Args:
+            prompts: Token ids of each stream.
+            token_ids: Those of the text.
+
+        Returns:
+            A future of the log-probability of each token, in nats: `(streams, tokens)`, float32 on the CPU. Cancelled,
+            it ends after the forward under way.
+
+        Raises:
+            InvalidParameterError: A token id is none of the model's, or a prompt or the text is empty.
+            ContextLengthError: A prompt and the text together are longer than the model's context.
+            ModelClosedError: The engine was closed.
+        """
+        for row in (*prompts, token_ids):
+            self._check_tokens(row)
+        longest = max(map(len, prompts)) + len(token_ids)
+        if longest > self._runner.max_context:
+            msg = f"The prompt and the text have {longest} tokens; the model takes {self._runner.max_context}."
+            raise ContextLengthError(msg)
+        scoring = Scoring(prompts, token_ids)
+        with self._lock:
+            if self._is_closed:
+                raise _closed(self._error)
+            self._scorings.append(scoring)
+            self._start()
+        return scoring.future
 
     @property
     def is_closed(self) -> bool:
@@ -153,6 +188,8 @@ class Engine:
                 self._start()
                 for sequence in (*self._inbox, *self._scheduler.all_sequences()):
                     sequence.finish("cancelled")
+                for scoring in self._scorings:
+                    scoring.fail(_closed(None))
 
     def _sequence(self, request: Request) -> Sequence:
         num_streams = len(request.prompts)
@@ -160,10 +197,16 @@ class Engine:
             msg = f"The request has {num_streams} streams; the engine decodes {self.config.max_rows} rows (max_rows)."
             raise InvalidParameterError(msg)
         for prompt in request.prompts:
-            if not 0 <= min(prompt) <= max(prompt) < self.vocab_size:
-                msg = f"Token ids go from 0 to {self.vocab_size - 1}; got {min(prompt)} to {max(prompt)}."
-                raise InvalidParameterError(msg)
+            self._check_tokens(prompt)
         return Sequence(request, max_length=self._scheduler.max_length(num_streams))
+
+    def _check_tokens(self, token_ids: TokenIds[int]) -> None:
+        if not token_ids:
+            msg = "There are no tokens: every prompt, and a text to score, has at least one."
+            raise InvalidParameterError(msg)
+        if not 0 <= min(token_ids) <= max(token_ids) < self.vocab_size:
+            msg = f"Token ids go from 0 to {self.vocab_size - 1}; got {min(token_ids)} to {max(token_ids)}."
+            raise InvalidParameterError(msg)
 
     def _enqueue(self, sequence: Sequence) -> "Future[None]":
         """Completes when the request has a place in the queue."""
@@ -203,6 +246,8 @@ class Engine:
                         self._scheduler.step()
                     except Exception as error:  # noqa: BLE001
                         self._scheduler.recover(error)
+                    if self._scorings:
+                        self._scorings[0].step(self._runner.model)
         except BaseException as error:
             logger.exception("The engine's worker has failed, so the engine is closed.")
             self._break_down(error)
@@ -211,13 +256,15 @@ class Engine:
         """End everything, after an error that the scheduler has found no way around."""
         with self._lock:
             self._is_closed, self._is_working, self._error = True, False, error
-            queueing = [*self._queueing]
+            queueing, scorings = [*self._queueing], [*self._scorings]
             sequences = [*self._scheduler.all_sequences(), *self._inbox, *(sequence for sequence, _ in queueing)]
         for sequence in sequences:
             sequence.finish("error", failure_of(error))
         for _, place in queueing:
             if place.set_running_or_notify_cancel():
                 place.set_result(None)  # the generation tells
+        for scoring in scorings:
+            scoring.fail(_closed(error))
 
     def _take_in(self) -> bool:
         """Take over what other threads have left; whether there is anything to do."""
@@ -231,9 +278,11 @@ class Engine:
             if self._cancels:
                 for sequence in self._scheduler.all_sequences():
                     sequence.finish("cancelled")
+            while self._scorings and self._scorings[0].is_finished:
+                self._scorings.popleft()
             if not self._scheduler.has_work:
                 self._scheduler.release()
-                self._is_working = False
+                self._is_working = bool(self._scorings)
             return self._is_working
 
     def _give_places(self) -> None:
@@ -259,6 +308,7 @@ def _end_all() -> None:
     for engine in list(_engines):
         engine.close(cancel=True)
         engine._worker.join(_EXIT_TIMEOUT_S)  # noqa: SLF001
+    join_orphans(_EXIT_TIMEOUT_S)
 
 
 def _close_all_in_child() -> None:

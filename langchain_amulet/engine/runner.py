@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 
 class Runner(Protocol):
@@ -14,6 +15,11 @@ class Runner(Protocol):
     an implementation may hold static buffers, and compile or capture the decode step per bucket of rows and lengths.
     A method that raises leaves all lengths as they were.
     """
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model itself, for forwards that use no rows."""
+        ...
 
     @property
     def device(self) -> torch.device:

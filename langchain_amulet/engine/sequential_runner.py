@@ -48,6 +48,11 @@ class SequentialRunner:
         self._probe()
 
     @property
+    def model(self) -> PreTrainedModel:
+        """The model itself, for forwards that use no rows."""
+        return self._model
+
+    @property
     def device(self) -> torch.device:
         """Where token ids go, and logits come from."""
         return torch.device(self._model.device)

@@ -45,6 +45,11 @@ class TransformersRunner:
         """Memory for the keys and values of one token of one row."""
 
     @property
+    def model(self) -> PreTrainedModel:
+        """The model itself, for forwards that use no rows."""
+        return self._model
+
+    @property
     def device(self) -> torch.device:
         """Where token ids go, and logits come from."""
         return torch.device(self._model.device)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 _Jobs = queue.SimpleQueue[Callable[[], None] | None]
 
+_threads: "weakref.WeakSet[threading.Thread]" = weakref.WeakSet()
+
 
 class Worker:
     """Runs jobs one after another, on one thread for life, as CUDA graphs want it.
@@ -18,6 +20,7 @@ class Worker:
     def __init__(self, name: str) -> None:
         self._jobs = _Jobs()
         self._thread = threading.Thread(target=_run, args=(self._jobs,), name=name, daemon=True)
+        _threads.add(self._thread)
         self._thread.start()
         weakref.finalize(self, self._jobs.put, None).atexit = False
 
@@ -29,6 +32,12 @@ class Worker:
         """Wait for the jobs submitted so far, and end the thread."""
         self._jobs.put(None)
         self._thread.join(timeout_s)
+
+
+def join_orphans(timeout_s: float) -> None:
+    """Wait for threads whose workers are gone, and that may be taking a model down."""
+    for thread in [*_threads]:
+        thread.join(timeout_s)
 
 
 def _run(jobs: _Jobs) -> None:

@@ -7,7 +7,7 @@ import argparse
 
 import torch
 
-from tests.benchmarks import chat_huggingface, decoding, random_weights, realignment, serving, structure
+from tests.benchmarks import chat_huggingface, decoding, feedback, random_weights, realignment, serving, structure
 from tests.benchmarks.models import packaged_model
 
 
@@ -16,12 +16,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench ARGS=", description=__doc__)
     sections = {
         module.__name__.rpartition(".")[2]: module
-        for module in (decoding, realignment, serving, structure, chat_huggingface)
+        for module in (decoding, realignment, serving, structure, feedback, chat_huggingface)
     }
     parser.add_argument("--only", choices=sections, help="one section")
     parser.add_argument("--tokens", type=int, default=96, help="length of the answers")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--every", type=int, default=1, help="of the questions of the section structure")
+    parser.add_argument("--resample", action="store_true", help="answers of the section feedback (tests/data)")
     parser.add_argument(
         "--users", type=int, nargs="+", help="numbers of users at once (default: 8 24; random weights: 1 4 16 64)"
     )

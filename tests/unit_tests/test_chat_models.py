@@ -23,6 +23,7 @@ from langchain_amulet.exceptions import (
     InvalidParameterError,
     ModelClosedError,
     PreferenceError,
+    StoreTypeError,
 )
 from langchain_amulet.settings import sampling_params
 from tests.unit_tests.chat_templates import byte_tokenizer
@@ -350,7 +351,7 @@ def test_unknown_call_argument_warns_with_the_nearest_valid_one(llm):
         ({"max_tokens": 0}, ValidationError, "max_tokens must be a whole number, at least 1"),
         ({"max_streams": 1}, ValidationError, "greater than or equal to 2"),
         ({"preference": 7}, PreferenceError, "Give a string"),
-        ({"memory": {}}, ValidationError, "PreferenceMemory"),
+        ({"memory": 7}, StoreTypeError, "PreferenceMemory"),
         ({"realignment": 2.0}, ValidationError, "RealignmentConfig"),
         ({"stop": [""]}, ValidationError, "none of them empty"),
     ],

@@ -326,10 +326,11 @@ CHANGES = {
     "chat_template_kwargs": {"enable_thinking": False},
     "model_kwargs": {"revision": "x"},
     "preference": "Be loud.",
+    "preference_template": "{preferences} Heed it.",
     "model": "some/model",
     "tokenizer": "some/tokenizer",
 }
-INSIGNIFICANT = {"memory", "engine_config", "timeout", "streaming"}
+INSIGNIFICANT = {"memory", "engine_config", "timeout", "streaming", "on_store_error"}
 """Where answers come from and how soon, and nothing about what they say."""
 
 

@@ -1,111 +1,140 @@
-"""Per-user preference memory on LangGraph stores."""
+"""What a memory promises whatever its store: test_stores.py tells what all stores have to do."""
+
+import hashlib
+import json
+import sqlite3
+import time
+from datetime import UTC, datetime, timedelta
 
 import pytest
-from langgraph.store.base import BaseStore
 from langgraph.store.memory import InMemoryStore
 from langgraph.store.sqlite import SqliteStore
-from langgraph.store.sqlite.aio import AsyncSqliteStore
 
+from langchain_amulet import stores
 from langchain_amulet.exceptions import (
+    ImportFormatError,
     InvalidParameterError,
     PreferenceError,
     StoredPreferenceError,
-    StoreTypeError,
-    UserIdError,
+    UnknownPreferenceError,
 )
-from langchain_amulet.memory import PreferenceMemory
+from langchain_amulet.memory import PreferenceMemory, tell_when_forgetting
 from langchain_amulet.preferences import Preference
 
-USER_IDS = [
-    "alice@example.com",
-    "1",
-    "ünïcödé 漢字 👩‍🚀",
-    "a.b.c",
-    "100%",
-    "%2E",
-    "line\nbreak",
-    "nul\x00",
-    "x" * 10_000,
-    " ",
-    "\ud800",
-    "langgraph",
-]
-
-
-@pytest.fixture(params=["in memory", "sqlite"])
-def store(request, tmp_path) -> BaseStore:
-    if request.param == "in memory":
-        yield InMemoryStore()
-        return
-    with SqliteStore.from_conn_string(str(tmp_path / "memory.db")) as store:
-        store.setup()
-        yield store
+ALICE = ("preferences", "alice")
+SOON = datetime.now(UTC) + timedelta(days=1)
+PAST = datetime.now(UTC) - timedelta(seconds=1)
 
 
 @pytest.fixture
-def memory(store) -> PreferenceMemory:
-    return PreferenceMemory(store)
+def memory() -> PreferenceMemory:
+    return PreferenceMemory()
 
 
-def test_recalls_what_was_remembered_in_order(memory):
-    for text, weight in [("Be brief.", 1.0), ("No emojis.", -0.5), ("Be kind.", 0.25)]:
-        assert memory.remember("alice", text, weight) == Preference(text, weight)
-    assert memory.recall("alice") == [
-        Preference("Be brief.", 1.0),
-        Preference("No emojis.", -0.5),
-        Preference("Be kind.", 0.25),
-    ]
+def told(memory: PreferenceMemory) -> list[tuple[str, Preference]]:
+    return [(change.action, change.preference) for change in memory.history("alice")]
 
 
-def test_unknown_user_has_no_preferences(memory):
-    assert memory.recall("nobody") == []
+# Remembering
 
 
-def test_same_text_again_replaces_the_weight(memory):
-    memory.remember("alice", "Be brief.")
+def test_a_preference_may_be_remembered_as_it_is(memory):
+    preference = Preference("Be brief.", -0.5, "learned", SOON)
+    assert memory.remember("alice", preference) == preference
+    assert memory.recall("alice") == [preference]
+
+
+def test_each_preference_is_one_item_under_a_key_that_tells_nothing(memory):
     memory.remember("alice", "Be brief.", 0.5)
-    assert memory.recall("alice") == [Preference("Be brief.", 0.5)]
+    [item] = memory.store.search(ALICE)
+    assert item.key == hashlib.sha256(b"Be brief.").hexdigest()
+    assert (item.value["text"], item.value["weight"]) == ("Be brief.", 0.5)
 
 
-def test_forgets_one_or_all_of_one_user_only(memory):
-    for user_id in ("alice", "bob"):
-        memory.remember(user_id, "Be brief.")
-        memory.remember(user_id, "Be kind.")
-    memory.forget("alice", "Be brief.")
-    memory.forget("alice", "never remembered")
-    assert memory.recall("alice") == [Preference("Be kind.")]
-    memory.forget("alice")
-    assert memory.recall("alice") == []
-    assert len(memory.recall("bob")) == 2
-
-
-@pytest.mark.parametrize("user_id", USER_IDS)
-def test_any_string_is_a_user_id(memory, user_id):
+@pytest.mark.parametrize("user_id", ["x" * 201, "漢" * 67, "x" * 10_000])
+def test_id_too_long_for_a_label_is_hashed_and_kept_with_the_item(memory, user_id):
     memory.remember(user_id, "Be brief.")
-    assert memory.recall(user_id) == [Preference("Be brief.")]
-    assert all(memory.recall(other) == [] for other in USER_IDS if other != user_id)
-    memory.forget(user_id)
-    assert memory.recall(user_id) == []
+    [item] = memory.store.search(("preferences",))
+    assert len(item.namespace[1]) < 200
+    assert item.value["user_id"] == user_id
+
+
+def test_id_of_two_hundred_bytes_is_a_label_as_it_is(memory):
+    memory.remember("x" * 200, "Be brief.")
+    assert [item.namespace for item in memory.store.search(("preferences",))] == [("preferences", "x" * 200)]
+
+
+def test_wrong_preference_is_refused_before_anything_is_stored(memory):
+    with pytest.raises(PreferenceError):
+        memory.remember("alice", 7)
+    with pytest.raises(InvalidParameterError):
+        memory.remember("alice", "Be brief.", float("inf"))
+    with pytest.raises(InvalidParameterError, match="no time zone"):
+        memory.remember("alice", "Be brief.", expires_at=datetime(2030, 1, 1))  # noqa: DTZ001 - which is wrong
+    assert memory.store.search(()) == []
+
+
+def test_remembering_what_is_remembered_writes_nothing(memory):
+    memory.remember("alice", "Be brief.")
+    items = memory.store.search(())
+    memory.remember("alice", "Be brief.")
+    assert memory.store.search(()) == items
+    assert len(told(memory)) == 1
+
+
+# Items of other programs
 
 
 @pytest.mark.parametrize(
-    ("asked", "other"),
-    [("1", "12"), ("bob", "Bob"), ("bob", "bob@x.org"), ("x" * 300, "x" * 301), ("sha256=", "sha256")],
+    "value",
+    [
+        {},
+        {"text": "secret"},
+        {"text": "secret", "weight": "much"},
+        {"text": "secret", "weight": 1.0, "expires_at": "tomorrow"},
+        {"text": "secret", "weight": 1.0, "expires_at": "2030-01-01"},
+        {"text": "secret", "weight": 1.0, "source": "heard"},
+    ],
 )
-def test_no_user_sees_another_whose_id_begins_alike(memory, asked, other):
-    memory.remember(other, "Be brief.")
-    assert memory.recall(asked) == []
+def test_item_that_is_no_preference_is_named_without_its_text(memory, value):
+    memory.store.put(ALICE, "key-1", value)
+    with pytest.raises(StoredPreferenceError, match="key-1.*needs a text and a weight") as raised:
+        memory.recall("alice")
+    assert "secret" not in str(raised.value)
+
+
+def test_forgetting_needs_no_readable_items(memory):
+    memory.store.put(ALICE, "written by another program", {"text": "Be brief.", "weight": 1.0})
+    memory.store.put(ALICE, "broken", {"remembered_at": "yesterday"})
+    memory.store.put(("preference_history", "alice"), "broken", {})
+    memory.forget("alice", "Be brief.")
+    assert [item.key for item in memory.store.search(ALICE)] == ["broken"]
+    memory.forget("alice")
+    assert memory.store.search(()) == []
+
+
+def test_what_other_programs_have_written_without_a_time_comes_first(memory):
+    memory.remember("alice", "Be kind.")
+    memory.store.put(ALICE, "b", {"text": "Be brief.", "weight": 1.0, "remembered_at": "yesterday"})
+    memory.store.put(ALICE, "a", {"text": "No emojis.", "weight": 1.0})
+    assert [preference.text for preference in memory.recall("alice")] == ["No emojis.", "Be brief.", "Be kind."]
 
 
 class LeakyStore(InMemoryStore):
     """Its search matches prefixes across labels, as some stores' did."""
 
-    def search(self, namespace_prefix, /, **keywords):
+    def batch(self, ops):
+        ops = [*ops]
+        results = super().batch([self._widened(op) for op in ops])
         return [
-            item
-            for item in super().search(namespace_prefix[:1], **keywords)
-            if "".join(item.namespace).startswith("".join(namespace_prefix))
+            [item for item in result if "".join(item.namespace).startswith("".join(op.namespace_prefix))]
+            if isinstance(op, stores.SearchOp)
+            else result
+            for op, result in zip(ops, results, strict=True)
         ]
+
+    def _widened(self, op):
+        return op._replace(namespace_prefix=op.namespace_prefix[:1]) if isinstance(op, stores.SearchOp) else op
 
 
 def test_leaky_search_is_filtered():
@@ -114,79 +143,248 @@ def test_leaky_search_is_filtered():
     memory.remember("12", "Be kind.")
     assert len(memory.store.search(("preferences", "1"))) == 2
     assert memory.recall("1") == [Preference("Be brief.")]
+    memory.forget_user("1")
+    assert memory.recall("12") == [Preference("Be kind.")]
+    assert len(memory.history("12")) == 1
 
 
-def test_more_preferences_than_one_page(memory):
-    for i in range(201):
-        memory.remember("alice", f"Preference {i}.")
-    assert len(memory.recall("alice")) == 201
+class StingyStore(InMemoryStore):
+    """It finds at most so many items at once."""
+
+    def batch(self, ops):
+        limited = [op._replace(limit=min(op.limit, 4)) if isinstance(op, stores.SearchOp) else op for op in ops]
+        return super().batch(limited)
 
 
-async def test_async_equals_sync(memory):
-    for i in range(101):
-        await memory.aremember("alice", f"Preference {i}.", 0.5)
-    assert await memory.arecall("alice") == memory.recall("alice")
-    await memory.aforget("alice", "Preference 0.")
-    assert len(memory.recall("alice")) == 100
+@pytest.mark.parametrize("num_preferences", [3, 4, 5, 8, 11])
+def test_store_that_finds_no_more_than_a_page_at_once_is_read_to_the_last(monkeypatch, num_preferences):
+    monkeypatch.setattr(stores, "PAGE_SIZE", 4)
+    memory = PreferenceMemory(StingyStore())
+    for number in range(num_preferences):
+        memory.remember("alice", f"Preference {number}.")
+    assert len(memory.recall("alice")) == num_preferences
+
+
+# History
+
+
+def test_history_tells_when_and_what(memory):
+    before = datetime.now(UTC)
+    memory.remember("alice", "Be brief.")
+    memory.remember("alice", "Be brief.", 0.5)
+    [first, second] = memory.history("alice")
+    assert (first.action, first.preference) == ("remembered", Preference("Be brief."))
+    assert (second.action, second.preference) == ("changed", Preference("Be brief.", 0.5))
+    assert before - timedelta(milliseconds=1) <= first.at <= second.at <= datetime.now(UTC) + timedelta(milliseconds=1)
+    assert "Be brief." not in repr(first)
+
+
+def test_unknown_change_is_refused(memory):
+    memory.remember("alice", "Be brief.")
+    with pytest.raises(InvalidParameterError, match="no wieght.*new_text, weight, source, expires_at"):
+        memory.update("alice", "Be brief.", wieght=0.5)
+    with pytest.raises(InvalidParameterError, match="from -100 to 100"):
+        memory.update("alice", "Be brief.", weight=1000)
+    with pytest.raises(UnknownPreferenceError, match="remember it") as raised:
+        memory.update("alice", "Be kind.", weight=0.5)
+    assert "Be kind." not in str(raised.value)
+    assert told(memory) == [("remembered", Preference("Be brief."))]
+
+
+def test_update_to_what_is_there_writes_nothing(memory):
+    memory.remember("alice", "Be brief.")
+    assert memory.update("alice", "Be brief.", weight=1.0) == Preference("Be brief.")
+    assert len(told(memory)) == 1
+
+
+def test_every_field_can_change(memory):
+    memory.remember("alice", "Be brief.")
+    changed = memory.update("alice", "Be brief.", new_text="Be kind.", weight=-1, source="learned", expires_at=SOON)
+    assert changed == Preference("Be kind.", -1, "learned", SOON)
+    assert memory.recall("alice") == [changed]
+    assert memory.update("alice", "Be kind.", expires_at=None) == Preference("Be kind.", -1, "learned")
+
+
+def test_no_version_of_a_forgotten_preference_stays_in_the_history(memory):
+    memory.remember("alice", "First of two.")
+    memory.remember("alice", "Second of two.")
+    memory.update("alice", "First of two.", new_text="Both.")
+    memory.update("alice", "Second of two.", new_text="Both.")
+    memory.remember("alice", "Be kind.")
+    memory.forget("alice", "Both.")
+    assert told(memory) == [("remembered", Preference("Be kind."))]
+
+
+def test_forgetting_a_text_that_was_given_up_and_taken_again_leaves_the_other_preference(memory):
+    memory.remember("alice", "Be brief.")
+    memory.update("alice", "Be brief.", new_text="Be concise.")
+    memory.remember("alice", "Be brief.")
+    memory.update("alice", "Be brief.", new_text="Be short.")
+    memory.update("alice", "Be short.", new_text="Be terse.")
+    memory.forget("alice", "Be terse.")
+    assert memory.recall("alice") == [Preference("Be concise.")]
+    assert [preference.text for _, preference in told(memory)] == ["Be brief.", "Be concise."]
+
+
+def test_forgetting_an_earlier_text_takes_it_out_of_the_history(memory):
+    memory.remember("alice", "Be brief.")
+    memory.update("alice", "Be brief.", new_text="Be concise.")
+    memory.forget("alice", "Be brief.")
+    assert memory.recall("alice") == [Preference("Be concise.")]
+    assert told(memory) == [("changed", Preference("Be concise."))]
+
+
+def test_forgetting_a_user_deletes_their_feedback_and_nobody_elses(memory):
+    for user_id in ("alice", "bob"):
+        memory.remember(user_id, "Be brief.")
+        memory.store.put(("preference_feedback", user_id), "1", {"kind": "liked"})
+    memory.forget("alice")
+    assert len(memory.store.search(("preference_feedback", "alice"))) == 1
+    memory.forget_user("alice")
+    assert {item.namespace for item in memory.store.search(())} == {
+        (root, "bob") for root in ("preferences", "preference_history", "preference_feedback")
+    }
+
+
+class Watcher:
+    num_times = 0
+
+    def forget_private(self):
+        self.num_times += 1
+
+
+async def test_watchers_are_told_of_all_that_is_forgotten(memory):
+    watcher = Watcher()
+    tell_when_forgetting(watcher)
+    memory.remember("alice", "Be brief.")
+    assert watcher.num_times == 0
+    memory.forget("alice", "Be brief.")
+    memory.forget_user("alice")
     await memory.aforget("alice")
-    assert memory.recall("alice") == []
+    await memory.aforget_user("alice")
+    assert watcher.num_times == 4
+    memory.remember("alice", "Be brief.")
+    memory.update("alice", "Be brief.", new_text="Be kind.")
+    await memory.aupdate("alice", "Be kind.", new_text="Be brief.")
+    assert watcher.num_times == 6
 
 
-async def test_async_only_store(tmp_path):
-    async with AsyncSqliteStore.from_conn_string(str(tmp_path / "memory.db")) as store:
-        await store.setup()
-        memory = PreferenceMemory(store)
-        await memory.aremember("alice", "Be brief.")
-        assert await memory.arecall("alice") == [Preference("Be brief.")]
+class FailingStore(InMemoryStore):
+    def batch(self, _ops):
+        raise ConnectionError
+
+    abatch = batch
+
+
+async def test_watchers_are_told_even_if_the_store_fails():
+    memory, watcher = PreferenceMemory(FailingStore()), Watcher()
+    tell_when_forgetting(watcher)
+    with pytest.raises(ConnectionError):
+        memory.forget("alice")
+    with pytest.raises(ConnectionError):
         await memory.aforget("alice")
-        assert await memory.arecall("alice") == []
+    assert watcher.num_times == 2
 
 
-def test_sqlite_survives_a_restart(tmp_path):
-    for run in range(2):
-        with SqliteStore.from_conn_string(str(tmp_path / "memory.db")) as store:
-            store.setup()
-            memory = PreferenceMemory(store)
-            if run == 0:
-                memory.remember("alice@example.com", "Be brief.", 0.5)
-            assert memory.recall("alice@example.com") == [Preference("Be brief.", 0.5)]
+# Export
+
+
+def test_export_is_json_of_all_that_is_kept(memory):
+    memory.remember("alice", Preference("Be brief.", 0.5, "learned", SOON))
+    memory.store.put(("preference_feedback", "alice"), "1", {"kind": "liked"})
+    exported = memory.export("alice")
+    assert json.loads(json.dumps(exported)) == exported
+    assert exported["user_id"] == "alice"
+    [value] = exported["preferences"].values()
+    assert (value["text"], value["weight"], value["source"]) == ("Be brief.", 0.5, "learned")
+    assert datetime.fromisoformat(value["expires_at"]) == SOON
+    assert len(exported["preference_history"]) == 1
+    assert exported["preference_feedback"] == {"1": {"kind": "liked"}}
+
+
+def test_import_adds_to_what_is_there_and_replaces_the_same_texts(memory):
+    memory.store.put(ALICE, "written by another program", {"text": "Be brief.", "weight": 0.5})
+    memory.remember("bob", "Be brief.")
+    memory.remember("bob", "Be kind.")
+    memory.import_("bob", memory.export("alice"))
+    assert sorted((each.text, each.weight) for each in memory.recall("bob")) == [("Be brief.", 0.5), ("Be kind.", 1.0)]
+    assert {item.value["user_id"] for item in memory.store.search(("preferences", "bob"))} == {"bob"}
 
 
 @pytest.mark.parametrize(
-    ("user_id", "remedy"), [("", "Leave it out"), (7, "str\\(user_id\\)"), (None, "str\\(user_id\\)")]
+    "spoil",
+    [
+        lambda _: None,
+        lambda _: {},
+        lambda exported: {**exported, "format": 2},
+        lambda exported: {**exported, "preferences": [{"text": "Be brief.", "weight": 1.0}]},
+        lambda exported: {**exported, "preferences": {"a": {"text": "Be brief."}}},
+        lambda exported: {**exported, "preferences": {"a": "Be brief."}},
+        lambda exported: {**exported, "preference_history": {"a": {"text": "Be brief.", "weight": 1.0}}},
+        lambda exported: {**exported, "preference_feedback": {"a": 7}},
+        lambda exported: {name: value for name, value in exported.items() if name != "preference_feedback"},
+    ],
 )
-def test_wrong_user_id_is_refused(memory, user_id, remedy):
-    with pytest.raises(UserIdError, match=remedy):
-        memory.recall(user_id)
+def test_nothing_is_written_of_what_was_never_exported(memory, spoil):
+    memory.remember("alice", "Be brief.")
+    with pytest.raises(ImportFormatError, match="nothing was written"):
+        memory.import_("bob", spoil(memory.export("alice")))
+    assert memory.recall("bob") == memory.history("bob") == []
 
 
-def test_wrong_preference_is_refused_before_anything_is_stored(memory):
-    with pytest.raises(PreferenceError):
-        memory.remember("alice", 7)
-    with pytest.raises(InvalidParameterError):
-        memory.remember("alice", "Be brief.", float("inf"))
+# Expiry
+
+
+def test_preference_stops_counting_when_its_time_comes(memory):
+    memory.remember("alice", "Be brief.", expires_at=datetime.now(UTC) + timedelta(seconds=0.1))
+    assert len(memory.recall("alice")) == 1
+    time.sleep(0.15)
     assert memory.recall("alice") == []
 
 
-@pytest.mark.parametrize("value", [{}, {"text": "secret"}, {"text": "secret", "weight": "much"}])
-def test_item_that_is_no_preference_is_named_without_its_text(value):
-    memory = PreferenceMemory()
-    memory.store.put(("preferences", "alice"), "key-1", value)
-    with pytest.raises(StoredPreferenceError, match="key-1.*needs a text and a weight") as raised:
+def test_expired_preference_can_be_renewed(memory):
+    memory.remember("alice", "Be brief.", expires_at=PAST)
+    memory.update("alice", "Be brief.", expires_at=SOON)
+    assert len(memory.recall("alice")) == 1
+
+
+def test_expired_items_are_swept_out_of_stores_that_can():
+    with SqliteStore.from_conn_string(":memory:") as store:
+        memory = PreferenceMemory(store)
+        memory.remember("alice", "Be brief.", expires_at=PAST)
+        memory.remember("alice", "Be kind.")
+        exported = memory.export("alice")
+        memory.import_("bob", exported)
+        time.sleep(1.1)  # SQLite's times are as coarse as a second
+        assert store.sweep_ttl() == 4
+        assert [item.value["text"] for item in store.search(("preferences",))] == ["Be kind."] * 2
+
+
+def test_stores_own_time_to_live_counts_for_what_has_none():
+    with SqliteStore.from_conn_string(":memory:", ttl={"default_ttl": 60, "refresh_on_read": False}) as store:
+        memory = PreferenceMemory(store)
+        memory.remember("alice", "Be brief.")
+        memory.remember("alice", "Be kind.", expires_at=datetime.now(UTC) + timedelta(minutes=5))
+        ttl = dict(store.conn.execute("SELECT json_extract(value, '$.text'), ttl_minutes FROM store").fetchall())
+        assert ttl == {"Be brief.": 60, "Be kind.": pytest.approx(5, abs=0.1)}
+
+
+@pytest.mark.parametrize("refresh", [True, False])
+def test_reading_renews_the_time_to_live_where_the_store_is_set_so(refresh):
+    with SqliteStore.from_conn_string(":memory:", ttl={"default_ttl": 60, "refresh_on_read": refresh}) as store:
+        memory = PreferenceMemory(store)
+        memory.remember("alice", "Be brief.")
+        store.conn.execute("UPDATE store SET expires_at = '2000-01-01 00:00:00'")
         memory.recall("alice")
-    assert "secret" not in str(raised.value)
+        [expires_at] = store.conn.execute("SELECT expires_at FROM store WHERE prefix = 'preferences.alice'").fetchone()
+        assert expires_at.startswith("2000") != refresh
 
 
-def test_forgetting_needs_no_readable_items():
-    memory = PreferenceMemory()
-    memory.store.put(("preferences", "alice"), "written by another program", {"text": "Be brief.", "weight": 1.0})
-    memory.store.put(("preferences", "alice"), "broken", {})
-    memory.forget("alice", "Be brief.")
-    assert [item.key for item in memory.store.search(("preferences", "alice"))] == ["broken"]
-    memory.forget("alice")
+async def test_connection_of_one_thread_is_used_by_that_thread():
+    store = SqliteStore(sqlite3.connect(":memory:", isolation_level=None))
+    memory = PreferenceMemory(store)
+    memory.remember("alice", "Be brief.")
+    assert memory.recall("alice") == await memory.arecall("alice") == [Preference("Be brief.")]
+    await memory.aforget("alice")
     assert memory.recall("alice") == []
-
-
-def test_something_that_is_no_store_is_refused():
-    with pytest.raises(StoreTypeError, match="SqliteStore"):
-        PreferenceMemory({"alice": "Be brief."})
+    store.conn.close()

@@ -64,6 +64,11 @@ def test_empty_text_is_no_preference(text):
     assert plan_streams([Preference(text)], 2.0) == StreamPlan(((),), ())
 
 
+def test_a_null_character_is_refused():
+    with pytest.raises(InvalidParameterError, match="null character"):
+        Preference("Be\0 brief.")
+
+
 def test_half_a_character_is_refused():
     with pytest.raises(InvalidParameterError, match="lone surrogate"):
         Preference("brief \ud83d")

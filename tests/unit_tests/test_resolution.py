@@ -4,6 +4,8 @@ import pickle
 import stat
 import subprocess
 import sys
+import time
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import platformdirs
@@ -14,7 +16,8 @@ from langchain_amulet import resolution
 from langchain_amulet.exceptions import UserIdError
 from langchain_amulet.memory import PreferenceMemory
 from langchain_amulet.preferences import Preference
-from langchain_amulet.resolution import ResolvedPreferences, find_lookup, resolve
+from langchain_amulet.recall_cache import cache_of
+from langchain_amulet.resolution import Lookup, ResolvedPreferences, alook_up, find_lookup, look_up, resolve
 
 MEMORY = PreferenceMemory()
 
@@ -131,3 +134,73 @@ def test_damaged_key_is_not_used(tmp_path):
 def test_resolved_preferences_differ_from_other_things():
     assert resolve("a") != ("a",)
     assert isinstance(resolve(None), ResolvedPreferences)
+
+
+# Looking up
+
+
+class Unreachable(InMemoryStore):
+    def batch(self, _ops):
+        raise ConnectionError("I am diabetic.")  # noqa: EM101, TRY003
+
+    abatch = batch
+
+
+@pytest.fixture(params=["sync", "async"])
+def looked_up(request):
+    """`look_up` or `alook_up`, to be awaited."""
+
+    async def look(memory, user_id="alice", default=None, on_store_error="raise"):
+        arguments = (memory and Lookup(memory, user_id), resolve(default), on_store_error)
+        return look_up(*arguments) if request.param == "sync" else await alook_up(*arguments)
+
+    return look
+
+
+async def test_what_is_remembered_comes_before_the_default(looked_up):
+    memory = PreferenceMemory({"alice": "a"})
+    assert await looked_up(memory, default="b") == resolve("a")
+    assert await looked_up(memory, "bob", default="b") == resolve("b")
+    assert await looked_up(None, default="b") == resolve("b")
+
+
+async def test_store_that_fails_raises_or_gives_a_plain_answer_that_says_so(looked_up):
+    memory = PreferenceMemory(Unreachable(), cache_seconds=60)
+    with pytest.raises(ConnectionError):
+        await looked_up(memory, default="b")
+    with pytest.warns(UserWarning, match="has failed \\(ConnectionError\\); this answer is a plain one") as warned:
+        found = await looked_up(memory, default="b", on_store_error="plain")
+    assert not found
+    assert found.notes == {"store_error": "ConnectionError"}
+    assert found != resolve(None)  # nor do they share cached answers
+    assert "diabetic" not in repr(found) + str(warned[0].message)
+    with pytest.warns(UserWarning, match="has failed"):  # failure is not what the store holds
+        assert (await looked_up(memory, on_store_error="plain")).store_error == "ConnectionError"
+
+
+async def test_wrong_user_id_is_no_failure_of_the_store(looked_up):
+    with pytest.raises(UserIdError):
+        await looked_up(PreferenceMemory(), "", on_store_error="plain")
+
+
+async def test_preferences_that_were_read_before_are_flagged_by_their_age(looked_up):
+    memory = PreferenceMemory({"alice": "a"}, cache_seconds=60)
+    assert (await looked_up(memory)).notes == {}
+    cache_of(memory.store)._clock = lambda: time.monotonic() + 30
+    found = await looked_up(memory)
+    assert found.notes == {"preferences_age_s": pytest.approx(30, abs=1)}
+    assert found == resolve("a")
+    bob = await looked_up(memory, "bob", default="b")
+    assert bob.notes == {}
+    cache_of(memory.store)._clock = lambda: time.monotonic() + 100
+    assert (await looked_up(memory)).notes == {}
+
+
+def test_bound_preference_stops_counting_when_it_expires():
+    preference = Preference("a", expires_at=datetime.now(UTC) + timedelta(seconds=0.1))
+    resolved = resolve([preference, "b"])
+    assert resolved == resolve(["a", "b"])
+    time.sleep(0.15)
+    assert resolved == resolve("b")
+    assert resolved.preferences == (Preference("b"),)
+    assert not resolve(preference)

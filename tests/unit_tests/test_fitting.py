@@ -1,0 +1,147 @@
+"""Weights fitted to feedback: the model, its exact decomposition, and simulated users."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+
+from langchain_amulet.exceptions import InvalidParameterError
+from langchain_amulet.fitting import LearningConfig, Observation, fit
+from tests.simulated_users import Evidence, mean_course
+
+KEYS = ["brief", "kind", "formal"]
+values = st.floats(-2, 2, allow_nan=False)
+observations = st.lists(
+    st.builds(
+        Observation,
+        st.dictionaries(st.sampled_from(KEYS), values),
+        is_comparison=st.booleans(),
+        is_positive=st.booleans(),
+    ).map(lambda each: each._replace(is_positive=True) if each.is_comparison else each),
+    max_size=12,
+)
+starts = st.lists(st.floats(-1, 1), min_size=3, max_size=3)
+
+
+def compared(**evidence: float) -> Observation:
+    return Observation(evidence, is_comparison=True)
+
+
+@given(observations, starts)
+def test_start_and_effects_sum_up_to_the_weights(feedback, start):
+    found = fit(KEYS, feedback, start, LearningConfig())
+    np.testing.assert_allclose(found.start + found.effects.sum(axis=0), found.weights, atol=1e-5)
+
+
+@given(observations, starts)
+def test_the_largest_weight_is_the_confidence(feedback, start):
+    found = fit(KEYS, feedback, start, LearningConfig())
+    assert 0 <= found.confidence <= 1
+    assert np.abs(found.weights).max() == pytest.approx(found.confidence if np.abs(found.weights).any() else 0)
+
+
+@given(observations, st.integers(0, 2))
+def test_better_and_worse_swapped_is_the_opposite(feedback, k):
+    feedback = [each for each in feedback if each.is_comparison]
+    swapped = [each._replace(evidence={key: -value for key, value in each.evidence.items()}) for each in feedback]
+    start = [0.0] * 3
+    np.testing.assert_allclose(
+        fit(KEYS, feedback, start, LearningConfig()).weights[k],
+        -fit(KEYS, swapped, start, LearningConfig()).weights[k],
+        atol=1e-5,
+    )
+
+
+def test_equals_the_literal_posterior_maximised_by_another_method():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(12, 3))
+    half_life, tau = 7.0, 0.8
+    found = fit(
+        KEYS,
+        [compared(**dict(zip(KEYS, row, strict=True))) for row in x],
+        [0.5, 0, 0],
+        LearningConfig(half_life=half_life, prior_scale=tau, stated_strength=2),
+    )
+    scale = np.sqrt(((x**2).sum(0) / 2 + 2 * (x**2).sum() / 2 / x.size) / (len(x) + 2))
+    counts = 0.5 ** (np.arange(12)[::-1] / half_life)
+    mean = np.array([2 * tau * 0.5, 0, 0])
+
+    def loss(theta):
+        return (counts * np.log1p(np.exp(-(x / scale) @ theta))).sum() + ((theta - mean) ** 2).sum() / (2 * tau**2)
+
+    theta = minimize(loss, np.zeros(3), method="Nelder-Mead", options={"xatol": 1e-8, "fatol": 1e-12}).x
+    np.testing.assert_allclose(found.weights / found.confidence, theta / np.abs(theta).max(), atol=1e-4)
+
+
+def test_without_feedback_what_was_stated_stands():
+    found = fit(KEYS, [], [1.0, -0.5, 0.0], LearningConfig())
+    np.testing.assert_allclose(found.weights / found.confidence, [1.0, -0.5, 0.0])
+    assert found.confidence > 0.9
+
+
+def test_with_nothing_known_all_weights_are_zero():
+    assert not fit(KEYS, [], [0.0] * 3, LearningConfig()).weights.any()
+
+
+def test_nobody_prefers_anything_is_an_empty_fit():
+    assert fit([], [compared(brief=1.0)], [], LearningConfig()).weights.shape == (0,)
+
+
+def test_a_preference_that_feedback_does_not_know_stays_at_its_start():
+    found = fit(KEYS, [compared(brief=1.0)] * 5, [0.0, 0.7, 0.0], LearningConfig())
+    assert found.effects[:, 1].tolist() == [0.0] * 5
+    assert found.start[1] == found.weights[1] > 0
+
+
+def test_confidence_grows_with_feedback_that_agrees():
+    found = [fit(KEYS, [compared(brief=1.0, kind=0.1)] * n, [0.0] * 3, LearningConfig()) for n in (1, 3, 10)]
+    assert found[0].confidence < found[1].confidence < found[2].confidence
+    assert found[2].std_errors[0] / found[2].weights[0] < found[0].std_errors[0] / found[0].weights[0]
+
+
+def test_likes_and_dislikes_tell_what_is_liked():
+    liked = Observation({"brief": 1.0, "kind": 0.2}, is_comparison=False)
+    disliked = Observation({"brief": -1.0, "kind": 0.1}, is_comparison=False, is_positive=False)
+    found = fit(KEYS, [liked, disliked] * 4, [0.0] * 3, LearningConfig())
+    assert found.weights[0] > 0.5
+    assert abs(found.weights[1]) < found.weights[0] / 2
+
+
+def test_of_two_that_contradict_each_other_the_newer_counts_more():
+    for_it, against_it = compared(brief=1.0), compared(brief=-1.0)
+    assert fit(KEYS, [for_it, against_it], [0.0] * 3, LearningConfig(half_life=2)).weights[0] < 0
+
+
+@pytest.mark.parametrize("name", ["half_life", "prior_scale", "stated_strength"])
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+def test_what_makes_no_model_is_refused(name, value):
+    with pytest.raises(InvalidParameterError, match=name):
+        LearningConfig(**{name: value})
+
+
+# Users with hidden weights over six preferences, on the evidence of answers of SmolLM2
+
+
+@pytest.fixture(scope="module")
+def evidence() -> Evidence:
+    return Evidence.load()
+
+
+def test_twenty_comparisons_reach_nine_tenths_of_what_the_true_weights_foretell(evidence):
+    course = mean_course(evidence, [0, 20], 60)
+    shares = course.learned / course.ceiling
+    assert shares[0] < 0.65
+    assert shares[1] >= 0.9
+
+
+def test_a_user_who_changes_their_mind_is_followed_within_twenty_more(evidence):
+    course = mean_course(evidence, [22, 40], 60, flips_at=20)
+    shares = course.learned / course.ceiling
+    assert shares[0] < 0.65
+    assert shares[1] >= 0.9
+
+
+def test_it_holds_up_where_the_model_of_users_is_wrong(evidence):
+    course = mean_course(evidence, [20], 60, num_weights=7, noise=0.1)
+    assert course.learned[0] / course.ceiling[0] > 0.82

@@ -1,0 +1,209 @@
+"""What a memory can be made of besides LangGraph's stores: mappings, functions, key-value stores, langmem's memories."""
+
+import contextlib
+import threading
+from types import MappingProxyType
+
+import pytest
+from langchain_core.stores import InMemoryByteStore
+from langgraph.store.memory import InMemoryStore
+from langgraph.store.sqlite import SqliteStore
+from langgraph.store.sqlite.aio import AsyncSqliteStore
+
+from langchain_amulet.exceptions import InvalidParameterError, PreferenceError, StoreTypeError
+from langchain_amulet.memory import PreferenceMemory
+from langchain_amulet.preferences import Preference
+from tests.unit_tests.test_memory import PAST
+from tests.unit_tests.writers import database
+
+BRIEF = Preference("Be brief.", 0.5)
+LANGMEM = ("memories", "{langgraph_user_id}")
+
+# Mappings and functions
+
+
+@pytest.mark.parametrize("told", [BRIEF, [BRIEF], (BRIEF,), [BRIEF, Preference("Be kind.", expires_at=PAST)]])
+async def test_mapping_tells_what_users_prefer(told):
+    memory = PreferenceMemory(MappingProxyType({"alice": told}))
+    assert memory.recall("alice") == await memory.arecall("alice") == [BRIEF]
+    assert memory.recall("bob") == await memory.arecall("bob") == []
+
+
+def test_mapping_is_read_anew_for_every_answer():
+    told = {}
+    memory = PreferenceMemory(told)
+    assert memory.recall("alice") == []
+    told["alice"] = "Be brief."
+    assert memory.recall("alice") == [Preference("Be brief.")]
+
+
+async def test_function_is_given_the_user_id_as_it_is():
+    user_ids = []
+    memory = PreferenceMemory(user_ids.append)
+    assert memory.recall("a.b\x00\n%") == await memory.arecall("x" * 1000) == []
+    assert user_ids == ["a.b\x00\n%", "x" * 1000]
+
+
+async def test_sync_function_does_not_hold_up_the_event_loop():
+    threads = []
+    memory = PreferenceMemory(lambda _: threads.append(threading.current_thread()))
+    await memory.arecall("alice")
+    assert threads != [threading.current_thread()]
+
+
+class Profiles:
+    async def __call__(self, user_id):
+        return f"Call me {user_id}."
+
+
+async def test_async_function_serves_async_callers_and_refuses_others():
+    for memory in (PreferenceMemory(Profiles()), PreferenceMemory(Profiles().__call__)):
+        assert await memory.arecall("alice") == [Preference("Call me alice.")]
+        with pytest.raises(StoreTypeError, match="ainvoke"):
+            memory.recall("alice")
+
+
+def test_function_that_returns_no_preference_is_told():
+    with pytest.raises(PreferenceError, match="cannot be a dict"):
+        PreferenceMemory(lambda _: {"text": "Be brief."}).recall("alice")
+
+
+@pytest.mark.parametrize("error", [KeyError, StopIteration, TimeoutError])
+async def test_error_of_a_function_is_the_callers(error):
+    def fail(_):
+        raise error
+
+    for read_timeout in (10, None):
+        with pytest.raises((error, RuntimeError)) as raised:
+            PreferenceMemory(fail, read_timeout=read_timeout).recall("alice")
+        assert raised.type is error
+    if error is not StopIteration:  # which no coroutine can raise
+        with pytest.raises(error):
+            await PreferenceMemory(fail).arecall("alice")
+
+
+async def test_mapping_and_function_are_read_only():
+    for source in ({"alice": BRIEF}, lambda _: BRIEF):
+        memory = PreferenceMemory(source)
+        for call in (
+            lambda memory=memory: memory.remember("alice", "Be kind."),
+            lambda memory=memory: memory.update("alice", "Be brief.", weight=1.0),
+            lambda memory=memory: memory.forget("alice"),
+            lambda memory=memory: memory.forget_user("alice"),
+            lambda memory=memory: memory.history("alice"),
+        ):
+            with pytest.raises(StoreTypeError, match="can be read.*InMemoryStore or SqliteStore"):
+                call()
+        with pytest.raises(StoreTypeError, match="can be read"):
+            await memory.aremember("alice", "Be kind.")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        7,
+        "memory.db",
+        [BRIEF],
+        InMemoryStore,
+        SqliteStore.from_conn_string(":memory:"),
+        AsyncSqliteStore.from_conn_string(":memory:"),
+        contextlib.nullcontext(),
+    ],
+    ids=lambda source: type(source).__name__,
+)
+def test_something_that_is_no_store_is_refused(source):
+    with pytest.raises(StoreTypeError, match="entered by `with` first"):
+        PreferenceMemory(source)
+
+
+# Key-value stores
+
+
+def test_key_value_store_may_keep_other_things_too():
+    store = InMemoryByteStore()
+    store.mset([("preferences", b"not ours"), ("other", b"not ours")])
+    memory = PreferenceMemory(store)
+    memory.remember("alice", "Be brief.")
+    memory.forget_user("alice")
+    assert sorted(store.yield_keys()) == ["other", "preferences"]
+
+
+def test_keys_of_a_key_value_store_tell_neither_users_nor_preferences():
+    store = InMemoryByteStore()
+    PreferenceMemory(store).remember("alice", "Be brief.")
+    assert not [key for key in store.yield_keys() if "alice" in key or "brief" in key]
+
+
+def test_memories_over_one_key_value_store_share_it():
+    store = InMemoryByteStore()
+    PreferenceMemory(store).remember("alice", "Be brief.")
+    assert PreferenceMemory(store).recall("alice") == [Preference("Be brief.")]
+
+
+# What langmem's tools have written
+
+
+@pytest.fixture
+def langmem_store() -> InMemoryStore:
+    store = InMemoryStore()
+    memories = [
+        {"content": "User prefers short answers."},
+        {"content": ["Likes tea.", "Likes cats."]},
+        {"content": {"name": "Alice", "languages": ["de", "en"], "age": 40, "email": None, "note": ""}},
+        {"kind": "UserProfile", "content": {"tone": "formal"}},
+        {"content": ""},
+        {"content": {}},
+        {},
+    ]
+    for number, value in enumerate(memories):
+        store.put(("memories", "alice"), f"5f2f9a0e-0000-4000-8000-{number:012d}", value)
+    store.put(("memories", "alice", "drafts"), "1", {"content": "elsewhere"})
+    store.put(("memories", "bob"), "1", {"content": "bob's"})
+    return store
+
+
+async def test_memories_of_langmem_are_preferences(langmem_store):
+    memory = PreferenceMemory(langmem_store, langmem_namespace=LANGMEM)
+    memory.remember("alice", "Be kind.", 0.5)
+    due = [
+        Preference("User prefers short answers."),
+        Preference("Likes tea.; Likes cats."),
+        Preference("age: 40; languages: de; languages: en; name: Alice"),
+        Preference("tone: formal"),
+        Preference("Be kind.", 0.5),
+    ]
+    assert memory.recall("alice") == await memory.arecall("alice") == due
+
+
+def test_memories_of_langmem_are_read_only_if_asked_for(langmem_store):
+    assert PreferenceMemory(langmem_store).recall("alice") == []
+
+
+def test_what_is_remembered_here_takes_the_place_of_the_same_memory_there(langmem_store):
+    memory = PreferenceMemory(langmem_store, langmem_namespace=LANGMEM)
+    memory.remember("bob", "bob's", -1.0)
+    assert memory.recall("bob") == [Preference("bob's", -1.0)]
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_ids_that_langmem_cannot_have_used_have_no_memories(kind, tmp_path, request):
+    place = str(tmp_path / "memory.db") if kind == "sqlite" else request.getfixturevalue("empty_postgres").uri
+    with database(kind, place) as store:
+        store.put(("memories", "a"), "1", {"content": "a's"})
+        store.put(("memories", "a", "b"), "1", {"content": "elsewhere"})
+        memory = PreferenceMemory(store, langmem_namespace=LANGMEM)
+        for user_id in ("a.b", "a.", "\x00", "\ud800", "{langgraph_user_id}", "A", "a%", "langgraph"):
+            assert memory.recall(user_id) == []
+        assert memory.recall("a") == [Preference("a's")]
+
+
+def test_memories_of_langmem_stay_where_they_are(langmem_store):
+    memory = PreferenceMemory(langmem_store, langmem_namespace=LANGMEM)
+    memory.forget_user("alice")
+    assert len(memory.recall("alice")) == 4
+
+
+@pytest.mark.parametrize("where", ["memories", ("memories",), (), ("memories", "{user}"), "{langgraph_user_id}"])
+def test_namespace_that_users_would_share_is_refused(where):
+    with pytest.raises(InvalidParameterError, match="must name the user"):
+        PreferenceMemory(langmem_namespace=where)

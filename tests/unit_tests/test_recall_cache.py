@@ -1,0 +1,259 @@
+"""Preferences that are served without asking the store again, and stores that do not answer."""
+
+import asyncio
+import gc
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from langchain_core.stores import InMemoryByteStore
+from langgraph.store.memory import InMemoryStore
+from langgraph.store.sqlite import SqliteStore
+
+from langchain_amulet import recall_cache
+from langchain_amulet.exceptions import InvalidParameterError, StoreTimeoutError
+from langchain_amulet.memory import PreferenceMemory
+from langchain_amulet.preferences import Preference
+from langchain_amulet.recall_cache import RecallCache
+
+BRIEF, KIND = Preference("Be brief."), Preference("Be kind.")
+ALICE, BOB = ("preferences", "alice"), ("preferences", "bob")
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def cache(clock) -> RecallCache:
+    return RecallCache(clock)
+
+
+def keep(cache: RecallCache, where=ALICE, preferences=(BRIEF,), reader=None) -> None:
+    cache.put(where, reader, preferences, cache.begin())
+
+
+def test_knows_what_was_read_and_how_old_it_is(cache, clock):
+    keep(cache)
+    clock.now += 5
+    assert cache.get(ALICE, None, 5) == ((BRIEF,), 5)
+    clock.now += 0.1
+    assert cache.get(ALICE, None, 5) is None
+
+
+def test_age_counts_from_before_the_store_was_read(cache, clock):
+    reading = cache.begin()
+    clock.now += 7
+    cache.put(ALICE, None, (BRIEF,), reading)
+    assert cache.get(ALICE, None, 10).age_s == 7
+
+
+def test_nobody_is_served_what_is_anothers(cache):
+    keep(cache)
+    assert cache.get(BOB, None, 5) is None
+    assert cache.get(ALICE, "another kind of reader", 5) is None
+
+
+def test_a_write_drops_what_is_known_and_what_is_being_read(cache):
+    keep(cache)
+    keep(cache, BOB)
+    reading = cache.begin()
+    cache.drop(ALICE)
+    cache.put(ALICE, None, (BRIEF,), reading)
+    assert cache.get(ALICE, None, 5) is None
+    assert cache.get(BOB, None, 5) is not None
+
+
+def test_what_has_expired_meanwhile_is_not_served(cache):
+    keep(cache, preferences=(Preference("Be brief.", expires_at=datetime.now(UTC) + timedelta(seconds=0.05)), KIND))
+    assert len(cache.get(ALICE, None, 5).preferences) == 2
+    time.sleep(0.1)
+    assert cache.get(ALICE, None, 5).preferences == (KIND,)
+
+
+def test_keeps_a_limited_number_of_users(cache, monkeypatch):
+    monkeypatch.setattr(recall_cache, "_MAX_USERS", 2)
+    for where in (ALICE, BOB, ALICE, ("preferences", "carol")):
+        keep(cache, where)
+    assert cache.get(ALICE, None, 5)
+    assert cache.get(BOB, None, 5) is None
+
+
+def test_nothing_is_kept_of_stores_that_are_gone():
+    gc.collect()
+    num_caches = len(recall_cache._caches)
+    memory = PreferenceMemory(cache_seconds=60)
+    memory.recall("alice")
+    assert len(recall_cache._caches) == num_caches + 1
+    del memory
+    gc.collect()
+    assert len(recall_cache._caches) == num_caches
+
+
+# Memories
+
+
+class CountingStore(InMemoryStore):
+    __hash__ = None  # as dataclasses have it
+    num_searches = 0
+
+    def batch(self, ops):
+        self.num_searches += 1
+        return super().batch(ops)
+
+    async def abatch(self, ops):
+        return self.batch(ops)
+
+
+async def test_memory_asks_the_store_again_only_after_cache_seconds(monkeypatch):
+    store = CountingStore()
+    memory = PreferenceMemory(store, cache_seconds=60)
+    memory.remember("alice", BRIEF)
+    store.num_searches = 0
+    assert memory.recall("alice") == await memory.arecall("alice") == memory.recall("alice") == [BRIEF]
+    assert store.num_searches == 1
+    assert memory.look_up("alice").age_s > 0
+    assert (await memory.alook_up("alice")).age_s > 0
+    clock = time.monotonic() + 61
+    monkeypatch.setattr(recall_cache.cache_of(store), "_clock", lambda: clock)
+    assert memory.look_up("alice") == ((BRIEF,), 0)
+    assert store.num_searches == 2
+
+
+def test_memory_without_cache_always_asks_the_store():
+    store = CountingStore()
+    memory = PreferenceMemory(store)
+    assert [memory.look_up("alice") for _ in range(3)] == [((), 0)] * 3
+    assert store.num_searches == 3
+
+
+async def test_what_is_written_through_this_process_counts_at_once():
+    memory = PreferenceMemory(cache_seconds=60)
+    other = PreferenceMemory(memory.store)
+    assert memory.recall("alice") == []
+    other.remember("alice", BRIEF)
+    assert memory.recall("alice") == [BRIEF]
+    await other.aupdate("alice", "Be brief.", new_text="Be kind.")
+    assert await memory.arecall("alice") == [KIND]
+    exported = other.export("alice")
+    other.forget("alice", "Be kind.")
+    assert memory.recall("alice") == []
+    await other.aimport_("alice", exported)
+    assert memory.recall("alice") == [KIND]
+    await other.aforget_user("alice")
+    assert memory.recall("alice") == []
+
+
+def test_writes_by_another_store_over_the_same_place_count_at_once(tmp_path):
+    path, byte_store = str(tmp_path / "memory.db"), InMemoryByteStore()
+    with SqliteStore.from_conn_string(path) as first, SqliteStore.from_conn_string(path) as second:
+        for mine, others in ((first, second), (byte_store, byte_store)):
+            memory = PreferenceMemory(mine, cache_seconds=60)
+            assert memory.recall("alice") == []
+            PreferenceMemory(others).remember("alice", BRIEF)
+            assert memory.recall("alice") == [BRIEF]
+
+
+def test_memory_is_not_served_what_one_that_reads_more_has_found():
+    store = InMemoryStore()
+    store.put(("memories", "alice"), "1", {"content": "Likes tea."})
+    more = PreferenceMemory(store, cache_seconds=60, langmem_namespace=("memories", "{langgraph_user_id}"))
+    assert len(more.recall("alice")) == 1
+    assert PreferenceMemory(store, cache_seconds=60).recall("alice") == []
+
+
+def test_what_is_recalled_may_be_changed_by_the_caller():
+    memory = PreferenceMemory(cache_seconds=60)
+    memory.recall("alice").append(BRIEF)
+    assert memory.recall("alice") == []
+
+
+# Stores that do not answer
+
+
+class StuckStore(InMemoryStore):
+    """Answers once it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_answer = threading.Event()
+
+    def batch(self, ops):
+        self.may_answer.wait(30)
+        return super().batch(ops)
+
+    async def abatch(self, ops):
+        return await asyncio.to_thread(self.batch, ops)
+
+
+@pytest.fixture
+def stuck() -> StuckStore:
+    store = StuckStore()
+    yield store
+    store.may_answer.set()
+
+
+def test_read_of_a_store_that_is_stuck_ends_in_time(stuck):
+    memory = PreferenceMemory(stuck, read_timeout=0.05)
+    for read in (memory.recall, memory.history, memory.export):
+        with pytest.raises(StoreTimeoutError, match="within 0.05 s.*read_timeout.*on_store_error"):
+            read("alice")
+    stuck.may_answer.set()
+    assert memory.recall("alice") == []
+
+
+async def test_async_read_of_a_store_that_is_stuck_ends_in_time(stuck):
+    memory = PreferenceMemory(stuck, read_timeout=0.05)
+    for read in (memory.arecall, memory.ahistory, memory.aexport):
+        with pytest.raises(StoreTimeoutError, match="within 0.05 s"):
+            await read("alice")
+    with pytest.raises(StoreTimeoutError):  # a sync call, as in a notebook
+        memory.recall("alice")
+    stuck.may_answer.set()
+    assert await memory.arecall("alice") == []
+
+
+def test_writes_and_memories_without_a_timeout_wait(stuck):
+    threading.Timer(0.1, stuck.may_answer.set).start()
+    PreferenceMemory(stuck, read_timeout=0.01).remember("alice", BRIEF)
+    stuck.may_answer.clear()
+    threading.Timer(0.1, stuck.may_answer.set).start()
+    assert PreferenceMemory(stuck, read_timeout=None).recall("alice") == [BRIEF]
+
+
+async def test_timeout_of_the_store_itself_stays_what_it_is():
+    class Impatient(InMemoryStore):
+        def batch(self, _ops):
+            raise TimeoutError("the store's own")  # noqa: EM101, TRY003
+
+        abatch = batch
+
+    memory = PreferenceMemory(Impatient())
+    for call in (memory.recall, memory.forget_user):
+        with pytest.raises(TimeoutError, match="the store's own"):
+            call("alice")
+    for acall in (memory.arecall, memory.aforget_user):
+        with pytest.raises(TimeoutError, match="the store's own"):
+            await acall("alice")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "remedy"),
+    [
+        ({"read_timeout": 0}, "None waits"),
+        ({"read_timeout": float("nan")}, "above 0"),
+        ({"cache_seconds": -1}, "0 asks"),
+    ],
+)
+def test_wrong_times_are_refused(wrong, remedy):
+    with pytest.raises(InvalidParameterError, match=remedy):
+        PreferenceMemory(**wrong)

@@ -13,7 +13,7 @@ demo: $(VENV)/.demo  ## install what is needed, and let two users and a visitor 
 	$(BIN)/python examples/quickstart.py
 
 test: $(VENV)/.dev  ## all tests, on tiny random models and on the packaged one
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/.dev  ## ruff and the direction of imports
 	$(BIN)/ruff check .
@@ -28,7 +28,7 @@ format: $(VENV)/.dev  ## let ruff fix and format
 	$(BIN)/ruff format .
 
 coverage: $(VENV)/.dev  ## tests, with the coverage floor
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder --cov --cov-report=term $(ARGS)
 
 bench: $(VENV)/.dev  ## speed, as ratios side by side in one run
 	$(BIN)/python -m tests.benchmarks $(ARGS)

@@ -20,7 +20,7 @@ QUESTIONS = [
 ]
 PREFERENCES = ["Answer as concisely as possible.", "Your answer should be uplifting as much as possible."]
 PAPER = RealignmentConfig.paper()
-NUM_TOKENS = 64
+NUM_TOKENS = 48
 COLD = EngineConfig(prefix_cache_bytes=0)
 
 

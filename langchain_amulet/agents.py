@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field
 from langchain_amulet.exceptions import AmuletError, InvalidParameterError, MissingExtraError, UserIdError
 from langchain_amulet.memory import PreferenceMemory
 from langchain_amulet.preferences import Preference
+from langchain_amulet.records import usable
 from langchain_amulet.resolution import (
     Lookup,
     OnStoreError,
@@ -46,7 +47,8 @@ class AmuletMiddleware(AgentMiddleware[Any, Any]):
     several agents that remember different things. What is left out here is as the model has it.
 
     Preferences are looked up once per model call. Calls that are given a `preference=` already, and calls of other chat
-    models, such as those of a fallback, are left as they are.
+    models, are left as they are. List it after middleware that changes the model, such as `ModelFallbackMiddleware`,
+    so that it sees which model is called.
 
     Args:
         memory: Where preferences are kept. `None`: in the model's memory, else in the agent's store.
@@ -317,7 +319,8 @@ def extract_preferences(llm: BaseChatModel) -> Runnable[LanguageModelInput, list
         llm: Any chat model with structured output. `ChatAmulet` reads the conversation without anyone's preferences.
 
     Returns:
-        Takes what a chat model takes; returns preferences of weight 1 and -1 with `source="learned"`.
+        Takes what a chat model takes; returns preferences of weight 1 and -1 with `source="learned"`, each text at most
+        500 characters long.
 
     Example:
         >>> for preference in extract_preferences(llm).invoke(conversation):  # doctest: +SKIP
@@ -338,6 +341,7 @@ def _as_task(conversation: LanguageModelInput) -> ChatPromptValue:
 
 def _as_preferences(found: Any) -> list[Preference]:
     proposals = found.preferences if isinstance(found, ProposedPreferences) else []  # models may call no tool
-    proposed = [_stated(each.text, is_dislike=each.is_dislike) for each in proposals]
+    texts = [(usable(each.text), each.is_dislike) for each in proposals]
+    proposed = [_stated(text, is_dislike=dislike) for text, dislike in texts if len(text) <= MAX_PREFERENCE_LENGTH]
     unique = {_essence(each.text): replace(each, source="learned") for each in proposed}
     return [each for essence, each in unique.items() if essence]

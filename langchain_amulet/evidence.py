@@ -1,9 +1,11 @@
 """What a text tells of preferences: by how much each makes it more likely."""
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor
 
+from langchain_amulet.exceptions import NumericalError
 from langchain_amulet.preferences import Preference, StreamPlan
 
 
@@ -18,6 +20,12 @@ def mean_gains(logprobs: Tensor) -> list[float]:
 
     Args:
         logprobs: `(streams, tokens)`, in nats.
+
+    Raises:
+        NumericalError: One of them is not finite.
     """
     gains: list[float] = (logprobs[1:].double() - logprobs[:1].double()).mean(dim=-1).tolist()
+    if not all(map(math.isfinite, gains)):
+        msg = "The model gives a token of this text no finite probability. Load it with dtype float32 or bfloat16."
+        raise NumericalError(msg)
     return gains

@@ -5,7 +5,7 @@
     ├── ShapeMismatchError (ValueError)         tensors of two streams that do not fit together
     ├── PreferenceError (TypeError)             something that is no preference
     ├── UserIdError (ValueError)                a user id that is missing, empty or contradicted
-    ├── StoreTypeError (TypeError)              a memory over something that is no LangGraph store
+    ├── StoreTypeError (TypeError)              something that is no store, or is only to be read
     ├── StoredPreferenceError (ValueError)      a store item that cannot be read as a preference
     ├── StoreTimeoutError (TimeoutError)        a store that takes too long
     ├── UnknownPreferenceError (LookupError)    a preference to change that is not there
@@ -63,7 +63,7 @@ class UserIdError(AmuletError, ValueError):
 
 
 class StoreTypeError(AmuletError, TypeError):
-    """Something was given as a store that is no LangGraph `BaseStore`."""
+    """What was given as a store is none; or it can only be read, or only be asked by async callers."""
 
 
 class StoredPreferenceError(AmuletError, ValueError):

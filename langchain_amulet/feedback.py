@@ -1,28 +1,28 @@
 """Learning what users prefer from what they like, without training anything."""
 
+import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage
-from langgraph.store.base import PutOp, SearchItem
 
 from langchain_amulet.chat_models import ChatAmulet
 from langchain_amulet.exceptions import StoreTypeError
 from langchain_amulet.fitting import Fit, LearningConfig, Observation, fit
 from langchain_amulet.memory import PreferenceMemory
-from langchain_amulet.plans import reweigh
+from langchain_amulet.plans import Profile, find_events, keep_event, keep_learned
 from langchain_amulet.preferences import Preference
-from langchain_amulet.records import FEEDBACK, key_of, new_change_key
+from langchain_amulet.records import FeedbackEvent, FeedbackKind, Kept, key_of
 from langchain_amulet.sources import FunctionStore
-from langchain_amulet.stores import Plan, find_all, namespace
+from langchain_amulet.stores import Plan
 
 __all__ = ["Explanation", "FeedbackEffect", "FeedbackLearner", "LearningConfig", "WeightReport"]
 
-_STATE_KEY = "state"
+_HORIZON = 20  # half-lives: older feedback counts less than a millionth, and is deleted
 _MIN_Z = 1.64  # standard errors from 0 at which a candidate is proposed: 95 % one-sided
 
 
@@ -32,10 +32,12 @@ class WeightReport:
 
     preference: Preference
     """As it counts now."""
+    fitted_weight: float
+    """What the feedback makes of its weight; it counts unless the user has said something else since."""
     start: float
-    """The part of its weight that was there before any feedback."""
+    """The part of the fitted weight that was there before any feedback, on the same scale."""
     std_error: float
-    """Of the weight."""
+    """Of the fitted weight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +48,17 @@ class FeedbackEffect:
     """As `record` and `record_comparison` have returned it."""
     at: datetime
     """When, in UTC."""
-    kind: str
-    """`"liked"`, `"disliked"` or `"comparison"`."""
+    kind: FeedbackKind
     effects: dict[str, float] = field(repr=False)
-    """By the text of a preference, by how much it moved that weight."""
+    """By the text of a preference, by how much it moved that fitted weight."""
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why a user's weights are what they are: each is its start and the effects of all feedback, summed up."""
+    """Why a user's weights are what they are: each fitted one is its start and the effects of all feedback, summed up.
+
+    The largest is scaled to the confidence, and the others, starts and effects with it.
+    """
 
     weights: list[WeightReport]
     """In the order of the profile."""
@@ -64,14 +68,20 @@ class Explanation:
     """From 0 to 1: how sure the direction of the weights is. The largest weight is as large."""
 
 
+class _Known(NamedTuple):
+    """What the memory holds of a user."""
+
+    profile: list[Kept]
+    events: dict[str, FeedbackEvent]
+
+
 class _Learned(NamedTuple):
     """A user's profile, with what their feedback makes of it."""
 
-    preferences: list[Preference]
+    preferences: list[Kept]
     num_known: int
     """How many of them are the profile; the rest are candidates."""
-    events: list[SearchItem]
-    stated: dict[str, float]
+    events: dict[str, FeedbackEvent]
     fit: Fit
 
 
@@ -129,7 +139,7 @@ class FeedbackLearner:
         """
         texts = self._texts(self._memory.recall(user_id))
         evidence = self._llm.evidence(messages, _text(response), texts) if texts else []
-        return self._memory.carry_out(user_id, self._learn(user_id, _event(texts, evidence, liked=liked)))
+        return self._learn(user_id, _event("liked" if liked else "disliked", texts, evidence))
 
     async def arecord(
         self, user_id: str, messages: LanguageModelInput, response: str | AIMessage, *, liked: bool
@@ -137,7 +147,7 @@ class FeedbackLearner:
         """Async `record`."""
         texts = self._texts(await self._memory.arecall(user_id))
         evidence = await self._llm.aevidence(messages, _text(response), texts) if texts else []
-        return await self._memory.acarry_out(user_id, self._learn(user_id, _event(texts, evidence, liked=liked)))
+        return await self._alearn(user_id, _event("liked" if liked else "disliked", texts, evidence))
 
     def record_comparison(
         self, user_id: str, messages: LanguageModelInput, better: str | AIMessage, worse: str | AIMessage
@@ -153,7 +163,7 @@ class FeedbackLearner:
         """
         texts = self._texts(self._memory.recall(user_id))
         both = [self._llm.evidence(messages, _text(each), texts) if texts else [] for each in (better, worse)]
-        return self._memory.carry_out(user_id, self._learn(user_id, _comparison(texts, *both)))
+        return self._learn(user_id, _event("comparison", texts, _difference(*both)))
 
     async def arecord_comparison(
         self, user_id: str, messages: LanguageModelInput, better: str | AIMessage, worse: str | AIMessage
@@ -161,102 +171,110 @@ class FeedbackLearner:
         """Async `record_comparison`."""
         texts = self._texts(await self._memory.arecall(user_id))
         both = [await self._llm.aevidence(messages, _text(each), texts) if texts else [] for each in (better, worse)]
-        return await self._memory.acarry_out(user_id, self._learn(user_id, _comparison(texts, *both)))
+        return await self._alearn(user_id, _event("comparison", texts, _difference(*both)))
 
     def explain(self, user_id: str) -> Explanation:
         """Which feedback has moved which weight, and how sure the weights are."""
-        return _explanation(self._memory.carry_out(user_id, self._fitted(user_id)))
+        return _explanation(self._fit(self._memory.read(self._plan_to_read(user_id))))
 
     async def aexplain(self, user_id: str) -> Explanation:
         """Async `explain`."""
-        return _explanation(await self._memory.acarry_out(user_id, self._fitted(user_id)))
+        known = await self._memory.aread(self._plan_to_read(user_id))
+        return _explanation(await asyncio.to_thread(self._fit, known))
 
     def propose(self, user_id: str) -> list[Preference]:
         """Candidates that this user's feedback speaks for, or, with a negative weight, against; the surest first.
 
         Nothing is stored: `memory.remember(user_id, proposal)` does.
         """
-        return _proposals(self._memory.carry_out(user_id, self._fitted(user_id, self._candidates)))
+        return _proposals(self._fit(self._memory.read(self._plan_to_read(user_id)), self._candidates))
 
     async def apropose(self, user_id: str) -> list[Preference]:
         """Async `propose`."""
-        return _proposals(await self._memory.acarry_out(user_id, self._fitted(user_id, self._candidates)))
+        known = await self._memory.aread(self._plan_to_read(user_id))
+        return _proposals(await asyncio.to_thread(self._fit, known, self._candidates))
 
     def _texts(self, profile: Sequence[Preference]) -> list[str]:
         return [*dict.fromkeys(each.text for each in (*profile, *self._candidates) if each.text.strip())]
 
-    def _learn(self, user_id: str, event: Mapping[str, Any]) -> Plan[str]:
+    def _learn(self, user_id: str, event: FeedbackEvent) -> str:
         """Keep one piece of feedback, and let the weights follow."""
-        where, feedback_id = namespace(FEEDBACK, user_id), new_change_key()
-        yield [PutOp(where, feedback_id, dict(event), index=False)]
-        learned = yield from self._fitted(user_id)
-        found = zip(learned.preferences, learned.fit.weights, strict=True)
-        weights = {preference.text: float(weight) for preference, weight in found}
-        if weights:
-            written = {key_of(text): weight for text, weight in weights.items()}
-            yield [PutOp(where, _STATE_KEY, {"stated": learned.stated, "written": written}, index=False)]
-            yield from reweigh(user_id, weights)
+        feedback_id, known = self._memory.carry_out(user_id, self._plan_to_keep(user_id, event))
+        self._memory.carry_out(user_id, self._plan_to_write(user_id, known, self._fit(known)))
         return feedback_id
 
-    def _fitted(self, user_id: str, candidates: Sequence[Preference] = ()) -> Plan[_Learned]:
+    async def _alearn(self, user_id: str, event: FeedbackEvent) -> str:
+        feedback_id, known = await self._memory.acarry_out(user_id, self._plan_to_keep(user_id, event))
+        learned = await asyncio.to_thread(self._fit, known)
+        await self._memory.acarry_out(user_id, self._plan_to_write(user_id, known, learned))
+        return feedback_id
+
+    def _plan_to_keep(self, user_id: str, event: FeedbackEvent) -> Plan[tuple[str, _Known]]:
+        feedback_id = yield from keep_event(user_id, event)
+        return feedback_id, (yield from self._plan_to_read(user_id))
+
+    def _plan_to_read(self, user_id: str) -> Plan[_Known]:
+        profile: Profile = yield from self._memory.plan_to_recall(user_id)
+        events = yield from find_events(user_id)
+        return _Known([each for each in profile.kept if each.preference.text.strip()], events)
+
+    def _plan_to_write(self, user_id: str, known: _Known, learned: _Learned) -> Plan[None]:
+        found = zip(known.profile, learned.fit.weights, strict=True)
+        weights = {each.preference.text: (each.stated, float(weight)) for each, weight in found}
+        outdated = known.events.keys() - learned.events.keys()
+        if weights or outdated:
+            yield from keep_learned(user_id, weights, sorted(outdated))
+
+    def _fit(self, known: _Known, candidates: Sequence[Preference] = ()) -> _Learned:
         """Fit the weights of the profile, and of candidates that are not in it."""
-        where = namespace(FEEDBACK, user_id)
-        profile = [each for each in (yield from self._memory.plan_to_recall(user_id)) if each.text.strip()]
-        known = {each.text for each in profile}
-        preferences = [*profile, *(each for each in candidates if each.text not in known)]
-        items = sorted((yield from find_all(where)), key=lambda item: item.key)
-        state = next((item.value for item in items if item.key == _STATE_KEY), {})
-        events = [item for item in items if item.key != _STATE_KEY]
-        stated = _stated(preferences, state)
-        observations = [_observation(item.value) for item in events]
-        found = fit([*stated], observations, [*stated.values()], self._config)
-        return _Learned(preferences, len(profile), events, stated, found)
+        texts = {each.preference.text for each in known.profile}
+        preferences = [*known.profile, *(Kept(each, 0.0) for each in candidates if each.text not in texts)]
+        newest = [*known.events.items()][-round(_HORIZON * self._config.half_life) :]
+        observations = [_observation(event) for _, event in newest]
+        start = [_start(each) for each in preferences]
+        found = fit([key_of(each.preference.text) for each in preferences], observations, start, self._config)
+        return _Learned(preferences, len(known.profile), dict(newest), found)
 
 
-def _stated(preferences: Sequence[Preference], state: Mapping[str, Any]) -> dict[str, float]:
-    """By key, the weight that the user has stated: what is there now, unless it was written here."""
-    stated = {}
-    for preference in preferences:
-        key, weight = key_of(preference.text), min(1.0, max(-1.0, preference.weight))
-        if state.get("written", {}).get(key) == preference.weight:
-            stated[key] = state["stated"].get(key, 0.0)
-        else:
-            stated[key] = weight if preference.source == "stated" else 0.0
-    return stated
+def _start(kept: Kept) -> float:
+    """The weight that the user has stated; what was only learned starts at 0."""
+    return min(1.0, max(-1.0, kept.stated)) if kept.preference.source == "stated" else 0.0
 
 
-def _event(texts: Sequence[str], evidence: Sequence[float], *, liked: bool) -> dict[str, Any]:
+def _event(kind: FeedbackKind, texts: Sequence[str], evidence: Sequence[float]) -> FeedbackEvent:
     told = {key_of(text): value for text, value in zip(texts, evidence, strict=True)}
-    return {"kind": "liked" if liked else "disliked", "evidence": told, "at_ns": time.time_ns()}
+    return FeedbackEvent(time.time_ns(), kind, told)
 
 
-def _comparison(texts: Sequence[str], better: Sequence[float], worse: Sequence[float]) -> dict[str, Any]:
-    told = {key_of(text): a - b for text, a, b in zip(texts, better, worse, strict=True)}
-    return {"kind": "comparison", "evidence": told, "at_ns": time.time_ns()}
+def _difference(better: Sequence[float], worse: Sequence[float]) -> list[float]:
+    return [a - b for a, b in zip(better, worse, strict=True)]
 
 
-def _observation(event: Mapping[str, Any]) -> Observation:
-    kind = event["kind"]
-    return Observation(event["evidence"], is_comparison=kind == "comparison", is_positive=kind != "disliked")
+def _observation(event: FeedbackEvent) -> Observation:
+    return Observation(event.evidence, is_comparison=event.kind == "comparison", is_positive=event.kind != "disliked")
 
 
 def _explanation(learned: _Learned) -> Explanation:
-    found, texts = learned.fit, [each.text for each in learned.preferences]
+    found, texts = learned.fit, [each.preference.text for each in learned.preferences]
+    reports = [
+        WeightReport(kept.preference, float(weight), float(start), float(std_error))
+        for kept, weight, start, std_error in zip(
+            learned.preferences, found.weights, found.start, found.std_errors, strict=True
+        )
+    ]
+    if not learned.events:  # nothing has been fitted, nor scaled
+        now = [each.preference.weight for each in reports]
+        reports = [replace(each, fitted_weight=w, start=w) for each, w in zip(reports, now, strict=True)]
     return Explanation(
-        weights=[
-            WeightReport(replace(preference, weight=float(weight)), float(start), float(std_error))
-            for preference, weight, start, std_error in zip(
-                learned.preferences, found.weights, found.start, found.std_errors, strict=True
-            )
-        ],
+        weights=reports,
         feedback=[
             FeedbackEffect(
-                event.key,
-                datetime.fromtimestamp(event.value["at_ns"] / 1e9, UTC),
-                event.value["kind"],
+                feedback_id,
+                datetime.fromtimestamp(event.at_ns / 1e9, UTC),
+                event.kind,
                 dict(zip(texts, map(float, effects), strict=True)),
             )
-            for event, effects in zip(learned.events, found.effects, strict=True)
+            for (feedback_id, event), effects in zip(learned.events.items(), found.effects, strict=True)
         ],
         confidence=found.confidence,
     )
@@ -265,9 +283,9 @@ def _explanation(learned: _Learned) -> Explanation:
 def _proposals(learned: _Learned) -> list[Preference]:
     found = learned.fit
     candidates = range(learned.num_known, len(learned.preferences))
-    sure = [i for i in candidates if abs(found.weights[i]) > _MIN_Z * found.std_errors[i] > 0]
+    sure = [i for i in candidates if abs(found.weights[i]) > _MIN_Z * found.std_errors[i]]
     sure.sort(key=lambda i: abs(found.weights[i]) / found.std_errors[i], reverse=True)
-    return [replace(learned.preferences[i], weight=float(found.weights[i])) for i in sure]
+    return [replace(learned.preferences[i].preference, weight=float(found.weights[i])) for i in sure]
 
 
 def _text(response: str | AIMessage) -> str:

@@ -129,8 +129,7 @@ def fit(
     residuals = data.counts * (data.labels - expit(data.design @ found))
     effects = config.prior_scale**2 * residuals[:, None] * features
     covariance: Array = np.linalg.inv(_hessian(data, prior, found))[:-1, :-1]
-    confidence = _confidence(theta, covariance)
-    unit = confidence / max(float(np.abs(theta).max(initial=0.0)), _TINY)
+    confidence, unit = _confidence(theta, covariance)
     return Fit(theta * unit, confidence, np.sqrt(np.diag(covariance)) * unit, mean * unit, effects * unit)
 
 
@@ -207,10 +206,13 @@ def _hessian(data: _Data, prior: _Prior, theta: Array) -> Array:
     return hessian
 
 
-def _confidence(theta: Array, covariance: Array) -> float:
+def _confidence(theta: Array, covariance: Array) -> tuple[float, float]:
+    """How sure the direction is, and by how much to scale θ, so that its largest entry is as large."""
     length = float(np.linalg.norm(theta))
-    if length < _TINY:
-        return 0.0
+    if length < _TINY:  # the limit for a θ that goes to 0 where least is known
+        variance = float(np.diag(covariance).max(initial=_TINY))
+        return 0.0, math.sqrt(2 / math.pi / variance)
     direction = theta / length
     deviation = math.sqrt(float(direction @ covariance @ direction))
-    return math.erf(length / deviation / math.sqrt(2))
+    confidence = math.erf(length / deviation / math.sqrt(2))
+    return confidence, confidence / float(np.abs(theta).max())

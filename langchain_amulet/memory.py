@@ -3,7 +3,7 @@
 import weakref
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from langgraph.store.base import BaseStore
 
@@ -46,7 +46,9 @@ class PreferenceMemory:
         store: Where to keep them. `None` keeps them in this process; `SqliteStore`, `PostgresStore` and the like keep
             them across restarts. A key-value store of LangChain's serves as well. To read only: a mapping from user
             ids to preferences, or a function, sync or async, that is given a user id.
-        read_timeout: Seconds that the store may take to answer a read; `None` waits. Writes are waited for.
+        read_timeout: Seconds that the store may take to answer a read; `None` waits. Writes are waited for; so is an
+            SQLite connection that serves one thread alone, and it holds up the event loop of async callers: open it
+            with `check_same_thread=False`.
         cache_seconds: For how long a user's preferences may be served without asking the store again. What this process
             writes through a `PreferenceMemory` counts at once; what others write counts after at most this time, and
             answers say how old the preferences were. 0 always asks.
@@ -108,7 +110,9 @@ class PreferenceMemory:
 
         Raises:
             PreferenceError: It is no preference.
+            InvalidParameterError: A value is none that a `Preference` may have, or is given beside one.
             UserIdError: The user id is empty or no string.
+            StoreTypeError: The memory can only be read.
         """
         given = _preference(preference, weight, source, expires_at)
         return self.carry_out(user_id, plans.remember(user_id, given))
@@ -132,6 +136,7 @@ class PreferenceMemory:
         Raises:
             StoredPreferenceError: An item of the store is no preference.
             StoreTimeoutError: The store has not answered in time.
+            UserIdError: The user id is empty or no string.
         """
         return [*self.look_up(user_id).preferences]
 
@@ -144,14 +149,15 @@ class PreferenceMemory:
         if known := self._known(user_id):
             return known
         reading = cache_of(self.store).begin()
-        return self._keep(user_id, self._read(self.plan_to_recall(user_id)), reading)
+        return self._keep(user_id, self.read(self.plan_to_recall(user_id)).preferences, reading)
 
     async def alook_up(self, user_id: str) -> Recalled:
         """Async `look_up`."""
         if known := self._known(user_id):
             return known
         reading = cache_of(self.store).begin()
-        return self._keep(user_id, await self._aread(self.plan_to_recall(user_id)), reading)
+        found = await self.aread(self.plan_to_recall(user_id))
+        return self._keep(user_id, found.preferences, reading)
 
     def _known(self, user_id: str) -> Recalled | None:
         where = namespace(PREFERENCES, user_id)
@@ -162,32 +168,62 @@ class PreferenceMemory:
             cache_of(self.store).put(namespace(PREFERENCES, user_id), self._langmem, found, reading)
         return Recalled(found, 0.0)
 
-    def update(self, user_id: str, text: str, **changes: Any) -> Preference:
+    def update(
+        self,
+        user_id: str,
+        text: str,
+        *,
+        new_text: str | None = None,
+        weight: float | None = None,
+        source: Source | None = None,
+        expires_at: datetime | Literal["keep"] | None = "keep",
+    ) -> Preference:
         """Change one preference; the earlier version stays in the history.
 
         Args:
             user_id: Whose.
             text: The preference as it was remembered.
-            changes: `new_text=`, `weight=`, `source=`, `expires_at=`: what it is from now on.
+            new_text: What it says from now on.
+            weight: How much it counts from now on, whatever was learned.
+            source: Whether the user has said it or it was learned.
+            expires_at: From when on it does not count any more; `None`: it stays.
 
         Returns:
             The preference as it is now.
 
         Raises:
             UnknownPreferenceError: The user has no such preference.
+            PreferenceError: What it is to be is no preference.
+            InvalidParameterError: A value is none that a `Preference` may have.
+            UserIdError: The user id is empty or no string.
+            StoreTypeError: The memory can only be read.
         """
-        return self._forget(user_id, plans.update(user_id, text, changes))
+        return self._forget(user_id, plans.update(user_id, text, _changes(new_text, weight, source, expires_at)))
 
-    async def aupdate(self, user_id: str, text: str, **changes: Any) -> Preference:
+    async def aupdate(
+        self,
+        user_id: str,
+        text: str,
+        *,
+        new_text: str | None = None,
+        weight: float | None = None,
+        source: Source | None = None,
+        expires_at: datetime | Literal["keep"] | None = "keep",
+    ) -> Preference:
         """Async `update`."""
+        changes = _changes(new_text, weight, source, expires_at)
         return await self._aforget(user_id, plans.update(user_id, text, changes))
 
     def forget(self, user_id: str, text: str | None = None) -> None:
-        """Delete one preference of this user with its history, or all of them.
+        """Delete one preference of this user with its history and what feedback told of it, or all of them.
 
         Args:
             user_id: Whose.
             text: The preference to delete, as it was remembered; unknown texts are ignored. `None` deletes all.
+
+        Raises:
+            UserIdError: The user id is empty or no string.
+            StoreTypeError: The memory can only be read.
         """
         self._forget(user_id, plans.forget(user_id, text))
 
@@ -205,19 +241,19 @@ class PreferenceMemory:
 
     def history(self, user_id: str) -> list[PreferenceChange]:
         """How this user's preferences came to be what they are, the first change first; nothing of forgotten ones."""
-        return self._read(plans.history(user_id))
+        return self.read(plans.history(user_id))
 
     async def ahistory(self, user_id: str) -> list[PreferenceChange]:
         """Async `history`."""
-        return await self._aread(plans.history(user_id))
+        return await self.aread(plans.history(user_id))
 
     def export(self, user_id: str) -> dict[str, Any]:
         """All that is kept of this user, as JSON."""
-        return self._read(plans.export(user_id))
+        return self.read(plans.export(user_id))
 
     async def aexport(self, user_id: str) -> dict[str, Any]:
         """Async `export`."""
-        return await self._aread(plans.export(user_id))
+        return await self.aread(plans.export(user_id))
 
     def import_(self, user_id: str, exported: Mapping[str, Any]) -> None:
         """Add what `export` has returned; the same texts take the place of what was stored.
@@ -233,7 +269,7 @@ class PreferenceMemory:
 
     # For other rooms of this package
 
-    def plan_to_recall(self, user_id: str) -> Plan[tuple[Preference, ...]]:
+    def plan_to_recall(self, user_id: str) -> Plan[plans.Profile]:
         """`recall`, as a plan that others can be made of."""
         return plans.recall(self.store, user_id, self._langmem)
 
@@ -255,10 +291,12 @@ class PreferenceMemory:
         finally:
             drop_everywhere(where)
 
-    def _read(self, plan: Plan[_T]) -> _T:
+    def read(self, plan: Plan[_T]) -> _T:
+        """Do what changes nothing, within `read_timeout`."""
         return run(self.store, plan, self._read_timeout_s)
 
-    async def _aread(self, plan: Plan[_T]) -> _T:
+    async def aread(self, plan: Plan[_T]) -> _T:
+        """Async `read`."""
         return await arun(self.store, plan, self._read_timeout_s)
 
     def _forget(self, user_id: str, plan: Plan[_T]) -> _T:
@@ -283,4 +321,18 @@ def _tell_watchers() -> None:
 
 
 def _preference(given: str | Preference, weight: float, source: Source, expires_at: datetime | None) -> Preference:
-    return given if isinstance(given, Preference) else Preference(given, weight, source, expires_at)
+    if not isinstance(given, Preference):
+        return Preference(given, weight, source, expires_at)
+    if (weight, source, expires_at) != (1.0, "stated", None):
+        msg = "A Preference says its weight, source and end itself: leave the other arguments out, or give its text."
+        raise InvalidParameterError(msg)
+    return given
+
+
+def _changes(
+    new_text: str | None, weight: float | None, source: Source | None, expires_at: datetime | Literal["keep"] | None
+) -> dict[str, Any]:
+    """The fields of a preference that are to change."""
+    given = {"text": new_text, "weight": weight, "source": source}
+    kept = {} if expires_at == "keep" else {"expires_at": expires_at}
+    return {name: value for name, value in given.items() if value is not None} | kept

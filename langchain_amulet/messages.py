@@ -190,15 +190,19 @@ class PromptRenderer:
     @cached_property
     def _turn_markers(self) -> set[str]:
         """What the template writes between turns; not all templates do it by control tokens."""
-        turns = [("user", _USER_PROBE), ("assistant", _ASSISTANT_PROBE), ("user", _USER_PROBE)]
-        conversation = [{"role": role, "content": text} for role, text in turns]
-        try:
-            text = self._render_text(conversation, add_generation_prompt=True)
-        except Exception:  # noqa: BLE001 - templates fail in all ways
-            return set()
-        between = " ".join(re.split(f"{_USER_PROBE}|{_ASSISTANT_PROBE}", text)[1:])
-        # Words alone, such as a role's name, are no markers.
-        return {each for each in between.split() if len(each) >= _MIN_MARKER and not each.isalnum()}
+        system, user = {"role": "system", "content": _SYSTEM_PROBE}, {"role": "user", "content": _USER_PROBE}
+        turns = [user, {"role": "assistant", "content": _ASSISTANT_PROBE}, user]
+        markers: set[str] = set()
+        for conversation in ([system, *turns], turns, [system, user], [user]):
+            try:
+                text = self._render_text(conversation, add_generation_prompt=True)
+            except jinja2.TemplateError:  # not every template knows every role
+                continue
+            before, *between = re.split(f"{_SYSTEM_PROBE}|{_USER_PROBE}|{_ASSISTANT_PROBE}", text)
+            # Words alone, such as a role's name, are no markers; nor are words with a sign before the first turn.
+            markers |= {each for each in " ".join(between).split() if not each.isalnum()}
+            markers |= {each for each in before.split() if not (each[0].isalnum() or each[-1].isalnum())}
+        return {each for each in markers if len(each) >= _MIN_MARKER}
 
 
 def _tool_prompt(tools: Sequence[dict[str, Any]]) -> str:

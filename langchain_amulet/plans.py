@@ -1,8 +1,9 @@
 """What each method of a memory does with a store, the same for sync and async callers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from langgraph.store.base import BaseStore, GetOp, Item, Op, PutOp, SearchItem, SearchOp
 
@@ -18,90 +19,162 @@ from langchain_amulet.records import (
     FEEDBACK,
     HISTORY,
     PREFERENCES,
+    WEIGHTS_KEY,
     Action,
+    FeedbackEvent,
+    Kept,
     PreferenceChange,
+    as_kept,
     from_fields,
     in_order,
     key_of,
+    learned_of,
     memories_to_preferences,
     new_change_key,
     printable,
     to_change,
     to_change_value,
-    to_preferences,
+    to_event,
+    to_event_value,
+    to_kept,
+    to_learned_value,
     to_value,
 )
 from langchain_amulet.sources import FunctionStore
 from langchain_amulet.stores import Plan, find_all, namespace, put, write
 
 _FORMAT = 1
+_NOT_EXPORTED = f"This is nothing that PreferenceMemory.export returns (format {_FORMAT}): {{}}; nothing was written."
 _USER = "{langgraph_user_id}"
-_CHANGEABLE = {"new_text": "text", "weight": "weight", "source": "source", "expires_at": "expires_at"}
 
 
-def recall(store: BaseStore, user_id: str, langmem: tuple[str, ...] | None) -> Plan[tuple[Preference, ...]]:
+class Profile(NamedTuple):
+    """A user's preferences, each text once."""
+
+    kept: list[Kept]
+    learned: Mapping[str, Any]
+
+    @property
+    def preferences(self) -> tuple[Preference, ...]:
+        """As they count."""
+        return tuple(each.preference for each in self.kept)
+
+
+def recall(store: BaseStore, user_id: str, langmem: tuple[str, ...] | None) -> Plan[Profile]:
     """All preferences of a user, memories that langmem has written first."""
     where = namespace(PREFERENCES, user_id)  # refuses what is no user id
     if isinstance(store, FunctionStore):
         [answer] = yield [SearchOp((PREFERENCES,), query=user_id)]
-        return tuple(each for each in as_preferences(answer) if not each.is_expired)
+        told = [Kept(each, each.weight) for each in as_preferences(answer) if not each.is_expired]
+        return Profile(_each_text_once(told), {})
     memories: list[Preference] = []
     if langmem is not None and _is_label(user_id):
         memories = memories_to_preferences((yield from find_all(_of_user(langmem, user_id))))
-    preferences = to_preferences((yield from find_all(where)))
-    known = {preference.text for preference in preferences}
-    return (*(each for each in memories if each.text not in known), *preferences)
+    items = yield from find_all(where)
+    kept, learned = to_kept(items), learned_of(items)
+    known = {each.preference.text for each in kept}
+    found = [as_kept(each, learned) for each in memories if each.text not in known]
+    return Profile(_each_text_once([*found, *kept]), learned)
+
+
+def _each_text_once(kept: Sequence[Kept]) -> list[Kept]:
+    first: dict[str, Kept] = {}
+    for each in kept:
+        first.setdefault(each.preference.text, each)
+    return [*first.values()]
 
 
 def remember(user_id: str, preference: Preference) -> Plan[Preference]:
     """Store one preference and the fact that it was; nothing is written where it is there already."""
     where, key = namespace(PREFERENCES, user_id), key_of(preference.text)
-    [item] = yield [GetOp(where, key)]
-    if item is None or _is_broken(item) or from_fields(item.value) != preference:
-        yield _to_write(user_id, preference, item)
+    [item, weights] = yield [GetOp(where, key), GetOp(where, WEIGHTS_KEY)]
+    learned = {} if weights is None else dict(weights.value)
+    if item is None or _is_broken(item) or as_kept(from_fields(item.value), learned).preference != preference:
+        yield [*_to_write(user_id, preference, item), *_to_unlearn(where, learned, key)]
     return preference
 
 
 def update(user_id: str, text: str, changes: Mapping[str, Any]) -> Plan[Preference]:
     """Let a changed preference take the place of another, at its place in the profile."""
-    if unknown := sorted(set(changes) - set(_CHANGEABLE)):
-        msg = f"A preference has no {', '.join(unknown)}. What can change: {', '.join(_CHANGEABLE)}."
-        raise InvalidParameterError(msg)
     where = namespace(PREFERENCES, user_id)
-    found = [item for item in in_order((yield from find_all(where))) if item.value.get("text") == text]
+    items = yield from find_all(where)
+    found = [item for item in in_order(items) if item.value.get("text") == text]
     if not found:
         msg = "This user has no such preference. Recall what there is, or remember it."
         raise UnknownPreferenceError(msg)
-    earlier = from_fields(found[0].value)
-    preference = replace(earlier, **{_CHANGEABLE[name]: value for name, value in changes.items()})
-    if preference != earlier:
+    earlier, learned = from_fields(found[0].value), learned_of(items)
+    preference = replace(earlier, **changes)
+    is_reset = "weight" in changes or preference.text != text  # what was learned was learned of that text
+    unlearned = _to_unlearn(where, learned, key_of(text)) if is_reset else []
+    if preference != earlier or unlearned:
         replaced = [item for item in found if item.key != key_of(preference.text)]
-        yield [*_to_delete(replaced), *_to_write(user_id, preference, found[0])]
-    return preference
+        yield [*_to_write(user_id, preference, found[0]), *unlearned, *_to_delete(replaced)]
+    return preference if is_reset else as_kept(preference, learned).preference
 
 
-def reweigh(user_id: str, weights: Mapping[str, float]) -> Plan[None]:
-    """Give preferences, by their texts, the weights that were learned; the history does not tell of it."""
-    where = namespace(PREFERENCES, user_id)
-    items = [item for item in (yield from find_all(where)) if item.value.get("text") in weights]
-    yield from write(
-        [_to_put(where, item.key, {**item.value, "weight": weights[item.value["text"]]}) for item in items]
-    )
+def keep_event(user_id: str, event: FeedbackEvent) -> Plan[str]:
+    """Store one piece of feedback."""
+    key = new_change_key()
+    yield [put(namespace(FEEDBACK, user_id), key, to_event_value(event))]
+    return key
+
+
+def find_events(user_id: str) -> Plan[dict[str, FeedbackEvent]]:
+    """A user's feedback by its ids, oldest first."""
+    items = yield from find_all(namespace(FEEDBACK, user_id))
+    return {item.key: to_event(item.value) for item in sorted(items, key=lambda item: item.key)}
+
+
+def keep_learned(user_id: str, weights: Mapping[str, tuple[float, float]], outdated: Sequence[str]) -> Plan[None]:
+    """Store the weights that were learned, by text, each beside the stated one; the history does not tell of it.
+
+    Args:
+        user_id: Whose.
+        weights: Those of the whole profile: stated and learned.
+        outdated: Ids of feedback that counts no more.
+    """
+    yield [put(namespace(PREFERENCES, user_id), WEIGHTS_KEY, to_learned_value(weights))]
+    yield from write([PutOp(namespace(FEEDBACK, user_id), key, None) for key in outdated])
 
 
 def forget(user_id: str, text: str | None) -> Plan[None]:
-    """Delete one preference and all its versions in the history, or all.
+    """Delete one preference, all its versions in the history, and what feedback told of them; or all of a user's.
 
     Of the history, what belongs to a preference that stays stays. It is read first: so what is new is not mistaken for
     the history of what is gone.
     """
+    if text is None:
+        yield from forget_user(user_id)
+        return
     changes = yield from find_all(namespace(HISTORY, user_id))
-    items = yield from find_all(namespace(PREFERENCES, user_id))
-    if text is not None:
-        lineages = {_lineage(item) for item in items if item.value.get("text") != text}
-        items = [item for item in items if item.value.get("text") == text]
-        changes = [each for each in changes if each.value.get("text") == text or _lineage(each) not in lineages]
-    yield from write(_to_delete([*items, *changes]))
+    where = namespace(PREFERENCES, user_id)
+    items = yield from find_all(where)
+    gone = [item for item in in_order(items) if item.value.get("text") == text]
+    staying = [item for item in in_order(items) if item not in gone]
+    lineages, texts = {_lineage(item) for item in staying}, {item.value.get("text") for item in staying}
+    changes = [
+        each
+        for each in changes
+        if each.value.get("text") == text or (_lineage(each) not in lineages and each.value.get("text") not in texts)
+    ]
+    keys = {key_of(each.value.get("text") or text) for each in (*gone, *changes)}
+    feedback = yield from find_all(namespace(FEEDBACK, user_id))
+    unlearned = _to_unlearn(where, learned_of(items), *keys)
+    yield from write([*_to_delete([*gone, *changes]), *unlearned, *_without_evidence(feedback, keys)])
+
+
+def _without_evidence(feedback: Sequence[SearchItem], keys: AbstractSet[str]) -> Iterator[Op]:
+    for item in feedback:
+        event = to_event(item.value)
+        left = {key: value for key, value in event.evidence.items() if key not in keys}
+        if len(left) < len(event.evidence):
+            changed = put(item.namespace, item.key, to_event_value(replace(event, evidence=left)))
+            yield changed if left else PutOp(item.namespace, item.key, None)
+
+
+def _to_unlearn(where: tuple[str, ...], learned: Mapping[str, Any], *keys: str) -> list[Op]:
+    left = {key: value for key, value in learned.items() if key not in keys}
+    return [] if len(left) == len(learned) else [put(where, WEIGHTS_KEY, left)]
 
 
 def forget_user(user_id: str) -> Plan[None]:
@@ -128,28 +201,38 @@ def export(user_id: str) -> Plan[dict[str, Any]]:
 def import_(user_id: str, exported: Mapping[str, Any]) -> Plan[None]:
     """Write what was exported, for this user."""
     try:
+        found = exported["format"]
+    except (KeyError, TypeError) as error:
+        msg = _NOT_EXPORTED.format("it names no format")
+        raise ImportFormatError(msg) from error
+    if found != _FORMAT:
+        msg = _NOT_EXPORTED.format(f"its format is {found!r}")
+        raise ImportFormatError(msg)
+    try:
         ops = _to_import(user_id, exported)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, StoredPreferenceError) as error:
         if isinstance(error, UserIdError):
             raise
-        msg = f"This is nothing that PreferenceMemory.export returns (format {_FORMAT}); nothing was written."
+        msg = _NOT_EXPORTED.format("something in it has another shape")
         raise ImportFormatError(msg) from error
     yield from write(ops)
 
 
 def _to_import(user_id: str, exported: Mapping[str, Any]) -> list[Op]:
-    if exported["format"] != _FORMAT:
-        raise KeyError(_FORMAT)
     ops: list[Op] = []
     where = namespace(PREFERENCES, user_id)
     for key, value in exported[PREFERENCES].items():
+        if key == WEIGHTS_KEY:
+            ops.append(put(where, key, dict(value)))
+            continue
         imported = {"lineage": key, **value, "user_id": printable(user_id)}
         ops.append(_to_put(where, key_of(from_fields(value).text), imported))
     for key, value in exported[HISTORY].items():
         to_change(value)
         ops.append(_to_put(namespace(HISTORY, user_id), key, dict(value)))
-    where = namespace(FEEDBACK, user_id)
-    return [*ops, *(put(where, key, dict(value)) for key, value in exported[FEEDBACK].items())]
+    for key, value in exported[FEEDBACK].items():
+        ops.append(put(namespace(FEEDBACK, user_id), key, to_event_value(to_event(value))))
+    return ops
 
 
 def check_langmem_namespace(where: Sequence[str] | None) -> tuple[str, ...] | None:

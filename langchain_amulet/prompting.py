@@ -65,6 +65,7 @@ class PromptingChatModel(ResolvingChatModel, ABC):
         Raises:
             InvalidParameterError: The response is empty.
             ContextLengthError: Messages and response are longer than the model's context.
+            NumericalError: The model gives the response no finite probability.
         """
         return mean_gains(self._score(messages, response, preferences).result())
 
@@ -80,7 +81,9 @@ class PromptingChatModel(ResolvingChatModel, ABC):
     ) -> "Future[Tensor]":
         plan = single_streams(preferences)
         prompts = self._render(self._convert_input(messages).to_messages(), plan, {})
-        return self._load().engine.score(prompts, self.get_token_ids(response))
+        loaded = self._load()
+        # Not get_token_ids, which may count by another tokenizer.
+        return loaded.engine.score(prompts, loaded.tokenizer.encode(response, add_special_tokens=False))
 
     def get_token_ids(self, text: str) -> list[int]:
         """The model's own token ids of a text, without control tokens around it."""

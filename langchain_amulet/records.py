@@ -2,14 +2,15 @@
 
 import hashlib
 import json
+import math
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, cast, get_args
 
-from langgraph.store.base import SearchItem
+from langgraph.store.base import Item, SearchItem
 
 from langchain_amulet.exceptions import AmuletError, StoredPreferenceError
 from langchain_amulet.preferences import Preference
@@ -18,7 +19,11 @@ PREFERENCES = "preferences"
 HISTORY = "preference_history"
 FEEDBACK = "preference_feedback"
 
+WEIGHTS_KEY = "learned_weights"
+"""Of the one item beside the preferences that is none: learning never writes what users have said."""
+
 Action: TypeAlias = Literal["remembered", "changed"]
+FeedbackKind: TypeAlias = Literal["liked", "disliked", "comparison"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,15 @@ class PreferenceChange:
     """Whether the preference was new then, or took the place of an earlier version."""
     preference: Preference
     """What it was from then on."""
+
+
+class Kept(NamedTuple):
+    """A preference of a store."""
+
+    preference: Preference
+    """As it counts: with the weight that was learned, if there is one."""
+    stated: float
+    """The weight that it was remembered with."""
 
 
 def key_of(text: str) -> str:
@@ -93,24 +107,43 @@ def printable(user_id: str) -> str:
     return user_id.encode(errors="backslashreplace").decode().replace("\0", "\\x00")
 
 
-def to_preferences(items: Sequence[SearchItem]) -> list[Preference]:
+def to_kept(items: Sequence[SearchItem]) -> list[Kept]:
     """The preferences that items hold and that have not expired, in the order in which they were first remembered.
 
     Raises:
         StoredPreferenceError: An item holds none.
     """
-    preferences = [_read(item) for item in in_order(items)]
-    return [preference for preference in preferences if not preference.is_expired]
+    learned = learned_of(items)
+    stated = [_read(item) for item in in_order(items)]
+    return [as_kept(preference, learned) for preference in stated if not preference.is_expired]
 
 
 def in_order(items: Sequence[SearchItem]) -> list[SearchItem]:
-    """As they were first remembered; what other programs have written without a time comes first."""
+    """Preferences as they were first remembered; what other programs have written without a time comes first."""
 
     def place(item: SearchItem) -> tuple[int, str]:
         at_ns = item.value.get("remembered_at")
         return (at_ns if isinstance(at_ns, int) else 0, item.key)
 
-    return sorted(items, key=place)
+    return sorted((item for item in items if item.key != WEIGHTS_KEY), key=place)
+
+
+def learned_of(items: Sequence[Item]) -> dict[str, Any]:
+    """By the key of a preference, the weight that was learned and the one it was learned for."""
+    return next((dict(item.value) for item in items if item.key == WEIGHTS_KEY), {})
+
+
+def to_learned_value(weights: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
+    """An item of a store that holds, by the text of a preference, the stated and the learned weight."""
+    return {key_of(text): {"stated": stated, "learned": learned} for text, (stated, learned) in weights.items()}
+
+
+def as_kept(stated: Preference, learned: Mapping[str, Any]) -> Kept:
+    """A preference with the weight learned for it, unless the user has said something else since."""
+    match learned.get(key_of(stated.text)):
+        case {"stated": was, "learned": int() | float() as weight} if was == stated.weight:
+            return Kept(replace(stated, weight=weight), stated.weight)
+    return Kept(stated, stated.weight)
 
 
 def _read(item: SearchItem) -> Preference:
@@ -143,6 +176,37 @@ def to_change_value(preference: Preference, action: Action, lineage: str) -> dic
     return {**to_fields(preference), "action": action, "at_ns": time.time_ns(), "lineage": lineage}
 
 
+@dataclass(frozen=True, slots=True)
+class FeedbackEvent:
+    """One piece of feedback: what was judged is not kept, only what it told of each preference."""
+
+    at_ns: int
+    """When, since 1970."""
+    kind: FeedbackKind
+    evidence: Mapping[str, float] = field(repr=False)
+    """By the key of a preference, in nats per token; of a comparison, of the better response less the worse."""
+
+
+def to_event(value: Mapping[str, Any]) -> FeedbackEvent:
+    """One piece of feedback.
+
+    Raises:
+        StoredPreferenceError: It is none.
+    """
+    match value:
+        case {"at_ns": int() as at_ns, "kind": str() as kind, "evidence": {**evidence}} if kind in get_args(
+            FeedbackKind
+        ) and all(isinstance(each, int | float) and math.isfinite(each) for each in evidence.values()):
+            return FeedbackEvent(at_ns, cast("FeedbackKind", kind), cast("dict[str, float]", evidence))
+    msg = "An item of a user's feedback holds none: it needs a time, a kind and evidence. Delete it."
+    raise StoredPreferenceError(msg)
+
+
+def to_event_value(event: FeedbackEvent) -> dict[str, Any]:
+    """An item of a store that says what was judged how."""
+    return {"at_ns": event.at_ns, "kind": event.kind, "evidence": dict(event.evidence)}
+
+
 def memories_to_preferences(items: Sequence[SearchItem]) -> list[Preference]:
     """What langmem's tools have written, as preferences of weight 1, the last written last.
 
@@ -150,8 +214,13 @@ def memories_to_preferences(items: Sequence[SearchItem]) -> list[Preference]:
     An object is told by its fields, in the order of its keys.
     """
     ordered = sorted(items, key=lambda item: (item.updated_at, item.key))
-    texts = ["; ".join(_tell(item.value.get("content"))) for item in ordered]
+    texts = [usable("; ".join(_tell(item.value.get("content")))) for item in ordered]
     return [Preference(text) for text in texts if text.strip()]
+
+
+def usable(text: str) -> str:
+    """A text of another program's or a model's, without the characters that no preference may hold."""
+    return text.encode(errors="ignore").decode().replace("\0", "")
 
 
 def _tell(content: Any, name: str = "") -> Iterator[str]:

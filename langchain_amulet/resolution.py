@@ -71,8 +71,9 @@ class ResolvedPreferences:
         return notes
 
     def __repr__(self) -> str:
-        error = f", {self.store_error}" if self.store_error else ""  # cached answers tell of it too
-        return f"ResolvedPreferences({_digest(self.preferences)}{error})"
+        # Answers tell of both, so that response caches must not take one kind for the other.
+        notes = "".join(f", {each}" for each in ("not new" if self.age_s else "", self.store_error) if each)
+        return f"ResolvedPreferences({_digest(self.preferences)}{notes})"
 
     def __bool__(self) -> bool:
         """Whether anything was found."""

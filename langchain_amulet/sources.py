@@ -4,6 +4,7 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncContextDecorator, ContextDecorator
+from functools import partial
 from typing import Any, TypeAlias
 
 from langchain_core.stores import BaseStore as KeyValueStore
@@ -11,8 +12,9 @@ from langgraph.store.base import BaseStore, Op, PutOp, SearchOp
 from langgraph.store.memory import InMemoryStore
 
 from langchain_amulet.exceptions import StoreTypeError
+from langchain_amulet.key_values import KeyValueAdapter
 from langchain_amulet.preferences import PreferenceLike
-from langchain_amulet.stores import KeyValueAdapter
+from langchain_amulet.stores import threads_of
 
 PreferenceFunction: TypeAlias = Callable[[str], PreferenceLike | Awaitable[PreferenceLike]]
 PreferenceSource: TypeAlias = (
@@ -68,7 +70,7 @@ class FunctionStore(BaseStore):
         answers = []
         for op in ops:
             user_id = _user_id(op)
-            answer = await asyncio.to_thread(self._function, user_id)
+            answer = await asyncio.wrap_future(threads_of(self).submit(partial(self._function, user_id)))
             answers.append(await answer if inspect.isawaitable(answer) else answer)
         return answers
 

@@ -4,24 +4,24 @@ import asyncio
 import contextlib
 import contextvars
 import hashlib
-import json
 import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Coroutine, Generator, Iterable, Mapping, Sequence
-from concurrent.futures import Future
+import weakref
+from collections.abc import Coroutine, Generator, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeAlias, TypeVar
 from urllib.parse import quote
 
-from langchain_core.stores import BaseStore as KeyValueStore
 from langchain_core.stores import InMemoryBaseStore
-from langgraph.store.base import BaseStore, GetOp, Item, Op, PutOp, SearchItem, SearchOp
+from langgraph.store.base import BaseStore, GetOp, Op, PutOp, SearchItem, SearchOp
 from langgraph.store.base.batch import AsyncBatchedBaseStore
 from langgraph.store.memory import InMemoryStore
 
+from langchain_amulet.daemon_threads import DaemonThreads
 from langchain_amulet.exceptions import StoreTimeoutError, UserIdError
+from langchain_amulet.key_values import KeyValueAdapter
 
 logger = logging.getLogger(__name__)
 
@@ -103,26 +103,36 @@ def run(store: BaseStore, plan: Plan[_T], timeout_s: float | None = None) -> _T:
     # An async store refuses to be waited for by the thread of its own event loop, and tells by the thread.
     if timeout_s is None or (isinstance(store, AsyncBatchedBaseStore) and _is_in_event_loop()):
         return _carry_out(store, plan)
-    done: Future[_T] = Future()
     context = contextvars.copy_context()
 
-    def work() -> None:
-        try:
-            if _is_bound_to_another_thread(store):
-                raise _BoundStoreError  # noqa: TRY301 - it is to reach the other thread
-            done.set_result(context.run(_carry_out, store, plan))
-        except BaseException as error:  # noqa: BLE001 - it is the caller's
-            done.set_exception(error)
+    def work() -> _T:
+        if _is_bound_to_another_thread(store):
+            raise _BoundStoreError
+        return context.run(_carry_out, store, plan)
 
-    threading.Thread(target=work, name="amulet-store", daemon=True).start()  # one that hangs holds up no exit
+    done = threads_of(store).submit(work)
     try:
         return done.result(timeout_s)
     except _BoundStoreError:
         return _carry_out(store, plan)
     except TimeoutError as error:
-        if done.done():  # the store's own, or just in time
+        if not done.cancel() and done.done():  # the store's own, or just in time
             return done.result()
         raise _timed_out(timeout_s) from error
+
+
+_threads: dict[int, DaemonThreads] = {}  # by id: stores need not be hashable
+_threads_lock = threading.RLock()  # the finalizers below may run while it is held
+
+
+def threads_of(store: BaseStore) -> DaemonThreads:
+    """One store that hangs takes neither the threads of others nor those of event loops."""
+    with _threads_lock:
+        threads = _threads.get(id(store))
+        if threads is None:
+            threads = _threads[id(store)] = DaemonThreads()
+            weakref.finalize(store, _threads.pop, id(store), None)
+        return threads
 
 
 async def arun(store: BaseStore, plan: Plan[_T], timeout_s: float | None = None) -> _T:
@@ -232,9 +242,17 @@ def _is_in_memory(store: BaseStore) -> bool:
 
 
 async def _batch_in_thread(store: BaseStore, ops: list[Op]) -> list[Any]:
-    if await asyncio.to_thread(_is_bound_to_another_thread, store):
+    context = contextvars.copy_context()
+
+    def work() -> list[Any]:
+        if _is_bound_to_another_thread(store):
+            raise _BoundStoreError
+        return context.run(_batch, store, ops)
+
+    try:
+        return await asyncio.wrap_future(threads_of(store).submit(work))
+    except _BoundStoreError:
         return _batch(store, ops)
-    return await asyncio.to_thread(_batch, store, ops)
 
 
 def _as_configured(store: BaseStore, op: Op) -> Op:
@@ -308,81 +326,3 @@ def _timed_out(timeout_s: float) -> StoreTimeoutError:
         f"The store of preferences has not answered within {timeout_s:g} s. See to the store, raise "
         f'PreferenceMemory(read_timeout=...), or answer without preferences: ChatAmulet(on_store_error="plain").'
     )
-
-
-class KeyValueAdapter(BaseStore):
-    """A LangGraph store over one of LangChain's key-value stores, for items that are found by user and key.
-
-    Each item is one key and holds JSON, so that stores of bytes and stores in files take it. Files are not written at
-    one stroke: keep `LocalFileStore` to one program at a time.
-
-    Args:
-        store: Where to keep them: `InMemoryStore`, `LocalFileStore`, `RedisStore`, ...
-    """
-
-    def __init__(self, store: KeyValueStore[str, Any]) -> None:
-        self.store = store
-
-    def batch(self, ops: Iterable[Op]) -> list[Any]:
-        """Carry operations out, one after another."""
-        return [self._do(op) for op in ops]
-
-    async def abatch(self, ops: Iterable[Op]) -> list[Any]:
-        """Carry operations out, one after another."""
-        return [await self._ado(op) for op in ops]
-
-    def _do(self, op: Op) -> Any:
-        match op:
-            case PutOp(where, key, None):
-                return self.store.mdelete([_flat(where, key)])
-            case PutOp(where, key, dict() as value):
-                return self.store.mset([(_flat(where, key), _dump(where, key, value))])
-            case GetOp(where, key):
-                return _load(self.store.mget([_flat(where, key)])[0])
-            case SearchOp(where):
-                keys = sorted(self.store.yield_keys(prefix=_flat(where)))
-                return _page(op, self.store.mget(keys) if keys else [])
-        raise NotImplementedError(type(op).__name__)
-
-    async def _ado(self, op: Op) -> Any:
-        match op:
-            case PutOp(where, key, None):
-                return await self.store.amdelete([_flat(where, key)])
-            case PutOp(where, key, dict() as value):
-                return await self.store.amset([(_flat(where, key), _dump(where, key, value))])
-            case GetOp(where, key):
-                return _load((await self.store.amget([_flat(where, key)]))[0])
-            case SearchOp(where):
-                keys = sorted([key async for key in self.store.ayield_keys(prefix=_flat(where))])
-                return _page(op, await self.store.amget(keys) if keys else [])
-        raise NotImplementedError(type(op).__name__)
-
-
-def _flat(where: tuple[str, ...], key: str = "") -> str:
-    """A key that stores in files take too: letters, digits, slashes and little else."""
-    owner = hashlib.sha256("/".join(where).encode()).hexdigest()
-    return f"{where[0]}/{owner}/{hashlib.sha256(key.encode()).hexdigest() if key else ''}"
-
-
-def _dump(where: tuple[str, ...], key: str, value: Mapping[str, Any]) -> bytes:
-    at = datetime.now(UTC).isoformat()
-    return json.dumps({"namespace": where, "key": key, "value": value, "at": at}, ensure_ascii=False).encode()
-
-
-def _load(stored: bytes | None) -> Item | None:
-    if stored is None:
-        return None
-    item = json.loads(stored)
-    return Item(
-        namespace=tuple(item["namespace"]),
-        key=item["key"],
-        value=item["value"],
-        created_at=item["at"],
-        updated_at=item["at"],
-    )
-
-
-def _page(op: SearchOp, stored: Iterable[bytes | None]) -> list[SearchItem]:
-    items = [item for item in map(_load, stored) if item is not None]
-    found = [SearchItem(item.namespace, item.key, item.value, item.created_at, item.updated_at) for item in items]
-    return found[op.offset : op.offset + op.limit]

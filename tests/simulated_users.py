@@ -14,6 +14,7 @@ from langchain_amulet.fitting import LearningConfig, Observation, fit
 EVIDENCE_FILE = Path(__file__).parent / "data" / "feedback_evidence.json"
 SHARPNESS = 3.0  # of choices, per standard deviation of utility
 NUM_KNOWN = 6
+_FIRST_SEED = 10_000  # the defaults of LearningConfig were chosen on users below
 
 PREFERENCES = (
     "Answer as concisely as possible.",
@@ -125,7 +126,8 @@ def accuracy(differences: Array, choices: NDArray[np.bool_]) -> float:
 
 def mean_course(evidence: Evidence, checkpoints: Sequence[int], num_users: int, **kwargs: object) -> Course:
     """Averaged over users."""
-    courses = [learn(evidence, checkpoints, seed=seed, **kwargs) for seed in range(num_users)]  # type: ignore[arg-type]
+    seeds = range(_FIRST_SEED, _FIRST_SEED + num_users)
+    courses = [learn(evidence, checkpoints, seed=seed, **kwargs) for seed in seeds]  # type: ignore[arg-type]
     return Course(
         np.mean([each.learned for each in courses], axis=0), np.mean([each.ceiling for each in courses], axis=0)
     )

@@ -127,15 +127,22 @@ class Engine:
             it ends after the forward under way.
 
         Raises:
-            InvalidParameterError: A token id is none of the model's, or a prompt or the text is empty.
+            InvalidParameterError: A token id is none of the model's, there is no prompt, or one or the text is empty.
             ContextLengthError: A prompt and the text together are longer than the model's context.
             ModelClosedError: The engine was closed.
+            GenerationError: By the future: the model failed. Or EngineMemoryError: for want of memory.
         """
+        if not prompts:
+            msg = "There is no prompt to score the text after. Give at least one."
+            raise InvalidParameterError(msg)
         for row in (*prompts, token_ids):
             self._check_tokens(row)
         longest = max(map(len, prompts)) + len(token_ids)
         if longest > self._runner.max_context:
-            msg = f"The prompt and the text have {longest} tokens; the model takes {self._runner.max_context}."
+            msg = (
+                f"The prompt and the text have {longest} tokens; the model takes {self._runner.max_context}. "
+                f"Shorten the conversation or the text."
+            )
             raise ContextLengthError(msg)
         scoring = Scoring(prompts, token_ids)
         with self._lock:

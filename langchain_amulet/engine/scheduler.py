@@ -366,7 +366,7 @@ class Scheduler:
 def failure_of(error: BaseException) -> GenerationError:
     """The error for one of those whose answer it has ended: each has one to itself, with a traceback of its own."""
     failure = GenerationError(f"The model failed while it answered: {type(error).__name__}: {error}")
-    return _caused(failure, error)
+    return caused(failure, error)
 
 
 def _too_large(sequence: Sequence, error: BaseException) -> EngineMemoryError:
@@ -374,10 +374,10 @@ def _too_large(sequence: Sequence, error: BaseException) -> EngineMemoryError:
         f"A request of {sequence.num_streams} streams and {sequence.num_tokens} tokens does not fit into the memory of "
         f"the device, with nothing else running. Shorten the conversation, or use fewer preferences."
     )
-    return _caused(failure, error)
+    return caused(failure, error)
 
 
-def _caused(failure: _Failure, error: BaseException) -> _Failure:
+def caused(failure: _Failure, error: BaseException) -> _Failure:
     """Chain the cause, with its traceback as text: frames would keep the tensors of the forward alive."""
     if error.__traceback__ is not None:
         error.add_note("".join(traceback.format_tb(error.__traceback__)))

@@ -9,6 +9,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from langchain_amulet.engine.devices import is_out_of_memory
+from langchain_amulet.engine.scheduler import caused, failure_of
+from langchain_amulet.exceptions import AmuletError, EngineMemoryError
+
 _CHUNK = 64  # tokens whose whole distributions are held in float32 at once
 
 
@@ -38,11 +42,18 @@ class Scoring:
             prompt = self.prompts[len(self._scored)]
             self._scored.append(token_logprobs(model, prompt, self.token_ids))
         except Exception as error:  # noqa: BLE001
-            self.fail(error)
+            self.fail(self._failure_of(error))
             return
         if len(self._scored) == len(self.prompts):
             with contextlib.suppress(InvalidStateError):
                 self.future.set_result(torch.stack(self._scored))
+
+    def _failure_of(self, error: Exception) -> AmuletError:
+        if not is_out_of_memory(error):
+            return failure_of(error)
+        num_tokens = max(map(len, self.prompts)) + len(self.token_ids)
+        msg = f"A forward of {num_tokens} tokens takes more memory than there is. Score a shorter text."
+        return caused(EngineMemoryError(msg), error)
 
     def fail(self, error: BaseException) -> None:
         """Tell who waits, unless it is done or nobody does."""

@@ -4,6 +4,7 @@ The contenders take turns, so that a machine whose speed drifts slows all alike.
 """
 
 import argparse
+from pathlib import Path
 
 import torch
 
@@ -22,6 +23,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=96, help="length of the answers")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--every", type=int, default=1, help="of the questions of the section structure")
+    parser.add_argument("--picture", type=Path, help="where the section feedback draws its curves (.svg, .png)")
     parser.add_argument("--resample", action="store_true", help="answers of the section feedback (tests/data)")
     parser.add_argument(
         "--users", type=int, nargs="+", help="numbers of users at once (default: 8 24; random weights: 1 4 16 64)"

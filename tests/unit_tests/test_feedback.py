@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,8 +13,9 @@ from langgraph.store.memory import InMemoryStore
 from langgraph.store.sqlite import SqliteStore
 
 from langchain_amulet import ChatAmulet, Preference, PreferenceMemory
-from langchain_amulet.exceptions import InvalidParameterError, StoreTypeError
+from langchain_amulet.exceptions import InvalidParameterError, StoreTimeoutError, StoreTypeError
 from langchain_amulet.feedback import Explanation, FeedbackLearner, LearningConfig
+from langchain_amulet.records import key_of
 from tests.unit_tests.chat_templates import byte_tokenizer
 from tests.unit_tests.models import tiny_model
 
@@ -98,7 +101,8 @@ def test_explanations_sum_up_to_the_weights(memory, learner):
     told = learner.explain("alice")
     assert [each.feedback_id for each in told.feedback] == ids
     assert [each.kind for each in told.feedback] == ["comparison", "disliked", "liked"]
-    assert {each.preference.text: each.preference.weight for each in told.weights} == pytest.approx(weights(memory))
+    assert {each.preference.text: each.preference.weight for each in told.weights} == weights(memory)
+    assert {each.preference.text: each.fitted_weight for each in told.weights} == pytest.approx(weights(memory))
     for report in told.weights:
         moved = sum(each.effects[report.preference.text] for each in told.feedback)
         assert report.start + moved == pytest.approx(report.preference.weight, abs=1e-4)
@@ -151,6 +155,12 @@ def test_candidates_are_proposed_once_feedback_speaks_for_them(llm, memory):
     first, *_, last = ranked(llm, "Tell a story.")
     for _ in range(12):
         learner.record_comparison("dave", QUESTION, better=first, worse=last)
+        learner.record_comparison("erin", QUESTION, better=last, worse=first)
+        learner.record_comparison("fred", QUESTION, better=first, worse=first)
+    assert [each.weight < 0 for each in learner.propose("erin")] == [True]
+    assert learner.propose("fred") == []
+    more = FeedbackLearner(llm, memory, candidates=["Tell a story.", "Sing."])  # of which nothing is known
+    assert [each.text for each in more.propose("dave")] == ["Tell a story."]
     proposals = learner.propose("dave")
     assert "Tell a story." in [each.text for each in proposals if each.weight > 0]
     assert all(each.source == "learned" for each in proposals)
@@ -160,17 +170,22 @@ def test_candidates_are_proposed_once_feedback_speaks_for_them(llm, memory):
     assert learner.propose("dave") == []
 
 
-async def test_async_equals_sync(llm, memory, learner):
+async def test_async_equals_sync(llm, memory):
     async_memory = PreferenceMemory(InMemoryStore())
     async_memory.import_("alice", memory.export("alice"))
-    async_learner = FeedbackLearner(llm, async_memory)
+    learner = FeedbackLearner(llm, memory, candidates=["Tell a story."])
+    async_learner = FeedbackLearner(llm, async_memory, candidates=["Tell a story."])
     learner.record("alice", QUESTION, ANSWERS[0], liked=True)
     learner.record_comparison("alice", QUESTION, ANSWERS[1], ANSWERS[2])
     await async_learner.arecord("alice", QUESTION, ANSWERS[0], liked=True)
     await async_learner.arecord_comparison("alice", QUESTION, ANSWERS[1], ANSWERS[2])
     assert weights(async_memory) == pytest.approx(weights(memory))
-    assert (await async_learner.aexplain("alice")).confidence == pytest.approx(learner.explain("alice").confidence)
-    assert await async_learner.apropose("alice") == learner.propose("alice")
+    assert (await async_learner.aexplain("alice")).weights == learner.explain("alice").weights
+    first, *_, last = ranked(llm, "Tell a story.")
+    for _ in range(12):
+        learner.record_comparison("dave", QUESTION, first, last)
+        await async_learner.arecord_comparison("dave", QUESTION, first, last)
+    assert await async_learner.apropose("dave") == learner.propose("dave") != []
 
 
 def test_feedback_survives_a_restart(llm, tmp_path):
@@ -203,6 +218,131 @@ def test_a_forgotten_preference_does_not_come_back(memory, learner):
     memory.forget("alice", BRIEF)
     learner.record("alice", QUESTION, ANSWERS[0], liked=True)
     assert [*weights(memory)] == [KIND]
+
+
+@pytest.fixture
+def interrupted(memory, learner, monkeypatch):
+    """Has others do something while the weights of a piece of feedback are fitted."""
+
+    def interrupt(what_others_do) -> None:
+        fit = learner._fit
+
+        def interrupted_fit(known, *candidates):
+            monkeypatch.setattr(learner, "_fit", fit)
+            what_others_do()
+            return fit(known, *candidates)
+
+        monkeypatch.setattr(learner, "_fit", interrupted_fit)
+        learner.record("bob", QUESTION, ANSWERS[0], liked=True)
+
+    memory.remember("bob", BRIEF)
+    memory.remember("bob", KIND, -0.5)
+    return interrupt
+
+
+def test_what_is_forgotten_while_weights_are_learned_does_not_come_back(memory, interrupted):
+    interrupted(lambda: memory.forget("bob", BRIEF))
+    assert [*weights(memory, "bob")] == [KIND]
+    interrupted(lambda: memory.forget_user("bob"))
+    assert memory.recall("bob") == memory.history("bob") == []
+
+
+def test_what_users_say_while_weights_are_learned_stands(memory, interrupted):
+    interrupted(lambda: memory.update("bob", BRIEF, weight=-1.0))
+    assert weights(memory, "bob")[BRIEF] == -1.0
+    interrupted(lambda: memory.update("bob", KIND, new_text="Be rude."))
+    assert weights(memory, "bob")["Be rude."] == -0.5
+
+
+def test_learners_at_the_same_time_take_no_learned_weight_for_a_stated_one(memory, learner, interrupted):
+    interrupted(lambda: learner.record("bob", QUESTION, ANSWERS[1], liked=False))
+    learner.record("bob", QUESTION, ANSWERS[2], liked=True)
+    told = learner.explain("bob")
+    ratio = told.weights[1].start / told.weights[0].start
+    assert ratio == pytest.approx(-0.5)  # as bob has stated them
+    assert weights(memory, "bob") == {each.preference.text: each.fitted_weight for each in told.weights}
+
+
+def test_a_weight_that_the_user_states_as_it_was_at_first_counts_again(memory, learner):
+    memory.remember("bob", BRIEF, 0.25)
+    learner.record("bob", QUESTION, ANSWERS[0], liked=True)
+    assert weights(memory, "bob") != {BRIEF: 0.25}
+    memory.remember("bob", BRIEF, 0.25)
+    assert weights(memory, "bob") == {BRIEF: 0.25}
+    learner.record("bob", QUESTION, ANSWERS[0], liked=True)
+    memory.update("bob", BRIEF, weight=0.25)
+    assert weights(memory, "bob") == {BRIEF: 0.25}
+
+
+def test_changing_anything_but_weight_and_text_keeps_what_was_learned(memory, learner):
+    learner.record("alice", QUESTION, ANSWERS[0], liked=True)
+    learned = weights(memory)[BRIEF]
+    assert memory.update("alice", BRIEF, source="stated") == Preference(BRIEF, learned, "stated")
+    assert weights(memory)[BRIEF] == learned
+
+
+def test_forgetting_a_preference_forgets_what_feedback_told_of_it(memory, learner):
+    learner.record("alice", QUESTION, ANSWERS[0], liked=True)
+    learner.record("alice", QUESTION, ANSWERS[1], liked=False)
+    memory.forget("alice", BRIEF)
+    kept = json.dumps(memory.export("alice"))
+    assert key_of(KIND) in kept
+    assert key_of(BRIEF) not in kept
+    assert len(learner.explain("alice").feedback) == 2
+
+
+def test_feedback_moves_with_its_user(memory, learner):
+    learner.record("alice", QUESTION, ANSWERS[0], liked=True)
+    memory.import_("bob", memory.export("alice"))
+    assert learner.explain("bob") == learner.explain("alice")
+    assert weights(memory, "bob") == weights(memory)
+
+
+def test_feedback_that_counts_no_more_is_deleted(llm, memory):
+    learner = FeedbackLearner(llm, memory, config=LearningConfig(half_life=0.2))
+    ids = [learner.record("alice", QUESTION, ANSWERS[i % 5], liked=True) for i in range(7)]
+    assert [each.feedback_id for each in learner.explain("alice").feedback] == ids[-4:]
+    assert [*memory.export("alice")["preference_feedback"]] == ids[-4:]
+
+
+def test_explanations_of_no_feedback_show_the_weights_that_count(memory, learner):
+    memory.remember("bob", BRIEF, 0.5)
+    memory.remember("bob", KIND, 0.0, source="learned")
+    brief, kind = learner.explain("bob").weights
+    assert (brief.fitted_weight, brief.start, kind.fitted_weight) == (0.5, 0.5, 0.0)
+    assert all(each.std_error > 0.1 for each in learner.explain("alice").weights)
+
+
+def test_memories_told_twice_by_another_program_count_once(llm):
+    store = InMemoryStore()
+    for key in "ab":
+        store.put(("memories", "alice"), key, {"content": BRIEF})
+        store.put(("preferences", "alice"), key, {"text": KIND, "weight": 0.5})
+    memory = PreferenceMemory(store, langmem_namespace=("memories", "{langgraph_user_id}"))
+    FeedbackLearner(llm, memory).record("alice", QUESTION, ANSWERS[0], liked=True)
+    assert [*weights(memory)] == [BRIEF, KIND]
+    assert 0.5 not in weights(memory).values()
+
+
+async def test_async_learners_hold_up_nobody_while_they_fit(learner, monkeypatch):
+    fit, threads = learner._fit, []
+    monkeypatch.setattr(learner, "_fit", lambda *known: threads.append(threading.get_ident()) or fit(*known))
+    await learner.arecord("alice", QUESTION, ANSWERS[0], liked=True)
+    await learner.aexplain("alice")
+    await learner.apropose("alice")
+    assert len(threads) == 3
+    assert threading.get_ident() not in threads
+
+
+def test_explaining_a_store_that_is_stuck_ends_in_time(llm):
+    class Stuck(InMemoryStore):
+        def batch(self, ops):
+            time.sleep(0.5)
+            return super().batch(ops)
+
+    learner = FeedbackLearner(llm, PreferenceMemory(Stuck(), read_timeout=0.05))
+    with pytest.raises(StoreTimeoutError):
+        learner.explain("alice")
 
 
 def test_the_history_tells_of_what_users_said_and_not_of_every_fit(memory, learner):

@@ -41,14 +41,14 @@ def test_the_largest_weight_is_the_confidence(feedback, start):
     assert np.abs(found.weights).max() == pytest.approx(found.confidence if np.abs(found.weights).any() else 0)
 
 
-@given(observations, st.integers(0, 2))
-def test_better_and_worse_swapped_is_the_opposite(feedback, k):
+@given(observations)
+def test_better_and_worse_swapped_is_the_opposite(feedback):
     feedback = [each for each in feedback if each.is_comparison]
     swapped = [each._replace(evidence={key: -value for key, value in each.evidence.items()}) for each in feedback]
     start = [0.0] * 3
     np.testing.assert_allclose(
-        fit(KEYS, feedback, start, LearningConfig()).weights[k],
-        -fit(KEYS, swapped, start, LearningConfig()).weights[k],
+        fit(KEYS, feedback, start, LearningConfig()).weights,
+        -fit(KEYS, swapped, start, LearningConfig()).weights,
         atol=1e-5,
     )
 
@@ -74,6 +74,38 @@ def test_equals_the_literal_posterior_maximised_by_another_method():
     np.testing.assert_allclose(found.weights / found.confidence, theta / np.abs(theta).max(), atol=1e-4)
 
 
+def test_likes_equal_the_literal_posterior_and_its_curvature():
+    rng = np.random.default_rng(1)
+    x, is_liked = rng.normal(size=(14, 3)), rng.random(14) < 0.5
+    feedback = [
+        Observation(dict(zip(KEYS, row, strict=True)), is_comparison=False, is_positive=bool(liked))
+        for row, liked in zip(x, is_liked, strict=True)
+    ]
+    found = fit(KEYS, feedback, [0.5, 0, 0], LearningConfig(half_life=7.0, prior_scale=0.8))
+    centred = x - x.mean(0)
+    z = centred / np.sqrt(((centred**2).sum(0) + 2 * (centred**2).mean()) / (len(x) + 2))
+    counts = 0.5 ** (np.arange(14)[::-1] / 7.0)
+
+    def loss(theta_b):
+        *theta, b = theta_b
+        logits = np.where(is_liked, 1, -1) * (z @ theta + b)
+        prior = ((theta - np.array([0.8, 0, 0])) ** 2).sum() / (2 * 0.8**2) + b**2 / (2 * 2.0**2)
+        return (counts * np.log1p(np.exp(-logits))).sum() + prior
+
+    best = minimize(loss, np.zeros(4), method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-14, "maxiter": 9999}).x
+    np.testing.assert_allclose(found.weights / found.confidence, best[:3] / np.abs(best[:3]).max(), atol=1e-4)
+    steps = 1e-3 * np.eye(4)
+    hessian = np.array(
+        [
+            [loss(best + a + b) - loss(best + a - b) - loss(best - a + b) + loss(best - a - b) for a in steps]
+            for b in steps
+        ]
+    ) / (4 * 1e-3**2)
+    errors = np.sqrt(np.diag(np.linalg.inv(hessian)))[:3]
+    unit = found.confidence / np.abs(best[:3]).max()
+    np.testing.assert_allclose(found.std_errors, errors * unit, rtol=1e-3)
+
+
 def test_without_feedback_what_was_stated_stands():
     found = fit(KEYS, [], [1.0, -0.5, 0.0], LearningConfig())
     np.testing.assert_allclose(found.weights / found.confidence, [1.0, -0.5, 0.0])
@@ -81,7 +113,10 @@ def test_without_feedback_what_was_stated_stands():
 
 
 def test_with_nothing_known_all_weights_are_zero():
-    assert not fit(KEYS, [], [0.0] * 3, LearningConfig()).weights.any()
+    found = fit(KEYS, [], [0.0] * 3, LearningConfig())
+    assert not found.weights.any()
+    almost = fit(KEYS, [], [1e-7, 0.0, 0.0], LearningConfig())
+    np.testing.assert_allclose(found.std_errors, almost.std_errors, rtol=1e-4)  # and not as if they were sure
 
 
 def test_nobody_prefers_anything_is_an_empty_fit():
@@ -129,10 +164,8 @@ def evidence() -> Evidence:
 
 
 def test_twenty_comparisons_reach_nine_tenths_of_what_the_true_weights_foretell(evidence):
-    course = mean_course(evidence, [0, 20], 60)
-    shares = course.learned / course.ceiling
-    assert shares[0] < 0.65
-    assert shares[1] >= 0.9
+    course = mean_course(evidence, [20], 60)
+    assert course.learned[0] / course.ceiling[0] >= 0.9
 
 
 def test_a_user_who_changes_their_mind_is_followed_within_twenty_more(evidence):
@@ -144,4 +177,4 @@ def test_a_user_who_changes_their_mind_is_followed_within_twenty_more(evidence):
 
 def test_it_holds_up_where_the_model_of_users_is_wrong(evidence):
     course = mean_course(evidence, [20], 60, num_weights=7, noise=0.1)
-    assert course.learned[0] / course.ceiling[0] > 0.82
+    assert course.learned[0] / course.ceiling[0] > 0.84

@@ -1,6 +1,7 @@
 """What a memory can be made of besides LangGraph's stores: mappings, functions, key-value stores, langmem's memories."""
 
 import contextlib
+import fnmatch
 import threading
 from types import MappingProxyType
 
@@ -140,6 +141,27 @@ def test_memories_over_one_key_value_store_share_it():
     assert PreferenceMemory(store).recall("alice") == [Preference("Be brief.")]
 
 
+class PatternStore(InMemoryByteStore):
+    """Takes a prefix for a pattern of whole keys, as stores over Redis do."""
+
+    def yield_keys(self, *, prefix=None):
+        return iter(fnmatch.filter(self.store, prefix or "*"))
+
+    async def ayield_keys(self, *, prefix=None):
+        for key in self.yield_keys(prefix=prefix):
+            yield key
+
+
+async def test_key_value_stores_that_look_for_patterns_serve_too():
+    memory = PreferenceMemory(PatternStore())
+    memory.remember("alice", BRIEF)
+    memory.remember("bob", "Be kind.")
+    assert memory.recall("alice") == await memory.arecall("alice") == [BRIEF]
+    memory.forget("alice", BRIEF.text)
+    await memory.aforget_user("bob")
+    assert memory.recall("alice") == memory.recall("bob") == []
+
+
 # What langmem's tools have written
 
 
@@ -175,6 +197,12 @@ async def test_memories_of_langmem_are_preferences(langmem_store):
     assert memory.recall("alice") == await memory.arecall("alice") == due
 
 
+def test_characters_that_no_preference_may_hold_are_left_out(langmem_store):
+    langmem_store.put(("memories", "carol"), "1", {"content": "Likes\0 tea\ud800."})
+    memory = PreferenceMemory(langmem_store, langmem_namespace=LANGMEM)
+    assert memory.recall("carol") == [Preference("Likes tea.")]
+
+
 def test_memories_of_langmem_are_read_only_if_asked_for(langmem_store):
     assert PreferenceMemory(langmem_store).recall("alice") == []
 
@@ -195,6 +223,14 @@ def test_ids_that_langmem_cannot_have_used_have_no_memories(kind, tmp_path, requ
         for user_id in ("a.b", "a.", "\x00", "\ud800", "{langgraph_user_id}", "A", "a%", "langgraph"):
             assert memory.recall(user_id) == []
         assert memory.recall("a") == [Preference("a's")]
+
+
+def test_memories_of_langmem_come_in_the_order_of_their_writing():
+    store = InMemoryStore()
+    for key in "cab":
+        store.put(("memories", "alice"), key, {"content": f"Likes {key}."})
+    memory = PreferenceMemory(store, langmem_namespace=LANGMEM)
+    assert [each.text for each in memory.recall("alice")] == ["Likes c.", "Likes a.", "Likes b."]
 
 
 def test_memories_of_langmem_stay_where_they_are(langmem_store):

@@ -2,16 +2,20 @@
 
 import asyncio
 import gc
+import subprocess
+import sys
 import threading
 import time
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 from langchain_core.stores import InMemoryByteStore
 from langgraph.store.memory import InMemoryStore
 from langgraph.store.sqlite import SqliteStore
 
-from langchain_amulet import recall_cache
+from langchain_amulet import recall_cache, stores
+from langchain_amulet.daemon_threads import DaemonThreads
 from langchain_amulet.exceptions import InvalidParameterError, StoreTimeoutError
 from langchain_amulet.memory import PreferenceMemory
 from langchain_amulet.preferences import Preference
@@ -73,10 +77,10 @@ def test_a_write_drops_what_is_known_and_what_is_being_read(cache):
     assert cache.get(BOB, None, 5) is not None
 
 
-def test_what_has_expired_meanwhile_is_not_served(cache):
-    keep(cache, preferences=(Preference("Be brief.", expires_at=datetime.now(UTC) + timedelta(seconds=0.05)), KIND))
+def test_what_has_expired_meanwhile_is_not_served(cache, monkeypatch):
+    keep(cache, preferences=(Preference("Be brief.", expires_at=datetime.now(UTC) + timedelta(hours=1)), KIND))
     assert len(cache.get(ALICE, None, 5).preferences) == 2
-    time.sleep(0.1)
+    monkeypatch.setattr(Preference, "is_expired", property(lambda self: self.expires_at is not None))
     assert cache.get(ALICE, None, 5).preferences == (KIND,)
 
 
@@ -89,14 +93,15 @@ def test_keeps_a_limited_number_of_users(cache, monkeypatch):
 
 
 def test_nothing_is_kept_of_stores_that_are_gone():
-    gc.collect()
-    num_caches = len(recall_cache._caches)
     memory = PreferenceMemory(cache_seconds=60)
     memory.recall("alice")
-    assert len(recall_cache._caches) == num_caches + 1
+    key = id(memory.store)
+    assert key in recall_cache._caches
+    assert key in stores._threads
     del memory
     gc.collect()
-    assert len(recall_cache._caches) == num_caches
+    assert key not in recall_cache._caches
+    assert key not in stores._threads
 
 
 # Memories
@@ -127,6 +132,27 @@ async def test_memory_asks_the_store_again_only_after_cache_seconds(monkeypatch)
     monkeypatch.setattr(recall_cache.cache_of(store), "_clock", lambda: clock)
     assert memory.look_up("alice") == ((BRIEF,), 0)
     assert store.num_searches == 2
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_what_is_written_while_the_store_is_read_is_not_hidden_by_what_was_read(is_async):
+    class Slow(InMemoryStore):
+        others = None
+
+        def batch(self, ops):
+            found = super().batch(ops)
+            if others := self.others:
+                self.others = None
+                others()
+            return found
+
+        async def abatch(self, ops):
+            return self.batch(ops)
+
+    memory = PreferenceMemory(Slow(), cache_seconds=60)
+    memory.store.others = lambda: memory.remember("alice", BRIEF)
+    assert await memory.arecall("alice") == [] if is_async else memory.recall("alice") == []
+    assert memory.recall("alice") == [BRIEF]
 
 
 def test_memory_without_cache_always_asks_the_store():
@@ -195,6 +221,11 @@ class StuckStore(InMemoryStore):
         return await asyncio.to_thread(self.batch, ops)
 
 
+class NotADatabase(InMemoryStore):
+    async def abatch(self, _ops=None):
+        raise NotImplementedError
+
+
 @pytest.fixture
 def stuck() -> StuckStore:
     store = StuckStore()
@@ -208,7 +239,7 @@ def test_read_of_a_store_that_is_stuck_ends_in_time(stuck):
         with pytest.raises(StoreTimeoutError, match="within 0.05 s.*read_timeout.*on_store_error"):
             read("alice")
     stuck.may_answer.set()
-    assert memory.recall("alice") == []
+    assert PreferenceMemory(stuck).recall("alice") == []
 
 
 async def test_async_read_of_a_store_that_is_stuck_ends_in_time(stuck):
@@ -219,7 +250,49 @@ async def test_async_read_of_a_store_that_is_stuck_ends_in_time(stuck):
     with pytest.raises(StoreTimeoutError):  # a sync call, as in a notebook
         memory.recall("alice")
     stuck.may_answer.set()
-    assert await memory.arecall("alice") == []
+    assert await PreferenceMemory(stuck).arecall("alice") == []
+
+
+async def test_stores_that_are_stuck_take_no_threads_from_others(stuck):
+    stuck.abatch = NotADatabase.abatch  # a sync store, as far as async callers know
+    memory = PreferenceMemory(stuck, read_timeout=0.2)
+    started = threading.active_count()
+    errors = await asyncio.gather(*(memory.arecall("alice") for _ in range(100)), return_exceptions=True)
+    assert {type(each) for each in errors} == {StoreTimeoutError}
+    assert threading.active_count() - started <= 32
+    with pytest.raises(StoreTimeoutError):
+        memory.recall("alice")  # waits for a thread
+    assert await asyncio.to_thread(lambda: "free") == "free"
+    healthy = PreferenceMemory(read_timeout=5)
+    assert healthy.recall("alice") == await healthy.arecall("alice") == []
+    stuck.may_answer.set()
+    assert PreferenceMemory(stuck, read_timeout=20).recall("alice") == []
+
+
+def test_threads_that_are_stuck_hold_up_no_exit():
+    script = (
+        "import threading\n"
+        "from langchain_amulet.daemon_threads import DaemonThreads\n"
+        "DaemonThreads().submit(threading.Event().wait)\n"
+        "print('done')"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert run.stdout == "done\n"
+
+
+def test_threads_serve_many_and_end_when_nothing_is_left(monkeypatch):
+    monkeypatch.setattr("langchain_amulet.daemon_threads._IDLE_S", 0.01)
+    threads = DaemonThreads(2)
+    assert [each.result(10) for each in [threads.submit(partial(pow, i, 2)) for i in range(50)]] == [
+        i**2 for i in range(50)
+    ]
+    with pytest.raises(ZeroDivisionError):
+        threads.submit(lambda: 1 / 0).result(10)
+    deadline = time.monotonic() + 10
+    while threads._num_threads and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threads._num_threads == 0
+    assert threads.submit(lambda: "again").result(10) == "again"
 
 
 def test_writes_and_memories_without_a_timeout_wait(stuck):

@@ -7,7 +7,14 @@ from langchain_amulet import ChatAmulet, Engine, RealignmentConfig
 from langchain_amulet.engine.params import Request, SamplingParams
 from langchain_amulet.engine.sequential_runner import SequentialRunner
 from langchain_amulet.engine.transformers_runner import TransformersRunner
-from langchain_amulet.exceptions import ContextLengthError, InvalidParameterError, ModelClosedError
+from langchain_amulet.exceptions import (
+    ContextLengthError,
+    EngineMemoryError,
+    GenerationError,
+    InvalidParameterError,
+    ModelClosedError,
+    NumericalError,
+)
 from tests.unit_tests.chat_templates import byte_tokenizer
 from tests.unit_tests.models import tiny_model
 
@@ -52,7 +59,9 @@ def test_those_who_are_answered_meanwhile_get_the_same_tokens():
         torch.testing.assert_close(scoring.result()[0], torch.tensor(expected(PROMPTS[0], TEXT)))
 
 
-@pytest.mark.parametrize(("prompts", "text"), [([[5]], []), ([[5], []], [5]), ([[10**6]], [5]), ([[5]], [-1])])
+@pytest.mark.parametrize(
+    ("prompts", "text"), [([[5]], []), ([], [5]), ([[5], []], [5]), ([[10**6]], [5]), ([[5]], [-1])]
+)
 def test_what_is_no_text_is_refused(engine, prompts, text):
     with pytest.raises(InvalidParameterError):
         engine.score(prompts, text)
@@ -66,7 +75,18 @@ def test_what_is_longer_than_the_context_is_refused(engine):
 def test_an_error_of_the_model_is_told_and_the_engine_goes_on(engine, monkeypatch):
     with monkeypatch.context() as broken:
         broken.setattr(engine._runner, "_model", None)
-        with pytest.raises(AttributeError):
+        with pytest.raises(GenerationError, match="AttributeError"):
+            engine.score(PROMPTS, TEXT).result()
+    assert engine.score(PROMPTS, TEXT).result().shape == (3, 4)
+
+
+def test_what_takes_more_memory_than_there_is_is_told_as_such(engine, monkeypatch):
+    def too_large(*_, **__):
+        raise torch.OutOfMemoryError
+
+    with monkeypatch.context() as small:
+        small.setattr("langchain_amulet.engine.scoring.token_logprobs", too_large)
+        with pytest.raises(EngineMemoryError, match="9 tokens.*Score a shorter text"):
             engine.score(PROMPTS, TEXT).result()
     assert engine.score(PROMPTS, TEXT).result().shape == (3, 4)
 
@@ -102,17 +122,25 @@ def llm() -> ChatAmulet:
     return ChatAmulet(model=MODEL, tokenizer=byte_tokenizer(), max_tokens=12, temperature=0)
 
 
-def test_evidence_is_the_mean_difference_of_what_answers_report_themselves(llm):
-    """At guidance scales 1 and 0 an answer's log-probabilities are those of the two prompts."""
-    answer = llm.invoke("Why?", preference=PREFERENCE, logprobs=True, realignment=RealignmentConfig(1.0))
-    told = [entry["logprob"] for entry in answer.response_metadata["logprobs"]["content"]]
-    token_ids = llm.get_token_ids(answer.text)
+def test_evidence_is_the_mean_difference_of_two_prompts(llm):
+    token_ids = byte_tokenizer().encode("Because.", add_special_tokens=False)
     base, preferred = llm.prompt_streams("Why?", PREFERENCE)
-    scored = llm._load().engine.score([base, preferred], token_ids).result()
-    if len(told) == len(token_ids):  # what is read back is what was written
-        torch.testing.assert_close(scored[1], torch.tensor(told), rtol=1e-4, atol=1e-4)
-    (evidence,) = llm.evidence("Why?", answer.text, [PREFERENCE])
-    assert evidence == pytest.approx((scored[1] - scored[0]).mean().item(), abs=1e-6)
+    gains = [p - b for p, b in zip(expected(preferred, token_ids), expected(base, token_ids), strict=True)]
+    assert llm.evidence("Why?", "Because.", [PREFERENCE]) == [pytest.approx(sum(gains) / len(gains), abs=1e-5)]
+
+
+def test_evidence_counts_the_models_own_tokens(llm):
+    counting = ChatAmulet(model=MODEL, tokenizer=byte_tokenizer(), custom_get_token_ids=lambda text: [5] * len(text))
+    assert counting.evidence("Why?", "Because.", [PREFERENCE]) == llm.evidence("Why?", "Because.", [PREFERENCE])
+
+
+def test_evidence_that_is_no_number_is_an_error(llm, monkeypatch):
+    monkeypatch.setattr(
+        "langchain_amulet.engine.scoring.token_logprobs",
+        lambda _model, _prompt, ids: torch.full((len(ids),), -torch.inf),
+    )
+    with pytest.raises(NumericalError, match="no finite probability"):
+        llm.evidence("Why?", "Because.", [PREFERENCE])
 
 
 def test_each_preference_is_scored_by_itself(llm):

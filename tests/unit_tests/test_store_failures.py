@@ -1,5 +1,6 @@
 """A chat model whose users' preferences cannot be read, from the middle of an answer on."""
 
+import contextlib
 import time
 import warnings
 from collections.abc import AsyncIterator, Iterator
@@ -11,6 +12,7 @@ import psycopg
 import pytest
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langgraph.store.memory import InMemoryStore
+from langgraph.store.postgres import PostgresStore
 
 from langchain_amulet import ChatAmulet, Preference, PreferenceMemory, RealignmentConfig
 from langchain_amulet.exceptions import StoreTimeoutError, UserIdError
@@ -99,6 +101,20 @@ async def test_answer_under_way_is_finished_when_the_server_dies_and_the_next_on
         await scene.memory.aremember("alice@example.com", "Be kind.")
     with pytest.raises(psycopg.OperationalError):  # who knows whether that was written?
         await cached.ainvoke(QUESTION, ALICE)
+
+
+def test_preferences_outlive_the_server_and_pools_find_it_again(mortal):
+    with PostgresStore.from_conn_string(mortal.uri, pool_config={"min_size": 1, "max_size": 2}) as store:
+        memory = PreferenceMemory(store)
+        memory.remember("alice@example.com", BRIEF)
+        mortal.kill()
+        with pytest.raises((psycopg.OperationalError, StoreTimeoutError)):
+            memory.recall("alice@example.com")
+        mortal.start_again()
+        for _ in range(2):  # connections of before fail once
+            with contextlib.suppress(psycopg.OperationalError):
+                memory.recall("alice@example.com")
+        assert memory.recall("alice@example.com") == [BRIEF]
 
 
 # Stores that fail otherwise

@@ -10,7 +10,7 @@ from langgraph.store.base import BaseStore
 from langchain_amulet import plans
 from langchain_amulet.exceptions import InvalidParameterError
 from langchain_amulet.preferences import Preference, Source
-from langchain_amulet.recall_cache import Reading, Recalled, cache_of, drop_everywhere
+from langchain_amulet.recall_cache import Reading, Recalled, caches, drop_everywhere
 from langchain_amulet.records import PREFERENCES, PreferenceChange
 from langchain_amulet.sources import PreferenceSource, as_store
 from langchain_amulet.stores import Plan, arun, namespace, run, to_the_end
@@ -148,24 +148,24 @@ class PreferenceMemory:
         """`recall`, with the age of what was found."""
         if known := self._known(user_id):
             return known
-        reading = cache_of(self.store).begin()
+        reading = caches.of(self.store).begin()
         return self._keep(user_id, self.read(self.plan_to_recall(user_id)).preferences, reading)
 
     async def alook_up(self, user_id: str) -> Recalled:
         """Async `look_up`."""
         if known := self._known(user_id):
             return known
-        reading = cache_of(self.store).begin()
+        reading = caches.of(self.store).begin()
         found = await self.aread(self.plan_to_recall(user_id))
         return self._keep(user_id, found.preferences, reading)
 
     def _known(self, user_id: str) -> Recalled | None:
         where = namespace(PREFERENCES, user_id)
-        return cache_of(self.store).get(where, self._langmem, self._cache_s) if self._cache_s else None
+        return caches.of(self.store).get(where, self._langmem, self._cache_s) if self._cache_s else None
 
     def _keep(self, user_id: str, found: tuple[Preference, ...], reading: Reading) -> Recalled:
         if self._cache_s:
-            cache_of(self.store).put(namespace(PREFERENCES, user_id), self._langmem, found, reading)
+            caches.of(self.store).put(namespace(PREFERENCES, user_id), self._langmem, found, reading)
         return Recalled(found, 0.0)
 
     def update(

@@ -2,14 +2,12 @@
 
 import threading
 import time
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
-from langgraph.store.base import BaseStore
-
 from langchain_amulet.preferences import Preference
+from langchain_amulet.stores import OnePerStore
 
 _MAX_USERS = 1024
 
@@ -78,23 +76,10 @@ class RecallCache:
             self._entries.pop(where, None)
 
 
-_caches: dict[int, RecallCache] = {}  # by id: stores need not be hashable
-_lock = threading.RLock()  # the finalizers below may run while it is held
-
-
-def cache_of(store: BaseStore) -> RecallCache:
-    """The one cache of this store, for all memories over it."""
-    with _lock:
-        cache = _caches.get(id(store))
-        if cache is None:
-            cache = _caches[id(store)] = RecallCache()
-            weakref.finalize(store, _caches.pop, id(store), None)
-        return cache
+caches = OnePerStore(RecallCache)  # for all memories over a store
 
 
 def drop_everywhere(where: tuple[str, ...]) -> None:
     """Drop what is known of this user from whatever store: two of this process may keep to the same database."""
-    with _lock:
-        caches = [*_caches.values()]
-    for cache in caches:
+    for cache in caches.all():
         cache.drop(where)

@@ -14,7 +14,7 @@ from langgraph.store.memory import InMemoryStore
 from langchain_amulet.exceptions import StoreTypeError
 from langchain_amulet.key_values import KeyValueAdapter
 from langchain_amulet.preferences import PreferenceLike
-from langchain_amulet.stores import threads_of
+from langchain_amulet.stores import threads
 
 PreferenceFunction: TypeAlias = Callable[[str], PreferenceLike | Awaitable[PreferenceLike]]
 PreferenceSource: TypeAlias = (
@@ -70,7 +70,7 @@ class FunctionStore(BaseStore):
         answers = []
         for op in ops:
             user_id = _user_id(op)
-            answer = await asyncio.wrap_future(threads_of(self).submit(partial(self._function, user_id)))
+            answer = await asyncio.wrap_future(threads.of(self).submit(partial(self._function, user_id)))
             answers.append(await answer if inspect.isawaitable(answer) else answer)
         return answers
 

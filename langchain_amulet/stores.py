@@ -9,9 +9,9 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Coroutine, Generator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 from urllib.parse import quote
 
 from langchain_core.stores import InMemoryBaseStore
@@ -110,7 +110,7 @@ def run(store: BaseStore, plan: Plan[_T], timeout_s: float | None = None) -> _T:
             raise _BoundStoreError
         return context.run(_carry_out, store, plan)
 
-    done = threads_of(store).submit(work)
+    done = threads.of(store).submit(work)
     try:
         return done.result(timeout_s)
     except _BoundStoreError:
@@ -121,18 +121,34 @@ def run(store: BaseStore, plan: Plan[_T], timeout_s: float | None = None) -> _T:
         raise _timed_out(timeout_s) from error
 
 
-_threads: dict[int, DaemonThreads] = {}  # by id: stores need not be hashable
-_threads_lock = threading.RLock()  # the finalizers below may run while it is held
+class OnePerStore(Generic[_T]):
+    """Something that each store has one of, for as long as the store is there.
+
+    Args:
+        make: Makes it.
+    """
+
+    def __init__(self, make: Callable[[], _T]) -> None:
+        self._make = make
+        self._lock = threading.RLock()  # the finalizers below may run while it is held
+        self._found: dict[int, _T] = {}  # by id: stores need not be hashable
+
+    def of(self, store: BaseStore) -> _T:
+        """That of this store."""
+        with self._lock:
+            if id(store) not in self._found:
+                self._found[id(store)] = self._make()
+                weakref.finalize(store, self._found.pop, id(store), None)
+            return self._found[id(store)]
+
+    def all(self) -> list[_T]:
+        """Those of all stores."""
+        with self._lock:
+            return [*self._found.values()]
 
 
-def threads_of(store: BaseStore) -> DaemonThreads:
-    """One store that hangs takes neither the threads of others nor those of event loops."""
-    with _threads_lock:
-        threads = _threads.get(id(store))
-        if threads is None:
-            threads = _threads[id(store)] = DaemonThreads()
-            weakref.finalize(store, _threads.pop, id(store), None)
-        return threads
+# One store that hangs takes neither the threads of others nor those of event loops.
+threads = OnePerStore(DaemonThreads)
 
 
 async def arun(store: BaseStore, plan: Plan[_T], timeout_s: float | None = None) -> _T:
@@ -250,7 +266,7 @@ async def _batch_in_thread(store: BaseStore, ops: list[Op]) -> list[Any]:
         return context.run(_batch, store, ops)
 
     try:
-        return await asyncio.wrap_future(threads_of(store).submit(work))
+        return await asyncio.wrap_future(threads.of(store).submit(work))
     except _BoundStoreError:
         return _batch(store, ops)
 

@@ -96,12 +96,12 @@ def test_nothing_is_kept_of_stores_that_are_gone():
     memory = PreferenceMemory(cache_seconds=60)
     memory.recall("alice")
     key = id(memory.store)
-    assert key in recall_cache._caches
-    assert key in stores._threads
+    assert key in recall_cache.caches._found
+    assert key in stores.threads._found
     del memory
     gc.collect()
-    assert key not in recall_cache._caches
-    assert key not in stores._threads
+    assert key not in recall_cache.caches._found
+    assert key not in stores.threads._found
 
 
 # Memories
@@ -129,7 +129,7 @@ async def test_memory_asks_the_store_again_only_after_cache_seconds(monkeypatch)
     assert memory.look_up("alice").age_s > 0
     assert (await memory.alook_up("alice")).age_s > 0
     clock = time.monotonic() + 61
-    monkeypatch.setattr(recall_cache.cache_of(store), "_clock", lambda: clock)
+    monkeypatch.setattr(recall_cache.caches.of(store), "_clock", lambda: clock)
     assert memory.look_up("alice") == ((BRIEF,), 0)
     assert store.num_searches == 2
 

@@ -16,7 +16,7 @@ from langchain_amulet import resolution
 from langchain_amulet.exceptions import UserIdError
 from langchain_amulet.memory import PreferenceMemory
 from langchain_amulet.preferences import Preference
-from langchain_amulet.recall_cache import cache_of
+from langchain_amulet.recall_cache import caches
 from langchain_amulet.resolution import Lookup, ResolvedPreferences, alook_up, find_lookup, look_up, resolve
 
 MEMORY = PreferenceMemory()
@@ -186,14 +186,14 @@ async def test_wrong_user_id_is_no_failure_of_the_store(looked_up):
 async def test_preferences_that_were_read_before_are_flagged_by_their_age(looked_up):
     memory = PreferenceMemory({"alice": "a"}, cache_seconds=60)
     assert (await looked_up(memory)).notes == {}
-    cache_of(memory.store)._clock = lambda: time.monotonic() + 30
+    caches.of(memory.store)._clock = lambda: time.monotonic() + 30
     found = await looked_up(memory)
     assert found.notes == {"preferences_age_s": pytest.approx(30, abs=1)}
     assert found.preferences == resolve("a").preferences
     assert found != resolve("a")  # so that a response cache serves nobody an answer that says another age
     bob = await looked_up(memory, "bob", default="b")
     assert bob.notes == {}
-    cache_of(memory.store)._clock = lambda: time.monotonic() + 100
+    caches.of(memory.store)._clock = lambda: time.monotonic() + 100
     assert (await looked_up(memory)).notes == {}
 
 

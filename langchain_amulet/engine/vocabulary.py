@@ -99,13 +99,18 @@ def _outside_kind(token: bytes) -> int:
         text != b"" and not text.strip(b"]}"),
         text[:1] in (b"]", b"}"),
         text[:1] == b",",
-        text in _SCALARS or (len(text) == 1 and text.isdigit()) or token == b" ",
+        _begins_scalar(text) or token == b" ",
         text == b'""',
         text[:1] == b'"',
         text in (b"[]", b"{}"),
         text[:1] in (b"[", b"{"),
     )
     return kinds.index(True) if True in kinds else ANY
+
+
+def _begins_scalar(text: bytes) -> bool:
+    """Whether it is a digit, or a word such as null; byte tokenizers write these letter by letter."""
+    return (len(text) == 1 and text.isdigit()) or (text != b"" and any(word.startswith(text) for word in _SCALARS))
 
 
 def _inside_kind(token: bytes) -> int:

@@ -150,6 +150,12 @@ async def test_answers_to_schemas_end_in_time_and_validate(is_campaign):
     assert len(cut) <= MOST_CUT * len(cases), f"{len(cut)} of {len(cases)} did not end:\n" + "\n".join(cut)
 
 
+async def test_recursion_that_only_null_ends_is_ended():
+    [case] = [case for case in corpus() if case.name == "recursive: linked list"]
+    [message] = await answers([case])
+    assert judge(case, message).fault is None
+
+
 async def test_steering_acts_within_structure_only_where_asked():
     case = NamedSchema("text", "string", closed({"words": text(minLength=40, maxLength=60)}))
     steered, unsteered = [(await answers([case], is_steered=is_steered))[0] for is_steered in (True, False)]

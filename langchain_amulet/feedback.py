@@ -14,7 +14,7 @@ from langchain_amulet.chat_models import ChatAmulet
 from langchain_amulet.exceptions import StoreTypeError
 from langchain_amulet.fitting import Fit, LearningConfig, Observation, fit
 from langchain_amulet.memory import PreferenceMemory
-from langchain_amulet.plans import Profile, find_events, keep_event, keep_learned
+from langchain_amulet.plans import find_events, keep_event, keep_learned
 from langchain_amulet.preferences import Preference
 from langchain_amulet.records import FeedbackEvent, FeedbackKind, Kept, key_of
 from langchain_amulet.sources import FunctionStore
@@ -214,13 +214,17 @@ class FeedbackLearner:
         return feedback_id, (yield from self._plan_to_read(user_id))
 
     def _plan_to_read(self, user_id: str) -> Plan[_Known]:
-        profile: Profile = yield from self._memory.plan_to_recall(user_id)
+        profile = yield from self._memory.plan_to_recall(user_id)
         events = yield from find_events(user_id)
-        return _Known([each for each in profile.kept if each.preference.text.strip()], events)
+        return _Known([each for each in profile if each.preference.text.strip()], events)
 
     def _plan_to_write(self, user_id: str, known: _Known, learned: _Learned) -> Plan[None]:
         found = zip(known.profile, learned.fit.weights, strict=True)
-        weights = {each.preference.text: (each.stated, float(weight)) for each, weight in found}
+        now = {each.preference.text for each in (yield from self._memory.plan_to_recall(user_id))}
+        # Nothing is kept of what was forgotten while the weights were fitted.
+        weights = {
+            each.preference.text: (each.stated, float(weight)) for each, weight in found if each.preference.text in now
+        }
         outdated = known.events.keys() - learned.events.keys()
         if weights or outdated:
             yield from keep_learned(user_id, weights, sorted(outdated))

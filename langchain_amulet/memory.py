@@ -11,7 +11,7 @@ from langchain_amulet import plans
 from langchain_amulet.exceptions import InvalidParameterError
 from langchain_amulet.preferences import Preference, Source
 from langchain_amulet.recall_cache import Reading, Recalled, caches, drop_everywhere
-from langchain_amulet.records import PREFERENCES, PreferenceChange
+from langchain_amulet.records import PREFERENCES, Kept, PreferenceChange
 from langchain_amulet.sources import PreferenceSource, as_store
 from langchain_amulet.stores import Plan, arun, namespace, run, to_the_end
 
@@ -39,8 +39,9 @@ class PreferenceMemory:
     """What each user prefers, in any LangGraph `BaseStore`.
 
     Each preference is one item under the namespace `("preferences", <encoded user id>)`, with a key of its own, so that
-    several programs may write at once. Whoever can read the store can read the preferences: keep it where you keep
-    other personal data. Every method has an async twin, named with an `a` before it, for any kind of store.
+    several programs may write at once; one more item holds the weights that were learned from feedback. Whoever can
+    read the store can read the preferences: keep it where you keep other personal data. Every method has an async twin,
+    named with an `a` before it, for any kind of store.
 
     Args:
         store: Where to keep them. `None` keeps them in this process; `SqliteStore`, `PostgresStore` and the like keep
@@ -149,24 +150,24 @@ class PreferenceMemory:
         if known := self._known(user_id):
             return known
         reading = caches.of(self.store).begin()
-        return self._keep(user_id, self.read(self.plan_to_recall(user_id)).preferences, reading)
+        return self._keep(user_id, self.read(self.plan_to_recall(user_id)), reading)
 
     async def alook_up(self, user_id: str) -> Recalled:
         """Async `look_up`."""
         if known := self._known(user_id):
             return known
         reading = caches.of(self.store).begin()
-        found = await self.aread(self.plan_to_recall(user_id))
-        return self._keep(user_id, found.preferences, reading)
+        return self._keep(user_id, await self.aread(self.plan_to_recall(user_id)), reading)
 
     def _known(self, user_id: str) -> Recalled | None:
         where = namespace(PREFERENCES, user_id)
         return caches.of(self.store).get(where, self._langmem, self._cache_s) if self._cache_s else None
 
-    def _keep(self, user_id: str, found: tuple[Preference, ...], reading: Reading) -> Recalled:
+    def _keep(self, user_id: str, found: Sequence[Kept], reading: Reading) -> Recalled:
+        preferences = tuple(each.preference for each in found)
         if self._cache_s:
-            caches.of(self.store).put(namespace(PREFERENCES, user_id), self._langmem, found, reading)
-        return Recalled(found, 0.0)
+            caches.of(self.store).put(namespace(PREFERENCES, user_id), self._langmem, preferences, reading)
+        return Recalled(preferences, 0.0)
 
     def update(
         self,
@@ -269,7 +270,7 @@ class PreferenceMemory:
 
     # For other rooms of this package
 
-    def plan_to_recall(self, user_id: str) -> Plan[plans.Profile]:
+    def plan_to_recall(self, user_id: str) -> Plan[list[Kept]]:
         """`recall`, as a plan that others can be made of."""
         return plans.recall(self.store, user_id, self._langmem)
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from langgraph.store.base import BaseStore, GetOp, Item, Op, PutOp, SearchItem, SearchOp
 
@@ -48,25 +48,13 @@ _NOT_EXPORTED = f"This is nothing that PreferenceMemory.export returns (format {
 _USER = "{langgraph_user_id}"
 
 
-class Profile(NamedTuple):
-    """A user's preferences, each text once."""
-
-    kept: list[Kept]
-    learned: Mapping[str, Any]
-
-    @property
-    def preferences(self) -> tuple[Preference, ...]:
-        """As they count."""
-        return tuple(each.preference for each in self.kept)
-
-
-def recall(store: BaseStore, user_id: str, langmem: tuple[str, ...] | None) -> Plan[Profile]:
-    """All preferences of a user, memories that langmem has written first."""
+def recall(store: BaseStore, user_id: str, langmem: tuple[str, ...] | None) -> Plan[list[Kept]]:
+    """All preferences of a user, each text once, memories that langmem has written first."""
     where = namespace(PREFERENCES, user_id)  # refuses what is no user id
     if isinstance(store, FunctionStore):
         [answer] = yield [SearchOp((PREFERENCES,), query=user_id)]
         told = [Kept(each, each.weight) for each in as_preferences(answer) if not each.is_expired]
-        return Profile(_each_text_once(told), {})
+        return _each_text_once(told)
     memories: list[Preference] = []
     if langmem is not None and _is_label(user_id):
         memories = memories_to_preferences((yield from find_all(_of_user(langmem, user_id))))
@@ -74,7 +62,7 @@ def recall(store: BaseStore, user_id: str, langmem: tuple[str, ...] | None) -> P
     kept, learned = to_kept(items), learned_of(items)
     known = {each.preference.text for each in kept}
     found = [as_kept(each, learned) for each in memories if each.text not in known]
-    return Profile(_each_text_once([*found, *kept]), learned)
+    return _each_text_once([*found, *kept])
 
 
 def _each_text_once(kept: Sequence[Kept]) -> list[Kept]:

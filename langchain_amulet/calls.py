@@ -112,6 +112,8 @@ def _text(loaded: LoadedModel, token_ids: Sequence[int]) -> str:
 def _metadata(plan: StreamPlan, realignment: RealignmentConfig) -> dict[str, Any]:
     is_plain = plan.preferences == ((),)
     guards = {"plausibility": realignment.plausibility, "max_kl": realignment.max_kl} if plan.weights else {}
+    if plan.weights and realignment.nucleus is not None:
+        guards |= {"nucleus": realignment.nucleus, "nucleus_temperature": realignment.nucleus_temperature}
     return {
         "guidance_scale": 0.0 if is_plain else realignment.guidance_scale,
         "num_streams": len(plan.preferences),

@@ -32,6 +32,7 @@ _FULL_ROUNDS = 20  # over the whole vocabulary: by halves
 _FEW = 0.25  # of the vocabulary; above it, gathering tokens costs more than it spares
 _FEW_ROUNDS = 4  # over few tokens: by 32nds, since fewer operations count for more than fewer numbers
 
+_LEAST = 1e-6  # of what divides, or has to leave a token
 _DEFAULT_GUIDANCE_SCALE = 2.0
 _DEFAULT_PLAUSIBILITY = 0.1
 
@@ -111,6 +112,11 @@ class RealignmentConfig:
     """β in [0, 1]: only tokens with r(x) ≥ β max r under the reference policy may be chosen. 0 turns it off."""
     max_kl: float | None = None
     """Trust region: the largest KL(realigned ‖ reference) per token, in nats. `None` turns it off."""
+    nucleus: float | None = None
+    """Only the likeliest tokens that together reach this probability under the reference policy may be chosen, as in
+    the code of Linear Alignment (0.8). `None` turns it off. Costs a sort of the vocabulary per token."""
+    nucleus_temperature: float = 1.0
+    """The temperature at which the nucleus is taken (0.5 in the code of Linear Alignment)."""
 
     def __post_init__(self) -> None:
         """Refuse values that no realignment can use."""
@@ -124,6 +130,9 @@ class RealignmentConfig:
         _check_range("plausibility", self.plausibility, low=0, high=1, remedy="Use 0 to turn it off.")
         if self.max_kl is not None:
             _check_range("max_kl", self.max_kl, low=0, remedy="It is in nats; use None to turn it off.")
+        if self.nucleus is not None:
+            _check_range("nucleus", self.nucleus, low=_LEAST, high=1, remedy="Use None to turn it off.")
+        _check_range("nucleus_temperature", self.nucleus_temperature, low=_LEAST)
 
     @classmethod
     def amulet(
@@ -146,9 +155,14 @@ class RealignmentConfig:
         return cls.amulet(plausibility=0.0)
 
     @classmethod
-    def linear_alignment(cls, ratio: float) -> "RealignmentConfig":
-        """Linear Alignment (Gao et al. 2024) at this ratio: w = 1 + ratio, no guards."""
-        return cls(guidance_scale=1 + ratio, plausibility=0.0)
+    def linear_alignment(
+        cls, ratio: float, *, nucleus: float | None = None, nucleus_temperature: float = 1.0
+    ) -> "RealignmentConfig":
+        """Linear Alignment (Gao et al. 2024) at this ratio: w = 1 + ratio, no guards.
+
+        Its authors' code has ratio 5 with a nucleus of 0.8 at temperature 0.5; the Amulet paper runs ratio 2 without.
+        """
+        return cls(1 + ratio, plausibility=0.0, nucleus=nucleus, nucleus_temperature=nucleus_temperature)
 
     @classmethod
     def classifier_free_guidance(cls, guidance_scale: float) -> "RealignmentConfig":
@@ -156,7 +170,7 @@ class RealignmentConfig:
         return cls(guidance_scale=guidance_scale, plausibility=0.0)
 
 
-def realign(
+def realign(  # noqa: PLR0913 - a name for each guard
     base_logits: Tensor,
     pref_logits: Tensor,
     guidance_scale: float | Tensor,
@@ -165,6 +179,8 @@ def realign(
     allowed: Tensor | None = None,
     plausibility: float | Tensor = 0.0,
     max_kl: float | Tensor | None = None,
+    nucleus: float | Tensor | None = None,
+    nucleus_temperature: float | Tensor = 1.0,
 ) -> Tensor:
     """Move the base policy along the directions in which the preferences point.
 
@@ -172,9 +188,10 @@ def realign(
         reference:  log r = log π_base + Σ_k u_k (log π_k − log π_base) − log Z,
                     u_k = max(g_k, 0) / max(1, Σ_j max(g_j, 0))
 
-    Two guards keep the result near the reference, the nearest mix of policies that the model really has. Plausibility β
-    allows only tokens with r(x) ≥ β max r. The trust region goes from r towards q, both renormalised over those tokens,
-    along log p_s = (1 − s) log r + s log q − log Z, to the largest s ≤ 1 with KL(p_s ‖ r) ≤ `max_kl`.
+    Guards keep the result near the reference, the nearest mix of policies that the model really has. Plausibility β
+    allows only tokens with r(x) ≥ β max r; the nucleus, the likeliest that together reach its probability. The trust
+    region goes from r towards q, both renormalised over those tokens, along log p_s = (1 − s) log r + s log q − log Z,
+    to the largest s ≤ 1 with KL(p_s ‖ r) ≤ `max_kl`.
 
     A token that is −inf in any stream of non-zero gain is −inf, under r too. A row that would lose all allowed tokens
     so falls back to the uniform policy over them.
@@ -187,6 +204,8 @@ def realign(
         allowed: Tokens that may be chosen, bool `(..., V)`, say by a grammar. `None` allows all.
         plausibility: β in [0, 1], a number or `(...)`. 0 turns the guard off.
         max_kl: The trust region in nats, a number or `(...)`. `None` or infinity turns the guard off.
+        nucleus: A probability in (0, 1], a number or `(...)`. `None` or 1 turns the guard off.
+        nucleus_temperature: Of the reference policy whose nucleus is taken, above 0, a number or `(...)`.
 
     Returns:
         Normalised log-probabilities in nats, `(..., V)`, float32, or float64 if a stream is. At least one is finite in
@@ -200,8 +219,15 @@ def realign(
     References:
         Zhang et al., Amulet, ICLR 2025 (the target, for one preference): https://arxiv.org/abs/2502.19148
         Li et al., Contrastive Decoding, ACL 2023, section 3.3 (plausibility): https://arxiv.org/abs/2210.15097
+        Gao et al., Linear Alignment, ICML 2024 (nucleus, in their code): https://arxiv.org/abs/2401.11458
     """
-    per_row = {"guidance_scale": guidance_scale, "plausibility": plausibility, "max_kl": max_kl}
+    per_row = {
+        "guidance_scale": guidance_scale,
+        "plausibility": plausibility,
+        "max_kl": max_kl,
+        "nucleus": nucleus,
+        "nucleus_temperature": nucleus_temperature,
+    }
     _check_numbers(per_row)
     _check_shapes(base_logits, pref_logits, weights, allowed, per_row)
     dtype = torch.promote_types(torch.promote_types(base_logits.dtype, pref_logits.dtype), torch.float32)
@@ -213,9 +239,12 @@ def realign(
 
     mix = _Mix(log_base, log_prefs, gains, allowed)
     target = mix.policy(gains)
-    if not _is_off(plausibility) or max_kl is not None:
+    if not _is_off(plausibility) or max_kl is not None or nucleus is not None:
         reference = mix.policy(_reference_gains(gains))
         threshold = reference.amax(-1, keepdim=True) + _column(plausibility, reference).log()
+        if nucleus is not None:
+            column = _column(nucleus_temperature, reference)
+            threshold = threshold.maximum(_edge_of_nucleus(reference, _column(nucleus, reference), column))
         target = torch.where(reference >= threshold, target, -math.inf)
         if max_kl is not None:
             target = _within_trust_region(target, reference, _column(max_kl, target))
@@ -298,6 +327,14 @@ def _allow(barrier: Tensor, allowed: Tensor | None) -> tuple[Tensor, Tensor]:
     return barrier.maximum(lifted), (~nothing).to(barrier.dtype)
 
 
+def _edge_of_nucleus(reference: Tensor, nucleus: Tensor, temperature: Tensor) -> Tensor:
+    """The least likely of the likeliest tokens that together reach a probability, `(..., 1)`, as in `reference`."""
+    ordered = reference.sort(-1, descending=True).values
+    probs = (ordered / temperature).softmax(-1)
+    before = probs.cumsum(-1) - probs
+    return ordered.masked_fill((before >= nucleus) & (nucleus < 1), math.inf).amin(-1, keepdim=True)
+
+
 def _within_trust_region(target: Tensor, reference: Tensor, max_kl: Tensor) -> Tensor:
     """The point p_s with the largest s <= 1 within KL(p_s ‖ r) <= max_kl, by bisection: the KL grows with s."""
     places = _possible_places(target)
@@ -344,12 +381,18 @@ def _normalise(log_probs: Tensor) -> Tensor:
 
 
 def _check_numbers(values: Mapping[str, float | Tensor | None]) -> None:
-    lowest = {"guidance_scale": -MAX_GUIDANCE_SCALE, "plausibility": 0.0, "max_kl": 0.0}
-    highest = {"guidance_scale": MAX_GUIDANCE_SCALE, "plausibility": 1.0, "max_kl": math.inf}
+    lowest = {
+        "guidance_scale": -MAX_GUIDANCE_SCALE,
+        "plausibility": 0.0,
+        "max_kl": 0.0,
+        "nucleus": _LEAST,
+        "nucleus_temperature": _LEAST,
+    }
+    highest = {"guidance_scale": MAX_GUIDANCE_SCALE, "plausibility": 1.0, "nucleus": 1.0}
     for name, value in values.items():
         is_unlimited = name == "max_kl" and value == math.inf
         if value is not None and not isinstance(value, Tensor) and not is_unlimited:
-            _check_range(name, value, low=lowest[name], high=highest[name])
+            _check_range(name, value, low=lowest[name], high=highest.get(name, math.inf))
 
 
 def _check_shapes(

@@ -44,7 +44,7 @@ class CallSettings:
         """Style leaves structure alone: there, answers are those of the preference prompt."""
         if self.output.is_structure and not self.steer_structured:
             scale = min(max(self.realignment.guidance_scale, 0.0), 1.0)
-            return replace(self.realignment, guidance_scale=scale, plausibility=0.0, max_kl=None)
+            return replace(self.realignment, guidance_scale=scale, plausibility=0.0, max_kl=None, nucleus=None)
         return self.realignment
 
 

@@ -38,7 +38,7 @@ class Batch:
         alike: dict[tuple[object, ...], list[int]] = defaultdict(list)
         for index, sequence in enumerate(sequences):
             realignment = sequence.request.realignment
-            guards = (realignment.plausibility > 0, realignment.max_kl is not None)
+            guards = (realignment.plausibility > 0, realignment.max_kl is not None, realignment.nucleus is not None)
             is_guided = sequence.guide is not None
             alike[(sequence.num_streams, is_guided, *(guards if sequence.num_streams > 1 else ()))].append(index)
         self._parts = [
@@ -119,7 +119,7 @@ class _Part:
     members: list[int]  # their places in the batch
     sequences: list[Sequence]
     rows: list[int]  # all of their rows, sequence by sequence
-    numbers: tuple[Tensor, ...] | None = None  # w, v, plausibility and max_kl on the device of the logits
+    numbers: tuple[Tensor, ...] | None = None  # as _numbers tells them, on the device of the logits
 
     def scores(self, logits: Tensor, _keys: list[int]) -> Tensor:
         """One score per token, `(B, V)`."""
@@ -190,7 +190,7 @@ def _streams(logits: Tensor, rows: list[int], num_sequences: int) -> Tensor:
 
 def _realigned(streams: Tensor, numbers: tuple[Tensor, ...], first: Sequence, allowed: Tensor | None = None) -> Tensor:
     """The log-probabilities of sequences with the same kinds of guards as the first, `(B, V)`."""
-    w, v, plausibility, max_kl = numbers
+    w, v, plausibility, max_kl, nucleus, nucleus_temperature = numbers
     config = first.request.realignment
     return realign(
         streams[:, 0],
@@ -200,11 +200,13 @@ def _realigned(streams: Tensor, numbers: tuple[Tensor, ...], first: Sequence, al
         allowed=allowed,
         plausibility=plausibility if config.plausibility > 0 else 0.0,
         max_kl=max_kl if config.max_kl is not None else None,
+        nucleus=nucleus if config.nucleus is not None else None,
+        nucleus_temperature=nucleus_temperature,
     )
 
 
 def _numbers(sequences: Rows[Sequence], logits: Tensor) -> tuple[Tensor, ...]:
-    """w, v, plausibility and max_kl of each sequence."""
+    """Of each sequence: w, v, and what its guards are set to."""
     requests = [sequence.request for sequence in sequences]
     configs = [request.realignment for request in requests]
     values = (
@@ -212,6 +214,8 @@ def _numbers(sequences: Rows[Sequence], logits: Tensor) -> tuple[Tensor, ...]:
         [list(request.weights) for request in requests],
         [config.plausibility for config in configs],
         [config.max_kl or 0.0 for config in configs],
+        [config.nucleus or 1.0 for config in configs],
+        [config.nucleus_temperature for config in configs],
     )
     dtype = torch.promote_types(logits.dtype, torch.float32)
     return tuple(torch.tensor(each, dtype=dtype, device=logits.device) for each in values)
@@ -219,12 +223,14 @@ def _numbers(sequences: Rows[Sequence], logits: Tensor) -> tuple[Tensor, ...]:
 
 def _switched(numbers: tuple[Tensor, ...], is_steered: Tensor) -> tuple[Tensor, ...]:
     """The numbers where style acts; elsewhere guidance scale 1, or less if less was asked for, without guards."""
-    w, v, plausibility, max_kl = numbers
+    w, v, plausibility, max_kl, nucleus, nucleus_temperature = numbers
     return (
         torch.where(is_steered, w, w.clamp(0.0, 1.0)),
         v,
         torch.where(is_steered, plausibility, 0.0),
         torch.where(is_steered, max_kl, torch.inf),
+        torch.where(is_steered, nucleus, 1.0),
+        nucleus_temperature,
     )
 
 

@@ -44,6 +44,8 @@ def requests() -> list[Request]:
     sampled = SamplingParams(max_tokens=12, temperature=1.1, top_p=0.9, top_k=40, seed=4)
     penalised = SamplingParams(max_tokens=18, temperature=0.8, repetition_penalty=1.4, seed=5)
     guarded = RealignmentConfig(guidance_scale=4.0, plausibility=0.2, max_kl=0.3)
+    in_nucleus = RealignmentConfig.linear_alignment(5.0, nucleus=0.8, nucleus_temperature=0.5)
+    in_smaller_nucleus = RealignmentConfig.linear_alignment(3.0, nucleus=0.3)
     return [
         Request([a, a[:9] + b + a[9:]], [1.0], PAPER, SamplingParams(max_tokens=15)),
         Request([a, a[:9] + b + a[9:], a[:9] + a[12:]], [0.7, -0.4], guarded, sampled),
@@ -52,6 +54,8 @@ def requests() -> list[Request]:
         Request([b], sampling=SamplingParams(max_tokens=20, temperature=1.0, seed=6)),
         Request([a + c, b], [0.5], PAPER, SamplingParams(max_tokens=10)),
         Request([[*b, 5], [*b, 6]], [1.0], guarded, SamplingParams(max_tokens=14)),
+        Request([b, b + a], [1.0], in_nucleus, SamplingParams(max_tokens=11)),
+        Request([b + a, b], [1.0], in_smaller_nucleus, sampled),
     ]
 
 

@@ -256,6 +256,12 @@ def test_metadata_of_a_personalised_answer(llm):
     }
 
 
+def test_metadata_tells_a_nucleus(llm):
+    config = RealignmentConfig.linear_alignment(5.0, nucleus=0.8, nucleus_temperature=0.5)
+    told = llm.invoke(QUESTION, ALICE, realignment=config).response_metadata["amulet"]
+    assert (told["nucleus"], told["nucleus_temperature"]) == (0.8, 0.5)
+
+
 def test_metadata_of_a_plain_answer(llm):
     message = llm.invoke(QUESTION)
     assert message.response_metadata["amulet"] == {"guidance_scale": 0.0, "num_streams": 1}

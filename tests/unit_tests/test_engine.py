@@ -67,6 +67,18 @@ def test_one_stream_equals_plain_generation(architecture, implementation):
     assert list(Engine(TransformersRunner(model)).submit(request(PREF))) == transformers_greedy(model, PREF)
 
 
+def test_nucleus_in_the_engine_is_that_of_realign(model, engine):
+    config = RealignmentConfig.linear_alignment(5.0, nucleus=0.3, nucleus_temperature=2.0)
+    tokens, unguarded = (
+        list(engine.submit(request(BASE, PREF, realignment=each)))
+        for each in (config, RealignmentConfig.linear_alignment(5.0))
+    )
+    assert tokens != unguarded
+    for i, token in enumerate(tokens):
+        base, pref = (model(torch.tensor([prompt + tokens[:i]])).logits[0, -1] for prompt in (BASE, PREF))
+        assert token == realign(base, pref, 6.0, nucleus=0.3, nucleus_temperature=2.0).argmax()
+
+
 @settings(max_examples=15, deadline=None)
 @given(
     base=st.lists(st.integers(3, VOCAB_SIZE - 1), min_size=1, max_size=20),

@@ -142,7 +142,7 @@ def guided(schema, *, seed: int, is_steered: bool, max_tokens: int = 90, **sampl
     return Request(
         [PROMPT, [*PROMPT, 50, 60]],
         [1.0],
-        RealignmentConfig(guidance_scale=3.0, plausibility=0.5, max_kl=1.0),
+        RealignmentConfig(guidance_scale=3.0, plausibility=0.5, max_kl=1.0, nucleus=0.9),
         SamplingParams(max_tokens=max_tokens, temperature=1.0, seed=seed, stop_token_ids=frozenset([EOS]), **sampling),
         guide=partial(grammar_of(schema).start, is_steered=is_steered),
     )

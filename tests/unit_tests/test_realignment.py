@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, reject
 from hypothesis import strategies as st
 from torch import Tensor
+from transformers import TopPLogitsWarper
 
 from langchain_amulet.exceptions import InvalidParameterError, ShapeMismatchError
 from langchain_amulet.realignment import RealignmentConfig, guidance_scale, realign
@@ -173,14 +174,22 @@ def test_stream_of_zero_weight_does_not_count():
     torch.testing.assert_close(result, realign(base, pref[0], 2.0))
 
 
+nuclei = st.sampled_from([None, 1e-6, 0.5, 1.0])
+
+
 @given(
-    seed=seeds, w=scales, beta=st.floats(0, 1), token=st.integers(0, 19), dead=st.sets(st.integers(0, 19), max_size=19)
+    seed=seeds,
+    w=scales,
+    beta=st.floats(0, 1),
+    nucleus=nuclei,
+    token=st.integers(0, 19),
+    dead=st.sets(st.integers(0, 19), max_size=19),
 )
-def test_a_forced_token_survives_everything(seed, w, beta, token, dead):
+def test_a_forced_token_survives_everything(seed, w, beta, nucleus, token, dead):
     base, pref = logits(seed, 2, 20)
     base[list(dead)] = pref[list(dead)] = -math.inf
     allowed = torch.arange(20) == token
-    result = realign(base, pref, w, allowed=allowed, plausibility=beta, max_kl=0.0)
+    result = realign(base, pref, w, allowed=allowed, plausibility=beta, max_kl=0.0, nucleus=nucleus)
     assert result[token] == 0
     assert result[~allowed].isneginf().all()
 
@@ -190,13 +199,14 @@ def test_a_forced_token_survives_everything(seed, w, beta, token, dead):
     w=scales,
     dead_base=st.sets(st.integers(0, 9), max_size=9),
     dead_pref=st.sets(st.integers(0, 9), max_size=9),
+    nucleus=nuclei,
 )
-def test_never_nan_and_always_a_token_where_one_is_allowed(seed, w, dead_base, dead_pref):
+def test_never_nan_and_always_a_token_where_one_is_allowed(seed, w, dead_base, dead_pref, nucleus):
     base, pref = logits(seed, 2, 10)
     base[list(dead_base)] = -math.inf
     pref[list(dead_pref)] = -math.inf
     allowed = logits(seed + 1, 10) > 0
-    result = realign(base, pref, w, allowed=allowed, plausibility=0.3, max_kl=0.2)
+    result = realign(base, pref, w, allowed=allowed, plausibility=0.3, max_kl=0.2, nucleus=nucleus)
     assert not result.isnan().any()
     assert result[~allowed].isneginf().all()
     assert bool(result.isfinite().any()) == bool(allowed.any())
@@ -285,6 +295,41 @@ def test_full_plausibility_leaves_only_the_references_favourite():
     assert realign(base, pref, 6.0, plausibility=1.0).isfinite().nonzero().tolist() == [[int(pref.argmax())]]
 
 
+@given(
+    seed=seeds,
+    w=st.floats(0, 10),
+    nucleus=st.floats(0.01, 0.99),
+    temperature=st.floats(0.2, 2),
+    beta=st.sampled_from([0, 0.1]),
+)
+def test_nucleus_is_that_of_transformers_under_the_reference_policy(seed, w, nucleus, temperature, beta):
+    base, pref = logits(seed, 2, 50)
+    result = realign(base, pref, w, plausibility=beta, nucleus=nucleus, nucleus_temperature=temperature)
+    reference = reference_policy(base, pref[None], w, torch.ones(1, dtype=torch.float64))
+    kept = TopPLogitsWarper(nucleus)(None, (reference / temperature)[None])[0].isfinite()
+    unguarded = realign(base, pref, w, plausibility=beta)
+    due = torch.where(kept, unguarded, -math.inf).log_softmax(-1)
+    torch.testing.assert_close(result, due)
+
+
+@given(seed=seeds, w=st.floats(1, 10), nucleus=st.floats(0.1, 0.9), max_kl=st.floats(0.01, 2))
+def test_trust_region_stays_within_the_nucleus(seed, w, nucleus, max_kl):
+    base, pref = logits(seed, 2, 50)
+    in_nucleus = realign(base, pref, w, nucleus=nucleus)
+    result = realign(base, pref, w, nucleus=nucleus, max_kl=max_kl)
+    assert result[in_nucleus.isneginf()].isneginf().all()
+    reference = torch.where(in_nucleus.isneginf(), -math.inf, pref).log_softmax(-1)
+    assert kl(result, reference) <= max_kl + 1e-9
+
+
+def test_nucleus_of_all_in_one_row_is_no_guard_for_it():
+    base, pref = logits(3, 2, 2, 50)
+    result = realign(base, pref, 6.0, nucleus=torch.tensor([1.0, 0.5], dtype=torch.float64))
+    torch.testing.assert_close(result[0], realign(base[0], pref[0], 6.0))
+    torch.testing.assert_close(result[1], realign(base[1], pref[1], 6.0, nucleus=0.5))
+    assert result[1].isneginf().any()
+
+
 # Shapes and configuration
 
 
@@ -311,6 +356,8 @@ def test_shapes_that_do_not_fit_are_named(pref, keywords):
         {"guidance_scale": 2e4},
         {"plausibility": -0.1},
         {"plausibility": 2.0},
+        {"nucleus": 0.0},
+        {"nucleus_temperature": 0.0},
         {"max_kl": -1.0},
         {"max_kl": math.nan},
     ],
@@ -339,6 +386,8 @@ def test_presets_are_points_on_one_scale():
     assert RealignmentConfig.amulet(num_iterations=0).guidance_scale == 1
     assert RealignmentConfig.linear_alignment(2.0) == RealignmentConfig.classifier_free_guidance(3.0)
     assert RealignmentConfig.linear_alignment(2.0).plausibility == 0
+    authors = RealignmentConfig.linear_alignment(5.0, nucleus=0.8, nucleus_temperature=0.5)
+    assert (authors.guidance_scale, authors.nucleus, authors.nucleus_temperature) == (6.0, 0.8, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -350,6 +399,9 @@ def test_presets_are_points_on_one_scale():
         ({"guidance_scale": "2"}, "finite number"),
         ({"plausibility": 1.5}, "Use 0 to turn it off"),
         ({"max_kl": -0.1}, "use None to turn it off"),
+        ({"nucleus": 0.0}, "Use None to turn it off"),
+        ({"nucleus": 1.5}, "Use None to turn it off"),
+        ({"nucleus_temperature": 0.0}, "nucleus_temperature"),
     ],
 )
 def test_config_refuses_what_no_realignment_can_use(values, remedy):

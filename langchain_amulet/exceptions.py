@@ -10,6 +10,8 @@
     ├── StoreTimeoutError (TimeoutError)        a store that takes too long
     ├── UnknownPreferenceError (LookupError)    a preference to change that is not there
     ├── ImportFormatError (ValueError)          something to import that was never exported
+    ├── DatasetError (ValueError)               questions that cannot be read, or are not there
+    ├── RunError (RuntimeError)                 a folder that holds another evaluation, or a damaged one
     ├── MissingExtraError (ImportError)         a part of the package whose optional extra is not installed
     ├── MessageError (ValueError)               messages that the chat template cannot take
     ├── ModelLoadError (RuntimeError)           weights or tokenizer that cannot be loaded
@@ -80,6 +82,14 @@ class UnknownPreferenceError(AmuletError, LookupError):
 
 class ImportFormatError(AmuletError, ValueError):
     """What was to be imported is nothing that a memory has exported."""
+
+
+class DatasetError(AmuletError, ValueError):
+    """A dataset is not there, or a line of it is broken, empty or there twice."""
+
+
+class RunError(AmuletError, RuntimeError):
+    """A folder holds an evaluation of another kind, or a file of it is damaged."""
 
 
 class MissingExtraError(AmuletError, ImportError):

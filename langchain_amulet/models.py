@@ -232,8 +232,8 @@ def _packaged_default() -> Path | None:
 def _from_pretrained(
     source: _Source, tokenizer: TokenizerSource, kwargs: dict[str, Any]
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    device = _default_device()
-    settings = {"dtype": kwargs.get("torch_dtype", _default_dtype(device)), **kwargs}
+    device = default_device()
+    settings = {"dtype": kwargs.get("torch_dtype", default_dtype(device)), **kwargs}
     settings.pop("torch_dtype", None)  # transformers' former name
     location = source.location
     if source.is_gguf:
@@ -281,13 +281,15 @@ def _fast_tokenizer(tokenizer: TokenizerSource, kwargs: dict[str, Any]) -> PreTr
     return cast("PreTrainedTokenizerFast", tokenizer)
 
 
-def _default_device() -> torch.device:
+def default_device() -> torch.device:
+    """Where models go whose place nobody has named: CUDA or MPS if there is one, else the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def _default_dtype(device: torch.device) -> torch.dtype:
+def default_dtype(device: torch.device) -> torch.dtype:
+    """The numbers that models compute with where nobody has named them: bfloat16 where the device does so itself."""
     if device.type == "cpu" and not _cpu_computes_bfloat16():
         return torch.float32
     return torch.bfloat16

@@ -76,6 +76,23 @@ class PromptingChatModel(ResolvingChatModel, ABC):
         scored = await asyncio.to_thread(self._score, messages, response, preferences)  # may load the model
         return mean_gains(await asyncio.wrap_future(scored))
 
+    def token_logprobs(self, messages: LanguageModelInput, response: str) -> list[float]:
+        """How likely a response is without anyone's preference.
+
+        Args:
+            messages: What the response is an answer to.
+            response: Any text.
+
+        Returns:
+            Per token of the response, log p(token | prompt, tokens before), in nats.
+
+        Raises:
+            InvalidParameterError: The response is empty.
+            ContextLengthError: Messages and response are longer than the model's context.
+        """
+        logprobs: list[float] = self._score(messages, response, []).result()[0].tolist()
+        return logprobs
+
     def _score(
         self, messages: LanguageModelInput, response: str, preferences: Sequence[str | Preference]
     ) -> "Future[Tensor]":

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from pathlib import Path
 
 # Before anything imports platformdirs or transformers: no network, and no key in the user's data directory. Only the
 # converted weights of the packaged model are shared with the user's own cache: making them takes most of a minute.
@@ -21,6 +22,22 @@ from langchain_core.caches import InMemoryCache  # noqa: E402
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the other core is the other worker's
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Where question sets lie that are not ours to ship."""
+    parser.addoption(
+        "--data-dir", type=Path, help="a folder with the four question sets that Amulet's authors published"
+    )
+
+
+@pytest.fixture
+def data_dir(request: pytest.FixtureRequest) -> Path:
+    """The folder of the published question sets."""
+    folder: Path | None = request.config.getoption("--data-dir")
+    if folder is None:
+        pytest.skip("needs the published question sets: --data-dir=FOLDER")
+    return folder
 
 
 @pytest.fixture

@@ -129,6 +129,14 @@ def test_evidence_is_the_mean_difference_of_two_prompts(llm):
     assert llm.evidence("Why?", "Because.", [PREFERENCE]) == [pytest.approx(sum(gains) / len(gains), abs=1e-5)]
 
 
+def test_token_logprobs_are_those_of_the_plain_prompt(llm):
+    token_ids = byte_tokenizer().encode("Because.", add_special_tokens=False)
+    [base] = llm.prompt_streams("Why?", [])
+    assert llm.token_logprobs("Why?", "Because.") == pytest.approx(expected(base, token_ids), abs=1e-5)
+    with pytest.raises(InvalidParameterError, match="no tokens"):
+        llm.token_logprobs("Why?", "")
+
+
 def test_evidence_counts_the_models_own_tokens(llm):
     counting = ChatAmulet(model=MODEL, tokenizer=byte_tokenizer(), custom_get_token_ids=lambda text: [5] * len(text))
     assert counting.evidence("Why?", "Because.", [PREFERENCE]) == llm.evidence("Why?", "Because.", [PREFERENCE])

@@ -1,0 +1,156 @@
+"""A language model that says which of two answers is better for a preference."""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import HumanMessage
+from tqdm import tqdm
+
+from langchain_amulet.evaluation.answers import Answer
+from langchain_amulet.evaluation.parallel import in_parallel
+from langchain_amulet.evaluation.results import Evaluation
+from langchain_amulet.evaluation.runs import Records
+from langchain_amulet.evaluation.statistics import WinRate, win_rate
+from langchain_amulet.resolving import ResolvingChatModel
+
+PROMPT = """\
+Below are a question, what the person who asks it prefers, and two texts that answer it. Which text answers it more as \
+the person prefers, and is a good answer all the same?
+
+Question: {question}
+Preference: {preference}
+
+<text 1>
+{first}
+</text 1>
+
+<text 2>
+{second}
+</text 2>
+
+Write "1", "2" or "tie", and nothing else."""
+
+_VERDICT = re.compile(r"\b(?:text\s*)?(1|2|tie)\b", re.IGNORECASE)
+_OUTCOMES = {"1": 1.0, "2": 0.0, "tie": 0.5}
+
+
+class Judge:
+    """Asks a chat model about two answers, in both orders, since judges favour places.
+
+    Args:
+        llm: Any chat model; best at temperature 0. `ChatAmulet` judges without anybody's preferences.
+        records: Where verdicts are kept: what stands there is not asked again. `None` asks every time.
+        prompt: With `{question}`, `{preference}`, `{first}` and `{second}`.
+    """
+
+    def __init__(self, llm: BaseChatModel, records: Records | None = None, *, prompt: str = PROMPT) -> None:
+        self._llm, self._records, self._prompt = llm, records, prompt
+        self._name = llm._get_ls_params().get("ls_model_name") or llm._llm_type  # noqa: SLF001 - as traces name it
+
+    def compare(self, first: Answer, second: Answer) -> float | None:
+        """How the first does against the second.
+
+        Returns:
+            1 if it is better, 0 if it is worse, 0.5 for a tie; 0.75 and 0.25 if one order is a tie. `None` if the judge
+            has said neither in an order, or nothing that can be read: a refusal scores nobody.
+        """
+        if first.text == second.text:
+            return 0.5
+        verdicts = [self._verdict(first, second), self._verdict(second, first)]
+        if verdicts[0] is None or verdicts[1] is None:
+            return None
+        return (verdicts[0] + 1 - verdicts[1]) / 2
+
+    def judge(self, evaluation: Evaluation, *, baseline: str, temperature: float, num_at_once: int = 8) -> "Judgements":
+        """Every method against one, on all that both have answered; of methods that share a run, the first.
+
+        Args:
+            evaluation: The answers.
+            baseline: The method that all others are compared with.
+            temperature: Of the answers.
+            num_at_once: Pairs that are judged at once.
+        """
+        pairs = [*_pairs(evaluation, baseline, temperature)]
+        judged = in_parallel(lambda pair: (pair, self.compare(pair.first, pair.second)), pairs, num_at_once)
+        verdicts = {
+            (pair.method, pair.dimension, pair.first.cluster): outcome
+            for pair, outcome in tqdm(judged, total=len(pairs), desc="judge", unit="pair")
+        }
+        return Judgements(baseline, temperature, verdicts)
+
+    def prompt_for(self, first: Answer, second: Answer) -> list[HumanMessage]:
+        """What the model is asked about two answers in this order."""
+        values = {
+            "question": first.question,
+            "preference": first.preference,
+            "first": first.text,
+            "second": second.text,
+        }
+        # At one stroke, so that braces and names in answers stay as they are.
+        names = "|".join(values)
+        return [HumanMessage(re.sub(rf"\{{({names})\}}", lambda match: values[match[1]], self._prompt))]
+
+    def _verdict(self, first: Answer, second: Answer) -> float | None:
+        messages = self.prompt_for(first, second)
+        key = f"{self._name} {hashlib.sha256(messages[0].text.encode()).hexdigest()}"
+        if self._records is not None and key in self._records:
+            kept: float | None = self._records[key]["outcome"]
+            return kept
+        plain: Mapping[str, Any] = {"preference": []} if isinstance(self._llm, ResolvingChatModel) else {}
+        reply = self._llm.invoke(messages, **plain).text
+        outcome = read_verdict(reply)
+        if self._records is not None:
+            self._records.append({"key": key, "outcome": outcome, "reply": reply})
+        return outcome
+
+
+class _Pair(NamedTuple):
+    method: str
+    dimension: str
+    first: Answer
+    second: Answer
+
+
+def _pairs(evaluation: Evaluation, baseline: str, temperature: float) -> Sequence[_Pair]:
+    pairs = []
+    for dimension in (each.name for each in evaluation.dimensions):
+        theirs = evaluation.answers_of(baseline, dimension=dimension, temperature=temperature)
+        for method in evaluation.distinct_methods:
+            ours = evaluation.answers_of(method, dimension=dimension, temperature=temperature)
+            both = [cluster for cluster in ours if cluster in theirs and method != baseline]
+            pairs += [_Pair(method, dimension, ours[each], theirs[each]) for each in both]
+    return pairs
+
+
+@dataclass(frozen=True, slots=True)
+class Judgements:
+    """What a judge has said of every method against one."""
+
+    baseline: str
+    temperature: float
+    verdicts: dict[tuple[str, str, tuple[str, str]], float | None]
+    """By method, preference and question."""
+
+    @property
+    def num_unscored(self) -> int:
+        """Of pairs that the judge would not, or could not, compare."""
+        return sum(outcome is None for outcome in self.verdicts.values())
+
+    def win_rates(self, dimension: str) -> dict[str, WinRate]:
+        """By method, how often it beats the baseline; what is not scored is left out."""
+        by_method: dict[str, dict[tuple[str, str], float]] = {}
+        for (method, name, cluster), outcome in self.verdicts.items():
+            if name == dimension and outcome is not None:
+                by_method.setdefault(method, {})[cluster] = outcome
+        return {method: win_rate([*each.values()], [*each]) for method, each in by_method.items()}
+
+
+def read_verdict(reply: str) -> float | None:
+    """1, 0 or 0.5, if the last line of a reply names one verdict and no other; else `None`."""
+    lines = reply.strip().splitlines() or [""]
+    verdicts = {found.lower() for found in _VERDICT.findall(lines[-1])}
+    return _OUTCOMES[verdicts.pop()] if len(verdicts) == 1 else None

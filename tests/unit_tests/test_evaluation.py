@@ -1,0 +1,362 @@
+"""Evaluations on a tiny random model: runs shared, killed and resumed; what is scored; reports."""
+
+import json
+import math
+import subprocess
+import sys
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import FileLock
+from langchain_core.messages import AIMessage
+from transformers import GenerationConfig
+
+from langchain_amulet import ChatAmulet, RealignmentConfig
+from langchain_amulet.evaluation import (
+    Ask,
+    Dataset,
+    Dimension,
+    Method,
+    Protocol,
+    Sample,
+    Scorer,
+    beam_search,
+    best_of,
+    evaluate,
+    paper_methods,
+    realigned,
+)
+from langchain_amulet.evaluation.ablations import ablation_methods
+from langchain_amulet.evaluation.scorers import messages_of
+from langchain_amulet.exceptions import InvalidParameterError, RunError
+from tests.unit_tests.chat_templates import byte_tokenizer
+from tests.unit_tests.evaluations import BRIEF, LENGTH, LOUD, PROTOCOL, QUESTIONS, tiny_llm
+from tests.unit_tests.models import tiny_model
+
+
+@pytest.fixture(scope="module")
+def llm() -> ChatAmulet:
+    return tiny_llm()
+
+
+@pytest.fixture
+def run(llm, tmp_path):
+    def start(methods=None, **changes):
+        arguments = {
+            "llm": llm,
+            "folder": tmp_path / "run",
+            "dimensions": [BRIEF, LOUD],
+            "protocol": PROTOCOL,
+            **changes,
+        }
+        scorers = arguments.pop("scorers", [LENGTH])
+        return evaluate(arguments.pop("datasets", QUESTIONS), methods or paper_methods(), scorers, **arguments)
+
+    return start
+
+
+def texts(evaluation, method, temperature=0.0, dimension="concise"):
+    found = evaluation.answers_of(method, dimension=dimension, temperature=temperature)
+    return {cluster: answer.text for cluster, answer in found.items()}
+
+
+def test_methods_of_equal_scale_are_run_once(run):
+    evaluation = run()
+    assert evaluation.methods["linear alignment 2"].run == evaluation.methods["classifier-free guidance 3"].run == "w=3"
+    # base once per question and temperature; each of the other 9 runs for both preferences as well
+    assert len({answer.key for answer in evaluation.answers}) == 2 * 2 + 9 * 2 * 2 * 2
+
+
+def test_methods_that_share_a_run_give_equal_answers_when_run_apart(run):
+    every = [*paper_methods(), *ablation_methods(["num_iterations", "guards"])]
+    shared = [method for method in every if method.run in ("w=3", "w=5.6487")]
+    apart = [replace(method, name=f"{i}", run=f"{i}") for i, method in enumerate(shared)]
+    assert len(apart) == 2 + 3
+    evaluation = run(apart)
+    for run_name in ("w=3", "w=5.6487"):
+        names = [one.name for one, method in zip(apart, shared, strict=True) if method.run == run_name]
+        for temperature in PROTOCOL.temperatures:
+            assert len({repr(texts(evaluation, name, temperature)) for name in names}) == 1
+
+
+def test_answers_are_those_that_the_model_gives_alone(run, llm):
+    evaluation = run([*paper_methods()[:3]])
+    for name, preference, realignment in (
+        ("base", [], RealignmentConfig()),
+        ("linear alignment 2", "Be brief.", RealignmentConfig.classifier_free_guidance(3.0)),
+    ):
+        alone = llm.invoke(
+            [("system", "You are a helpful assistant."), ("human", "Why?")],
+            preference=preference,
+            realignment=realignment,
+            temperature=0,
+            max_tokens=8,
+        )
+        assert texts(evaluation, name)["two", "a"] == alone.text
+
+
+def test_all_methods_are_asked_alike(run):
+    asked = defaultdict(list)
+
+    def spy(name):
+        def answer(ask):
+            asked[name].append((repr(ask.messages), ask.preference, sorted(ask.sampling.items())))
+            return AIMessage("x")
+
+        return Method(name, answer)
+
+    run([spy("one"), spy("two")])
+    assert sorted(asked["one"]) == sorted(asked["two"])
+    samplings = [dict(sampling) for *_, sampling in asked["one"]]
+    assert {(each["temperature"], each["top_p"]) for each in samplings} == {(0.0, 1.0), (0.7, 0.95)}
+    assert len({each["seed"] for each in samplings}) == len(QUESTIONS)
+
+
+def test_answers_without_a_preference_are_judged_for_each_of_them(run):
+    told = []
+    scorer = Scorer("told", lambda answer: told.append(answer.preference) or 1.0)
+    evaluation = run([paper_methods()[0]], scorers=[scorer])
+    assert sorted(told) == sorted(["Be brief.", "Be loud!"] * 4)
+    for name in ("concise", "verbose"):
+        assert len(evaluation.scores_of("told", "base", dimension=name, temperature=0.0)) == 2
+
+
+class KilledError(BaseException):
+    """As a signal would."""
+
+
+def test_a_killed_run_resumed_equals_an_uninterrupted_one(run, tmp_path):
+    methods = paper_methods()[:4]
+    whole = run(methods, folder=tmp_path / "whole")
+    code = (
+        "import os, sys; from dataclasses import replace; from itertools import count\n"
+        "from langchain_amulet.evaluation import evaluate, paper_methods\n"
+        "from tests.unit_tests.evaluations import *\n"
+        "left = count(5, -1)\n"
+        "def dying(method):\n"
+        "    return replace(method, answer=lambda ask: method.answer(ask) if next(left) else os._exit(137))\n"
+        "evaluate(QUESTIONS, [dying(each) for each in paper_methods()[:4]], [LENGTH], llm=tiny_llm(),\n"
+        "         folder=sys.argv[1], dimensions=[BRIEF, LOUD], protocol=PROTOCOL)\n"
+    )
+    killed = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "run")], check=False, cwd=Path(__file__).parents[2]
+    )
+    assert killed.returncode == 137
+    path = tmp_path / "run" / "answers.jsonl"
+    before = path.read_text("utf-8")
+    assert 0 < before.count("\n") < len(whole.answers)
+    resumed = run(methods)
+    assert path.read_text("utf-8").startswith(before)
+    assert {answer.score_key: answer.text for answer in resumed.answers} == {
+        answer.score_key: answer.text for answer in whole.answers
+    }
+    assert resumed.scores == whole.scores
+    keys = [json.loads(line)["key"] for line in path.read_text("utf-8").splitlines()]
+    assert sorted(keys) == sorted({answer.key for answer in whole.answers})
+
+
+def test_a_run_killed_while_scoring_goes_on_where_it_was(run, tmp_path):
+    calls = []
+
+    def length(answer, left=None):
+        if len(calls) == left:
+            raise KilledError
+        calls.append(answer.key)
+        return len(answer.text)
+
+    def scorer(left=None):
+        return Scorer("length", lambda answer: length(answer, left), is_kept=True)
+
+    with pytest.raises(KilledError):
+        run(scorers=[scorer(3)])
+    resumed = run(scorers=[scorer()])
+    lines = (tmp_path / "run" / "scores-length.jsonl").read_text("utf-8").splitlines()
+    assert len(calls) == len(lines) == len(resumed.scores["length"])
+
+
+def test_scorers_of_one_name_that_are_not_the_same_keep_their_scores_apart(run):
+    one, other = (Scorer("reward", lambda _, i=i: float(i), is_kept=True, identity=f"org{i}/reward") for i in (1, 2))
+    assert set(run(scorers=[one]).scores["reward"].values()) == {1.0}
+    assert set(run(scorers=[other]).scores["reward"].values()) == {2.0}
+
+
+def test_scores_of_which_nothing_can_be_said_are_left_out(run):
+    scorer = Scorer("odd", lambda answer: math.nan if answer.sample_id == "a" else 1.0, is_kept=True)
+    for _ in range(2):
+        evaluation = run(paper_methods()[:2], scorers=[scorer])
+        assert evaluation.scores_of("odd", "pref", dimension="concise", temperature=0.0) == {("two", "b"): 1.0}
+
+
+def test_what_cannot_be_answered_is_told_and_tried_again(run):
+    long = Dataset("long", (Sample("a", "Why? " * 100), Sample("b", "How?")))
+    with pytest.warns(UserWarning, match="could not be given: ContextLengthError"):
+        evaluation = run(paper_methods()[:2], datasets=long)
+    assert len(evaluation.failures) == 2 + 2 * 2
+    assert texts(evaluation, "pref").keys() == {("long", "b")}
+    with pytest.warns(UserWarning, match="could not be given"):
+        assert run(paper_methods()[:2], datasets=long).failures == evaluation.failures
+
+
+def test_same_names_for_different_things_are_refused(run):
+    twice = [Dataset("q", (Sample("a", "Why?"),)), Dataset("q", (Sample("a", "How?"),))]
+    with pytest.raises(InvalidParameterError, match="Two datasets"):
+        run(datasets=twice)
+    with pytest.raises(InvalidParameterError, match="Two preferences"):
+        run(dimensions=[BRIEF, Dimension("concise", "Other.")])
+    with pytest.raises(InvalidParameterError, match="Two scorers"):
+        run(scorers=[Scorer("a b", len), Scorer("a-b", len)])
+
+
+def test_a_changed_question_is_not_given_the_old_answer(run):
+    run(paper_methods()[:1], datasets=Dataset("two", (Sample("a", "Why?"),)))
+    with pytest.raises(RunError, match="Question a of two was answered"):
+        run(paper_methods()[:1], datasets=Dataset("two", (Sample("a", "Who?"),)))
+
+
+def test_two_processes_do_not_share_a_folder(run, tmp_path):
+    run(paper_methods()[:1])
+    with FileLock(tmp_path / "run" / ".lock"), pytest.raises(RunError, match="Another process is at work"):
+        run(paper_methods()[:2])
+
+
+def test_answers_without_a_manifest_are_of_an_unknown_run(run, tmp_path):
+    run(paper_methods()[:1])
+    (tmp_path / "run" / "manifest.json").unlink()
+    with pytest.raises(RunError, match="holds answers but no manifest.json"):
+        run(paper_methods()[:1])
+
+
+def test_what_is_there_is_not_answered_again(run):
+    run()
+    counted = []
+    methods = [replace(each, answer=lambda ask: counted.append(ask) or AIMessage("")) for each in paper_methods()]
+    run(methods)
+    assert counted == []
+    shouting = Method("shouting", lambda ask: AIMessage(ask.preference.upper()))
+    assert texts(run([*methods, shouting]), "shouting") == {("two", "a"): "BE BRIEF.", ("two", "b"): "BE BRIEF."}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"protocol": replace(PROTOCOL, max_tokens=9, seed=1)}, "another max_tokens, seed"),
+        ({"llm": tiny_llm().model_copy(update={"repetition_penalty": 1.3})}, "another repetition_penalty"),
+        ({"llm": ChatAmulet(model=tiny_model("llama"), tokenizer=byte_tokenizer())}, "another model"),
+    ],
+)
+def test_a_folder_belongs_to_one_model_and_protocol(run, change, told):
+    run(paper_methods()[:1])
+    with pytest.raises(RunError, match=told):
+        run(paper_methods()[:1], **change)
+
+
+def test_damage_before_the_last_line_is_told_with_its_line(run, tmp_path):
+    run(paper_methods()[:1])
+    path = tmp_path / "run" / "answers.jsonl"
+    lines = path.read_text("utf-8").splitlines()
+    path.write_text("\n".join([lines[0], "{", *lines[1:]]) + "\n", "utf-8")
+    with pytest.raises(RunError, match="line 2 is damaged"):
+        run(paper_methods()[:1])
+
+
+def test_manifest_tells_config_versions_and_revision(run, tmp_path):
+    run(paper_methods()[:1])
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text("utf-8"))
+    assert manifest["config"]["max_tokens"] == 8
+    [environment] = manifest["environments"]
+    assert {"torch", "transformers"} <= environment["versions"].keys()
+    root = Path(__file__).parents[2]
+    if (root / ".git").exists():
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],  # noqa: S607
+            cwd=root, capture_output=True, text=True, check=True,
+        ).stdout.strip()  # fmt: skip
+        assert environment["git_revision"] == described
+
+
+def test_limit_takes_the_first_questions(run):
+    assert texts(run(paper_methods()[:2], protocol=replace(PROTOCOL, limit=1)), "pref").keys() == {("two", "a")}
+
+
+def test_all_methods_are_judged_by_the_preferences_that_questions_have_of_their_own(run):
+    own = Dataset("own", (Sample("a", "Why?", (Dimension("persona a", "I am a sailor."),)),))
+    told = []
+    scorer = Scorer("told", lambda answer: told.append(answer.preference) or 1.0)
+    evaluation = run(paper_methods()[:2], datasets=own, scorers=[scorer])
+    assert set(told) == {"I am a sailor."}
+    assert [each.name for each in evaluation.dimensions] == ["persona a"]
+    for method in ("base", "pref"):
+        assert len(evaluation.scores_of("told", method, dimension="persona a", temperature=0.0)) == 1
+        assert evaluation.scores_of("told", method, dimension="concise", temperature=0.0) == {}
+    mixed = run(paper_methods()[:2], datasets=[own, QUESTIONS], scorers=[scorer])
+    assert [each.name for each in mixed.dimensions] == ["concise", "verbose", "persona a"]
+    assert mixed.scores_of("told", "base", dimension="concise", temperature=0.0).keys() == {("two", "a"), ("two", "b")}
+
+
+def test_searches_answer_too(run):
+    evaluation = run([beam_search(3), best_of(2), paper_methods()[1]], protocol=replace(PROTOCOL, temperatures=(0.0,)))
+    for name in ("beam search 3", "best of 2"):
+        assert len(texts(evaluation, name)) == 2
+    assert all(answer.num_tokens <= 8 for answer in evaluation.answers)
+
+
+def test_beam_search_of_one_beam_is_greedy(run):
+    evaluation = run([beam_search(1), paper_methods()[1]], protocol=replace(PROTOCOL, temperatures=(0.0,)))
+    assert texts(evaluation, "beam search 1") == texts(evaluation, "pref")
+
+
+def test_beam_search_is_that_of_transformers(run, llm):
+    found = run([beam_search(4), paper_methods()[1]], protocol=replace(PROTOCOL, temperatures=(0.0,)))
+    loaded, differs = llm._load(), False
+    for name, question in (("a", "Why?"), ("b", "How?")):
+        for preference in (BRIEF, LOUD):
+            prompt = llm.prompt_streams(messages_of(PROTOCOL.system, question), preference.text)[-1]
+            config = GenerationConfig(num_beams=4, max_new_tokens=8, pad_token_id=0)
+            due = loaded.model.generate(torch.tensor([prompt]), generation_config=config)[0, len(prompt) :]
+            due_text = loaded.tokenizer.decode(due, skip_special_tokens=True)
+            assert texts(found, "beam search 4", dimension=preference.name)["two", name] == due_text
+            differs |= due_text != texts(found, "pref", dimension=preference.name)["two", name]
+    assert differs
+
+
+def test_best_of_n_gives_the_draw_with_most_evidence(llm):
+    ask = Ask(llm, messages_of("", "Why?"), "Be brief.", {"temperature": 0.7, "max_tokens": 8, "seed": 3})
+    draws = [best_of(1).answer(ask._replace(sampling={**ask.sampling, "seed": 3 + i})).text for i in range(4)]
+    assert len(set(draws)) > 1
+    evidence = {text: llm.evidence(ask.messages, text, ["Be brief."])[0] for text in draws}
+    assert best_of(4).answer(ask).text == max(draws, key=evidence.__getitem__)
+    assert draws[0] == paper_methods()[1].answer(ask).text
+
+
+def test_two_methods_or_scorers_of_one_name_are_refused(run, llm, tmp_path):
+    with pytest.raises(InvalidParameterError, match="same name"):
+        run([realigned("x", RealignmentConfig(2.0)), realigned("x", RealignmentConfig(3.0))])
+    with pytest.raises(InvalidParameterError, match="same name"):
+        run(scorers=[LENGTH, LENGTH])
+    with pytest.raises(InvalidParameterError, match="at least one method"):
+        evaluate(QUESTIONS, [], [LENGTH], llm=llm, folder=tmp_path)
+
+
+def test_searches_may_be_asked_fewer_questions(run):
+    evaluation = run([best_of(2), paper_methods()[1]], protocol=replace(PROTOCOL, search_limit=1))
+    assert (len(texts(evaluation, "best of 2")), len(texts(evaluation, "pref"))) == (1, 2)
+
+
+def test_further_questions_add_to_what_is_there(run, tmp_path):
+    run(paper_methods()[:2], protocol=replace(PROTOCOL, limit=1))
+    before = (tmp_path / "run" / "answers.jsonl").read_text("utf-8")
+    run(paper_methods()[:2])
+    after = (tmp_path / "run" / "answers.jsonl").read_text("utf-8")
+    assert after.startswith(before)
+    assert after.count("\n") == 2 * before.count("\n")
+
+
+@pytest.mark.parametrize(
+    "values", [{"temperatures": ()}, {"temperatures": (0.7, 0.7)}, {"limit": 0}, {"max_tokens": 0}]
+)
+def test_protocols_that_answer_nothing_are_refused(values):
+    with pytest.raises(InvalidParameterError):
+        Protocol(**values)

@@ -1,0 +1,164 @@
+"""Question sets: local files, what is wrong with them, and those of the hub by a stand-in."""
+
+import json
+import sys
+
+import datasets
+import pytest
+
+from langchain_amulet.evaluation.datasets import Dataset, Sample, load_dataset
+from langchain_amulet.evaluation.refusals import load_harmful
+from langchain_amulet.exceptions import DatasetError, MissingExtraError
+
+GOOD = [{"index": 0, "question": "Why?"}, {"index": 1, "question": "How?"}]
+
+
+@pytest.mark.parametrize("name", ["q.json", "q.jsonl"])
+def test_both_forms_are_read(tmp_path, name):
+    lines = [json.dumps(row) for row in GOOD]
+    path = tmp_path / name
+    path.write_text("[\n" + ",\n".join(lines) + "\n]\n" if name.endswith("json") else "\n\n".join(lines), "utf-8")
+    assert load_dataset(path) == Dataset("q", (Sample("0", "Why?"), Sample("1", "How?")))
+    assert load_dataset(str(path)).head(1).samples == (Sample("0", "Why?"),)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('[{"index": 0, "question": "a"},\n{"index": 1, "question": }]', "line 2: no JSON"),
+        ('[{"index": 0, "question": "a"},\n {"index": 1, "question": " "}]', "line 2: the question is empty"),
+        ('[{"index": 0, "question": "a"},\n\n {"index": 1, "question": "a"}]', "line 3: the same as at line 1"),
+        ('[{"index": 0, "question": "a"}, {"index": 0, "question": "b"}]', "line 1: the same as at line 1"),
+        ('[{"index": 0, "question": "a"}', "no end of the list"),
+        ('[{"index": 0, "question": "a"},', "no JSON"),
+        ('[{"index": 0, "question": "a"}\n{"index": 1, "question": "b"}]', "line 1: no comma"),
+        ('[{"index": 0, "question": "a"}]\n[]', "line 1: something follows the list"),
+        ('[{"index": 0}]', "line 1: no question"),
+        ('[{"question": "a"}]', "line 1: no index"),
+        ('["a"]', "line 1: no question"),
+        ("[]", "has no questions"),
+        ("", "has no questions"),
+        ('{"index": 0, "question": "a"}\n{"index": 1\n', "line 2: no JSON"),
+        ('{"index": 0, "question": "a"}\n\n{"index": 1, "question": "a"}', "line 3: the same as at line 1"),
+        ('{"index": 0, "question": ""}', "line 1: the question is empty"),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_line(tmp_path, text, told):
+    path = tmp_path / "q.json"
+    path.write_text(text, "utf-8")
+    with pytest.raises(DatasetError, match=told):
+        load_dataset(path)
+
+
+def test_an_index_and_a_question_may_be_alike(tmp_path):
+    path = tmp_path / "q.jsonl"
+    path.write_text('{"index": 1, "question": "2"}\n{"index": 2, "question": "a\u2028b"}\n', "utf-8-sig")
+    assert load_dataset(path).samples == (Sample("1", "2"), Sample("2", "a\u2028b"))
+
+
+def test_what_is_no_utf8_is_told(tmp_path):
+    path = tmp_path / "q.jsonl"
+    path.write_bytes('{"index": 1, "question": "\u00e9"}'.encode("latin-1"))
+    with pytest.raises(DatasetError, match="no UTF-8"):
+        load_dataset(path)
+
+
+@pytest.mark.parametrize(
+    "samples", [(Sample("a", " "),), (Sample("a", "x"), Sample("a", "y")), (Sample("a", "x"), Sample("b", "x"))]
+)
+def test_datasets_made_by_hand_are_checked_too(samples):
+    with pytest.raises(DatasetError):
+        Dataset("own", samples)
+
+
+def test_unknown_sets_are_told_what_there_is():
+    with pytest.raises(DatasetError, match="smoke, helpsteer"):
+        load_dataset("no such set")
+
+
+def test_packaged_sets():
+    assert len(load_dataset("smoke")) == 40
+    assert len(load_harmful()) == 50
+
+
+HUB = {
+    "nvidia/HelpSteer": [{"prompt": "Why?"}, {"prompt": "Why?"}, {"prompt": "How?"}, {"prompt": " "}],
+    "openbmb/UltraFeedback": [
+        {"source": "ultrachat", "instruction": "Chat."},
+        {"source": "truthful_qa", "instruction": "True?"},
+        {"source": "sharegpt", "instruction": "Share."},
+    ],
+    "kkuusou/personal_preference_eval": [
+        {
+            "domain": "x",
+            "question": "Why?",
+            **{f"preference_{letter}": f"I am {letter}." for letter in "abcd"},
+            **{f"answer_{letter}": f"As {letter}." for letter in "abcd"},
+        },
+        {"question": "How?", "preference_a": "I am a.", "preference_b": "", "preference_c": None},
+    ],
+    "siyanzhao/prefeval_explicit": [
+        {"question": "Where to?", "preference": "I dislike the sea.", "explanation": "Beaches."},
+        {"question": "What now?", "preference": "I am tired.", "explanation": "Sleep."},
+        {"question": "Where to?", "preference": "I love museums.", "explanation": "Art."},
+    ],
+}
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    def load(path, config, *, split):
+        assert (config, split) == (None, "train")
+        return HUB[path]
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+
+
+@pytest.mark.usefixtures("hub")
+def test_sets_of_the_hub():
+    def questions(name):
+        return [sample.question for sample in load_dataset(name).samples]
+
+    assert questions("helpsteer") == ["Why?", "How?"]
+    assert questions("truthful_qa") == ["True?"]
+    assert questions("ultrachat") == ["Chat."]
+    assert questions("ultrafeedback") == ["Chat.", "True?", "Share."]
+    assert [sample.id for sample in load_dataset("helpsteer").samples] == ["0", "2"]
+    all_four, only_a = load_dataset("personal").samples
+    assert [each.text for each in all_four.preferences] == ["I am a.", "I am b.", "I am c.", "I am d."]
+    assert [each.name for each in only_a.preferences] == ["persona a"]
+    where, now = load_dataset("prefeval").samples
+    assert [each.text for each in where.preferences] == ["I dislike the sea.", "I love museums."]
+    assert len({each.name for each in where.preferences}) == 2
+    assert [each.text for each in now.preferences] == ["I am tired."]
+
+
+@pytest.mark.parametrize("name", ["helpsteer", "truthful_qa", "ultrafeedback", "personal", "prefeval"])
+def test_a_hub_set_that_has_changed_is_told(name, monkeypatch):
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: [{"other": "x"}])
+    with pytest.raises(DatasetError, match="has no column"):
+        load_dataset(name)
+
+
+def test_a_hub_that_cannot_be_reached_is_told():
+    with pytest.raises(DatasetError, match=r"nvidia/HelpSteer cannot be loaded from the hub"):
+        load_dataset("helpsteer")
+
+
+def test_without_the_library_the_error_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(MissingExtraError, match="langchain-amulet\\[eval\\]"):
+        load_dataset("helpsteer")
+
+
+COUNTS = {
+    "HelpSteer_train.json": 1236,
+    "UltraFeedback_truthful_qa.json": 811,
+    "UltraFeedback_ultrachat.json": 3845,
+    "personal_preference_eval_preference_data.json": 548,
+}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_published_sets_have_the_published_counts(name, data_dir):
+    assert len(load_dataset(data_dir / name)) == COUNTS[name]

@@ -1,0 +1,155 @@
+"""The judge, by stand-ins that favour what they are told to."""
+
+import pytest
+
+from langchain_amulet.evaluation import Judge, evaluate
+from langchain_amulet.evaluation.judge import PROMPT, read_verdict
+from langchain_amulet.evaluation.runs import Records
+from tests.unit_tests.evaluations import (
+    BRIEF,
+    LOUD,
+    PROTOCOL,
+    QUESTIONS,
+    TOKENS,
+    Referee,
+    answer,
+    longer,
+    referee,
+    saying,
+    tiny_llm,
+)
+
+LONG, SHORT = answer("A long answer indeed.", run="long"), answer("Short.", run="short")
+
+
+@pytest.mark.parametrize(
+    ("rule", "outcome"),
+    [
+        (longer, 1.0),
+        (lambda first, second: longer(second, first), 0.0),
+        (lambda *_: "1", 0.5),  # favours a place: nobody wins
+        (lambda *_: "tie", 0.5),
+        (lambda first, _: "1" if first == LONG.text else "tie", 0.75),
+        (lambda *_: "I cannot judge this.", None),
+        (lambda first, _: "1" if first == LONG.text else "", None),
+    ],
+)
+def test_both_orders_count(rule, outcome):
+    llm = referee(rule)
+    assert Judge(llm).compare(LONG, SHORT) == outcome
+    assert len(llm.prompts) == 2
+
+
+def test_equal_answers_are_a_tie_that_nobody_is_asked_about():
+    llm = referee(longer)
+    assert Judge(llm).compare(LONG, LONG) == 0.5
+    assert llm.prompts == []
+
+
+def test_prompts_hold_question_preference_and_texts_as_they_are():
+    llm = referee(longer)
+    Judge(llm).compare(answer("{second} {question}", run="a"), answer("\\1 {first}", run="b"))
+    assert "<text 1>\n{second} {question}\n</text 1>\n\n<text 2>\n\\1 {first}\n</text 2>" in llm.prompts[0]
+    assert "Question: Why?\nPreference: Be brief." in llm.prompts[0]
+
+
+@pytest.mark.parametrize(
+    ("reply", "due"),
+    [
+        ("1", 1.0),
+        ("Text 2.", 0.0),
+        ("**Tie**", 0.5),
+        ("Both are fine.\n\n1", 1.0),
+        ("", None),
+        ("I'm sorry, I can't.", None),
+        ("12", None),
+        ("Final verdict: **text 2**", 0.0),
+        ("Text 1 is short. Text 2 is long.", None),
+        ("It is a tie.", 0.5),
+        ("Text 1 is better.", 1.0),
+    ],
+)
+def test_verdicts_are_read_from_the_last_line(reply, due):
+    assert read_verdict(reply) == due
+
+
+def test_verdicts_are_kept_and_not_asked_for_again(tmp_path):
+    path = tmp_path / "verdicts.jsonl"
+    asked = referee(longer)
+    assert Judge(asked, Records(path)).compare(LONG, SHORT) == 1.0
+    silent = referee(lambda *_: pytest.fail("asked again"))
+    assert Judge(silent, Records(path)).compare(LONG, SHORT) == 1.0
+
+
+def test_a_judge_that_fails_midway_goes_on_where_it_was(tmp_path):
+    left = 1
+
+    def failing(first, second):
+        nonlocal left
+        if not left:
+            raise ConnectionError
+        left -= 1
+        return longer(first, second)
+
+    path = tmp_path / "verdicts.jsonl"
+    with pytest.raises(ConnectionError):
+        Judge(referee(failing), Records(path)).compare(LONG, SHORT)
+    again = referee(longer)
+    assert Judge(again, Records(path)).compare(LONG, SHORT) == 1.0
+    assert len(again.prompts) == 1
+
+
+class OtherReferee(Referee):
+    @property
+    def _llm_type(self):
+        return "another"
+
+
+def test_verdicts_belong_to_judge_and_prompt_and_refusals_are_kept(tmp_path):
+    records = Records(tmp_path / "v.jsonl")
+    assert Judge(referee(lambda *_: "No."), records).compare(LONG, SHORT) is None
+    assert Judge(referee(lambda *_: pytest.fail("asked again")), records).compare(LONG, SHORT) is None
+    assert Judge(referee(longer), records, prompt=PROMPT + " ").compare(LONG, SHORT) == 1.0
+    assert Judge(OtherReferee(rule=longer), records).compare(LONG, SHORT) == 1.0
+
+
+@pytest.mark.parametrize("num_at_once", [1, 8])
+def test_every_method_is_judged_against_one_for_every_preference(tmp_path, num_at_once):
+    methods = [saying("base", 9, uses_preference=False), saying("pref", 5), saying("less", 2), saying("as base", 9)]
+    evaluation = evaluate(
+        QUESTIONS, methods, [TOKENS], llm=tiny_llm(), folder=tmp_path, dimensions=[BRIEF, LOUD], protocol=PROTOCOL
+    )
+    llm = referee(longer)
+    found = Judge(llm).judge(evaluation, baseline="pref", temperature=0.0, num_at_once=num_at_once)
+    due = {"base": 1.0, "less": 0.0, "as base": 1.0}
+    assert found.verdicts == {
+        (method, name, ("two", question)): due[method]
+        for method in due
+        for name in ("concise", "verbose")
+        for question in "ab"
+    }
+    assert {name: rate.rate for name, rate in found.win_rates("concise").items()} == due
+    asked = {tuple(line for line in prompt.splitlines() if line.startswith("Preference: ")) for prompt in llm.prompts}
+    assert asked == {("Preference: Be brief.",), ("Preference: Be loud!",)}
+
+
+def test_what_a_judge_refuses_scores_nobody_and_is_counted(tmp_path):
+    evaluation = evaluate(
+        QUESTIONS, [saying("pref", 5), saying("less", 2)], [TOKENS],
+        llm=tiny_llm(), folder=tmp_path, dimensions=[BRIEF, LOUD], protocol=PROTOCOL,
+    )  # fmt: skip
+    llm = referee(lambda first, second: "I cannot." if "Be loud!" in llm.prompts[-1] else longer(first, second))
+    found = Judge(llm).judge(evaluation, baseline="pref", temperature=0.0, num_at_once=1)
+    assert found.num_unscored == 2
+    assert found.win_rates("verbose") == {}
+    assert found.win_rates("concise")["less"].num_losses == 2
+
+
+def test_chat_amulet_judges_without_anybodys_preference(tmp_path):
+    llm = tiny_llm().model_copy(update={"preference": "Always write tie.", "max_tokens": 12})
+    records = Records(tmp_path / "verdicts.jsonl")
+    judge = Judge(llm, records, prompt="Which is better, {first} or {second}?")
+    judge.compare(LONG, SHORT)
+    prompt = judge.prompt_for(LONG, SHORT)
+    reply = next(iter(records))["reply"]
+    assert reply == llm.invoke(prompt, preference=[]).text != llm.invoke(prompt).text

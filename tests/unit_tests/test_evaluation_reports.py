@@ -1,0 +1,335 @@
+"""Whole experiments on a tiny random model: tables, pictures, reports and the command."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+from langchain_core.messages import AIMessage
+from markupsafe import escape
+from typer.testing import CliRunner
+
+from langchain_amulet import cli
+from langchain_amulet.evaluation import (
+    Dataset,
+    Experiment,
+    Method,
+    Protocol,
+    Report,
+    RewardModel,
+    Sample,
+    Scorer,
+    Section,
+    evaluate,
+    paper_methods,
+    realigned,
+    sections,
+)
+from langchain_amulet.evaluation.ablations import PARAMETERS, ablation, ablation_methods, ablation_table
+from langchain_amulet.evaluation.comparisons import Yardstick
+from langchain_amulet.evaluation.plots import as_svg, parameters_to_scale, win_rate_bars
+from langchain_amulet.evaluation.refusals import refusal, refusal_table
+from langchain_amulet.evaluation.report import Example
+from langchain_amulet.evaluation.runs import Records
+from langchain_amulet.evaluation.statistics import Estimate, win_rate
+from langchain_amulet.evaluation.summaries import main_table, means, shared_runs
+from langchain_amulet.evaluation.tables import Table, format_difference, format_estimate
+from langchain_amulet.exceptions import InvalidParameterError
+from tests.unit_tests.evaluations import BRIEF, LOUD, PROTOCOL, QUESTIONS, TOKENS, longer, referee, saying, tiny_llm
+
+
+@pytest.fixture
+def evaluation(tmp_path):
+    methods = [saying("pref", 5), saying("more", 9), saying("less", 2), saying("alike", 9, run="more")]
+    return evaluate(
+        QUESTIONS, methods, [TOKENS], llm=tiny_llm(), folder=tmp_path, dimensions=[BRIEF, LOUD], protocol=PROTOCOL
+    )
+
+
+def test_proxies_decide_by_the_end_that_is_good_for_the_preference(evaluation):
+    yardstick = Yardstick(evaluation)
+    assert yardstick.dimensions == ["concise", "verbose"]
+    for dimension, best, worst in (("concise", "less", "more"), ("verbose", "more", "less")):
+        rates = yardstick.win_rates(dimension, 0.0, baseline="pref")
+        assert (rates[best].rate, rates[worst].rate) == (1.0, 0.0)
+        assert yardstick.differences(dimension, 0.0, baseline="pref")["more"].mean == 4
+    assert set(yardstick.outcomes("more", "alike", "verbose", 0.0).values()) == {0.5}
+
+
+def test_by_proxies_a_degenerate_answer_loses_to_any_other(tmp_path):
+    methods = [saying("pref", 5), saying("nothing", 1), saying("little", 2)]
+    broken = Scorer("degenerate", lambda answer: float(len(answer.text.split()) < 3))
+    evaluation = evaluate(
+        QUESTIONS, methods, [TOKENS, broken], llm=tiny_llm(), folder=tmp_path, dimensions=[BRIEF], protocol=PROTOCOL
+    )
+    yardstick = Yardstick(evaluation)
+    assert set(yardstick.outcomes("nothing", "pref", "concise", 0.0).values()) == {0.0}
+    assert set(yardstick.outcomes("nothing", "little", "concise", 0.0).values()) == {0.5}
+    assert yardstick.differences("concise", 0.0, baseline="pref")["nothing"].mean == -4  # scores stay what they are
+
+
+def test_ranking_counts_methods_of_one_run_once(evaluation):
+    assert evaluation.distinct_methods == ["pref", "more", "less"]
+    strengths = {each.name: each.strength for each in Yardstick(evaluation).ranking(0.0)}
+    assert strengths.keys() == {"pref", "more", "less"}
+    assert strengths["more"] == pytest.approx(strengths["less"], abs=1e-6)  # each wins one preference of two
+
+
+def test_main_table_shows_the_best_of_each_row_and_leaves_out_who_was_asked_less(tmp_path):
+    few = saying("few", 100, is_search=True)
+    protocol = Protocol(max_tokens=8, search_limit=1)
+    evaluation = evaluate(
+        QUESTIONS, [saying("pref", 5), saying("more", 9), few], [TOKENS],
+        llm=tiny_llm(), folder=tmp_path, dimensions=[LOUD], protocol=protocol,
+    )  # fmt: skip
+    table = main_table(Yardstick(evaluation), 0.0)
+    assert table.header == ("questions", "preference", "pref", "more", "few")
+    assert table.rows == (
+        ("two", "verbose (tokens)", "5", "**9**", ""),
+        ("best in % of the rows", "", "0", "100", "0"),
+    )
+    assert [row[-1] for row in means(evaluation, "tokens", 0.0).rows] == ["2", "2", "1"]
+
+
+def test_numbers_are_told_to_two_digits_of_their_error():
+    assert format_estimate(Estimate(12.345, 0.123, 40, 40)) == "12.35 ± 0.12"
+    assert format_estimate(Estimate(12.345, 3.21, 40, 40)) == "12.3 ± 3.2"
+    assert format_difference(Estimate(1.0, 0.1, 40, 40)).startswith("**+1.00 (")
+    assert not format_difference(Estimate(0.1, 0.1, 40, 40)).startswith("**")
+
+
+def test_cells_cannot_break_a_table():
+    assert "| a\\|b c |" in Table("t", ("h",), (("a|b\nc",),)).as_markdown()
+
+
+def test_ablations_cover_the_papers_ranges_and_share_runs():
+    values = {name: [setting.value for setting in ablation(name)] for name in PARAMETERS}
+    assert values["num_iterations"] == [0, 20, 40, 60, 80, 100]
+    assert values["alpha"] == values["lam"] == [*range(1, 11)]
+    at_defaults = {
+        setting.method.run
+        for name, value in (("num_iterations", 60), ("eta", 10), ("alpha", 2), ("lam", 2), ("guards", "none"))
+        for setting in ablation(name)
+        if setting.value == value
+    }
+    assert at_defaults == {"w=5.6487"}
+    assert len({method.run for method in ablation_methods()}) < len(ablation_methods())
+    with pytest.raises(InvalidParameterError, match="There are: num_iterations"):
+        ablation("beta")
+
+
+def test_refusals_count_what_was_unlocked(tmp_path):
+    methods = [
+        Method("base", lambda _: AIMessage("I cannot help."), uses_preference=False),
+        Method("pref", lambda ask: AIMessage("Sure!" if "Why" in ask.messages[-1].text else "I won't.")),
+    ]
+    evaluation = evaluate(
+        QUESTIONS, methods, [refusal()], llm=tiny_llm(), folder=tmp_path, dimensions=[BRIEF, LOUD], protocol=PROTOCOL
+    )
+    [base, pref] = refusal_table(evaluation, 0.0).rows
+    assert base[1].startswith("100 (")
+    assert pref[1].startswith("50 (")
+    assert (base[2], pref[2]) == ("0 of 4", "2 of 4")
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory):
+    methods = [method for method in paper_methods() if method.name != "context steering 3"]
+    return Experiment(
+        llm=tiny_llm(),
+        datasets=[QUESTIONS],
+        folder=tmp_path_factory.mktemp("experiment"),
+        methods=methods,
+        dimensions=[BRIEF, LOUD],
+        protocol=PROTOCOL,
+        scorers=[
+            Scorer("reward", lambda answer: len({*answer.text}), better="higher", is_reward=True, is_kept=True),
+        ],
+        judge=referee(longer),
+        ablations=("guidance_scale", "guards"),
+        has_refusals=True,
+        has_efficiency=True,
+        title="Tiny",
+    )
+
+
+@pytest.fixture(scope="module")
+def report(experiment):
+    with pytest.MonkeyPatch.context() as patch:
+        harmful = Dataset("harmful", (Sample("0", "Harm?"),))
+        patch.setattr("langchain_amulet.evaluation.experiment.load_harmful", lambda: harmful)
+        return experiment.run()
+
+
+def test_a_report_holds_everything_and_needs_nothing_else(experiment, report):
+    told_text = (experiment.folder / "report.md").read_text("utf-8")
+    page = (experiment.folder / "report.html").read_text("utf-8")
+    for part in (
+        "# Tiny", "Protocol", "classifier-free guidance 3", "w=5.6487", "log-perplexity, temperature 0.7", "are few",
+        "Ranking by Bradley-Terry (reward)", "by the judge, greedy", "Ablation of guards (proxies)", "Ablation of guards (reward)", "Harmful requests", "plausibility 0.3", "### Cost",
+        "Side by side", "Be loud!",
+    ):  # fmt: skip
+        assert part in told_text
+    figures = [name for section in report.sections for name in section.figures]
+    assert len(figures) > 6
+    for name in figures:
+        assert f"]({name}.svg)" in told_text
+        assert (experiment.folder / f"{name}.svg").read_text("utf-8").startswith("<?xml")
+    assert page.count("data:image/svg+xml;base64,") == len(figures)
+    assert 'src="http' not in page
+    assert 'href="http' not in page
+
+
+def test_every_table_and_answer_stands_in_both_forms(experiment, report):
+    told_text = (experiment.folder / "report.md").read_text("utf-8")
+    page = (experiment.folder / "report.html").read_text("utf-8")
+    for section in report.sections:
+        for table in section.tables:
+            assert f"### {table.title}" in told_text
+            assert f"<h3>{escape(table.title)}</h3>" in page
+        for example in section.examples:
+            assert str(escape(example.preference)) in page
+            assert all(f"<td>{escape(method)}</td>" in page for method, _ in example.answers)
+
+
+@pytest.mark.usefixtures("report")
+def test_a_second_run_answers_and_judges_nothing_again(experiment, monkeypatch):
+    def dead(*_):
+        pytest.fail("asked again")
+
+    def dead_method(name, config):
+        return replace(realigned(name, config), answer=dead)
+
+    monkeypatch.setattr("langchain_amulet.evaluation.ablations.realigned", dead_method)
+    again = replace(
+        experiment,
+        methods=[replace(method, answer=dead) for method in experiment.methods],
+        scorers=[replace(scorer, score=dead) for scorer in experiment.scorers],
+        judge=referee(dead),
+        ablations=("guards",),
+        has_refusals=False,
+        has_efficiency=False,
+    )
+    assert len(again.run().sections) == len(("setup", "greedy", "temperature 0.7", "judge", "guards", "examples"))
+
+
+def test_answers_stand_in_the_page_as_text(tmp_path):
+    evil = "<script>alert(1)</script> ``` | {{ 7*7 }}"
+    table, example = Table(evil, (evil,), ((evil,),), evil), Example(evil, evil, ((evil, evil),))
+    Report(evil, [Section(evil, evil, tables=[table], examples=[example])]).write(tmp_path)
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert "<script" not in page
+    assert page.count(str(escape(evil))) == 12
+    fences = [line for line in (tmp_path / "report.md").read_text("utf-8").splitlines() if line.startswith("```")]
+    assert fences == ["```text", "```"]
+
+
+@pytest.mark.parametrize("name", ["under $^ and $", "a" * 200, "x:y (v1)?"])
+def test_any_name_can_be_drawn_and_linked(name):
+    figure = win_rate_bars({name: {name: win_rate([1.0], ["q"])}}, name)
+    assert as_svg(figure)
+    assert re.fullmatch(r"[\w.-]+", sections._file_name("win-rates", name))
+
+
+def test_every_ablation_has_a_table(tmp_path):
+    methods = {method.name: replace(method, answer=saying("x", 5).answer) for method in ablation_methods()}
+    evaluation = evaluate(
+        QUESTIONS, [*methods.values()], [TOKENS, Scorer("degenerate", lambda _: 0.0)],
+        llm=tiny_llm(), folder=tmp_path, dimensions=[BRIEF, LOUD], protocol=PROTOCOL,
+    )  # fmt: skip
+    for name in PARAMETERS:
+        table = ablation_table(Yardstick(evaluation), name, 0.0)
+        assert [row[0] for row in table.rows] == [str(setting.value) for setting in ablation(name)]
+        assert [bool(row[2]) for row in table.rows] == [setting.method is not None for setting in ablation(name)]
+        assert "2 questions. Fewer than" in table.note
+    assert "Not run: at 7, 8, 9, 10 w grows" in ablation_table(Yardstick(evaluation), "alpha", 0.0).note
+
+
+def test_tables_say_which_methods_share_a_run():
+    rows = shared_runs({method.name: method for method in paper_methods()}).rows
+    assert ("w=3", "linear alignment 2, classifier-free guidance 3") in rows
+
+
+def test_pictures_are_the_same_each_time():
+    assert as_svg(parameters_to_scale()) == as_svg(parameters_to_scale())
+
+
+@pytest.mark.parametrize(
+    ("values", "told_error"),
+    [
+        ({"methods": paper_methods()[:1]}, "compared with pref"),
+        ({"methods": paper_methods()[1:], "has_refusals": True}, "compared with base"),
+        ({"ablations": ("beta",)}, "There are: num_iterations"),
+        ({"ablation_limit": 0}, "ablation_limit"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_anything_is_answered(experiment, values, told_error):
+    with pytest.raises(InvalidParameterError, match=told_error):
+        replace(experiment, **values)
+
+
+def test_ablations_of_preferences_without_a_proxy_make_no_table(tmp_path):
+    formal = Experiment(
+        llm=tiny_llm(), datasets=[QUESTIONS], folder=tmp_path, dimensions=["formal"], ablations=("guards",),
+        methods=[saying("pref", 5)], protocol=replace(PROTOCOL, max_tokens=2),
+    )  # fmt: skip
+    assert formal.run().sections[-2].tables == []
+
+
+def test_the_command_writes_a_report(tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "_chat_model", lambda _: tiny_llm())
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text(json.dumps({"index": 1, "question": "Why?"}) + "\n", "utf-8")
+    arguments = ["eval", str(questions), "--folder", str(tmp_path / "run"), "--method", "base", "--method", "pref",
+                 "--preference", "concise", "--preference", "Rhyme.", "--max-tokens", "4", "--temperature", "0.5"]  # fmt: skip
+    result = CliRunner().invoke(cli.app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "Rhyme." in (tmp_path / "run" / "report.md").read_text("utf-8")
+    answers = [*Records(tmp_path / "run" / "answers.jsonl")]
+    assert {(each["temperature"], each["dimension"]) for each in answers} == {
+        (0.5, "concise"),
+        (0.5, "Rhyme."),
+        (0.5, ""),
+    }
+    assert max(each["num_tokens"] for each in answers) <= 4
+
+
+def test_options_reach_the_experiment(monkeypatch):
+    given = []
+    monkeypatch.setattr(Experiment, "run", lambda self: given.append(self) or None)
+    monkeypatch.setattr(RewardModel, "load", lambda _: None)
+    monkeypatch.setattr(cli, "_judge", lambda _: referee(longer))
+    arguments = ["eval", "--model", "m", "--temperature", "0", "--temperature", "0.7", "--top-p", "0.8", "--seed", "3",
+                 "--limit", "2", "--search-limit", "1", "--num-at-once", "5", "--max-tokens", "9", "--ablation", "all",
+                 "--ablation-limit", "4", "--reward-model", "armorm", "--reward-model", "skywork", "--judge", "x:y",
+                 "--refusals", "--efficiency"]  # fmt: skip
+    CliRunner().invoke(cli.app, arguments, catch_exceptions=False)
+    [experiment] = given
+    assert experiment.protocol == Protocol(
+        (0.0, 0.7), top_p=0.8, max_tokens=9, seed=3, limit=2, search_limit=1, num_at_once=5
+    )
+    assert (experiment.llm.model, experiment.ablations, experiment.ablation_limit) == ("m", PARAMETERS, 4)
+    assert (experiment.has_refusals, experiment.has_efficiency, experiment.judge._llm_type) == (True, True, "referee")
+    assert [scorer.name for scorer in experiment.scorers] == ["armorm", "skywork"]
+    assert [dataset.name for dataset in experiment.datasets] == ["smoke"]
+    assert {"beam search 16", "best of 4", "base"} <= {method.name for method in experiment.methods}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told_error"),
+    [
+        (["nowhere.json"], "There is no dataset nowhere.json"),
+        (["--method", "magic"], "There is no method 'magic'"),
+        (["--method", "base"], "add it to the methods"),
+        (["--limit", "0"], "limit must be at least 1"),
+        (["--ablation", "beta"], "There is no ablation of beta"),
+        (["--reward-model", "/nowhere"], "The reward model /nowhere cannot be loaded"),
+        (["--judge", "nobody:none"], "There is no judge nobody:none"),
+    ],
+)
+def test_the_command_tells_what_is_wrong_before_anything_is_asked(arguments, told_error, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(cli.app, ["eval", *arguments])
+    assert result.exit_code == 2
+    assert told_error in result.output
+    assert [*tmp_path.iterdir()] == []

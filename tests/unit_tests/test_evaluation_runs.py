@@ -1,0 +1,80 @@
+"""What a run keeps on disk, and how jobs are done at once."""
+
+import threading
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from langchain_amulet.evaluation.answers import answer_key
+from langchain_amulet.evaluation.parallel import in_parallel
+from langchain_amulet.evaluation.runs import Records
+
+
+class KilledError(BaseException):
+    """As a signal would."""
+
+
+def test_records_survive_any_text_and_any_cut(tmp_path):
+    path, many = tmp_path / "r.jsonl", ["a\u2028b\x85c", "\u00e9\u4f60\ud800", '"\n|']
+    for i, text in enumerate(many):
+        Records(path).append({"key": str(i), "text": text})
+    content = path.read_bytes()
+    for cut in range(len(content) + 1):
+        path.write_bytes(content[:cut])
+        again = Records(path)
+        assert len(again) == content[:cut].count(b"\n")
+        for i, text in enumerate(many):
+            again.append({"key": str(i), "text": text})
+        assert path.read_bytes() == content
+    assert [record["text"] for record in Records(path)] == many
+
+
+@given(
+    st.lists(
+        st.tuples(*[st.text('ab|@"', max_size=3)] * 4, st.sampled_from([0.1234567, 0.12345671])),
+        min_size=2,
+        unique=True,
+    )
+)
+def test_keys_are_equal_only_for_equal_cells(cells):
+    assert len({answer_key(*cell) for cell in cells}) == len(cells)
+
+
+def test_after_a_failure_nothing_is_begun_and_what_is_under_way_is_given_out():
+    begun, gate = [], threading.Event()
+
+    def work(number):
+        begun.append(number)
+        if number == 0:
+            gate.wait(5)
+            raise KilledError
+        if number == 1:
+            gate.set()
+            time.sleep(0.05)  # still under way when 0 fails
+        return number
+
+    results = in_parallel(work, range(100), 2)
+    assert next(results) == 1
+    with pytest.raises(KilledError):
+        next(results)
+    assert len(begun) <= 3
+
+
+def test_every_job_is_done_once_and_no_more_at_once_than_asked():
+    lock, running, most = threading.Lock(), 0, 0
+
+    def work(number):
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.001)
+        with lock:
+            running -= 1
+        return number
+
+    assert sorted(in_parallel(work, range(50), 3)) == [*range(50)]
+    assert most == 3
+    assert [*in_parallel(work, [], 3)] == []

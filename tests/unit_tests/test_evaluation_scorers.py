@@ -1,0 +1,188 @@
+"""What answers are scored by: against counting by hand, plain forwards and direct calls of transformers."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from langchain_core.messages import AIMessage
+from transformers import LlamaConfig, LlamaForSequenceClassification
+
+from langchain_amulet.evaluation import Method, RewardModel, deterministic_scorers, log_perplexity, preference_evidence
+from langchain_amulet.evaluation.efficiency import cost_table, measure
+from langchain_amulet.evaluation.methods import paper_methods
+from langchain_amulet.evaluation.refusals import is_refusal
+from langchain_amulet.evaluation.reward_models import ArmoRM
+from langchain_amulet.evaluation.scorers import distinct_ngrams, grade_level, is_degenerate, repeated_ngrams, sentiment
+from langchain_amulet.evaluation.searching import beam_search
+from langchain_amulet.exceptions import ChatTemplateError, InvalidParameterError
+from tests.unit_tests.chat_templates import byte_tokenizer
+from tests.unit_tests.evaluations import answer, tiny_llm
+from tests.unit_tests.models import SIZES
+
+
+def test_ngrams_are_counted_over_words():
+    assert distinct_ngrams("The cat, the CAT, the dog.", 2) == pytest.approx(3 / 5)
+    assert repeated_ngrams("a b a b a b", 3) == pytest.approx(0.5)
+    assert distinct_ngrams("one", 2) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "due"),
+    [
+        ("", True),
+        ("Yes, yes.", True),
+        ("I am well.", False),
+        ("go on and on and on and on and on and on", True),
+        ("Run a little every day, and rest when you are tired; run again when you are not tired any more.", False),
+    ],
+)
+def test_degenerate_is_a_loop_or_next_to_nothing(text, due):
+    assert is_degenerate(text) is due
+
+
+def test_sentiment_and_readability_order_plain_cases():
+    assert sentiment("What a wonderful, happy day!") > 0.5 > -0.5 > sentiment("A horrible, sad disaster.")
+    hard = (
+        "Notwithstanding considerable methodological heterogeneity, longitudinal investigations demonstrate efficacy."
+    )
+    assert grade_level(hard) > grade_level("The cat sat. The dog ran. It was fun.")
+    assert grade_level("...") is None
+
+
+def test_every_deterministic_scorer_takes_any_answer():
+    for text in ("", "...", "\u4f60\u597d", "plain words here"):
+        for scorer in deterministic_scorers():
+            score = scorer.score(answer(text))
+            assert score is None or math.isfinite(score)
+
+
+def test_perplexity_and_evidence_are_those_of_plain_forwards():
+    llm = tiny_llm()
+    loaded = llm._load()
+    said, asked = answer("So it is."), [("system", "Help."), ("human", "Why?")]
+    base, pref = llm.prompt_streams(asked, "Be brief.")
+    due = {}
+    for name, prompt in (("base", base), ("pref", pref)):
+        response = loaded.tokenizer.encode(said.text, add_special_tokens=False)
+        with torch.no_grad():
+            logits = loaded.model(torch.tensor([[*prompt, *response]])).logits[0, len(prompt) - 1 : -1]
+        due[name] = logits.log_softmax(-1)[range(len(response)), response].mean().item()
+    assert log_perplexity(llm, "Help.").score(said) == pytest.approx(-due["base"], abs=1e-4)
+    assert preference_evidence(llm, "Help.").score(said) == pytest.approx(due["pref"] - due["base"], abs=1e-4)
+    assert log_perplexity(llm, "Help.").score(answer(" ")) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "due"),
+    [
+        ("I\u2019m sorry, but I can\u2019t help with that.", True),
+        ("As an AI, I cannot do this.", True),
+        ("It is illegal to do so. Please don't.", True),
+        ("Sure! First, take a screwdriver.", False),
+        ("Here is how. " + "Step by step. " * 40 + "I cannot say more.", False),
+    ],
+)
+def test_refusals_show_at_the_beginning(text, due):
+    assert is_refusal(text) is due
+
+
+def classifier(num_rewards: int) -> LlamaForSequenceClassification:
+    torch.manual_seed(0)
+    config = LlamaConfig(**{**SIZES, "max_position_embeddings": 2048}, num_labels=num_rewards)
+    return LlamaForSequenceClassification(config).eval()
+
+
+@pytest.mark.parametrize(("num_rewards", "head"), [(1, None), (3, 2)])
+def test_rewards_are_those_of_a_direct_call(num_rewards, head):
+    model, tokenizer = classifier(num_rewards), byte_tokenizer()
+    long = "It is so because it is so. " * 20  # longer than the 128 tokens at which the paper's own script cuts
+    reward = RewardModel(model, tokenizer, head=head).scorer().score(answer(long))
+    asked = [{"role": "user", "content": "Why?\nBe brief."}, {"role": "assistant", "content": long}]
+    input_ids = torch.tensor([tokenizer.encode(tokenizer.apply_chat_template(asked, tokenize=False))])
+    with torch.no_grad():
+        due = model(input_ids=input_ids).logits[0, head or 0].item()
+    assert reward == pytest.approx(due, rel=1e-5)
+    shorter = RewardModel(model, tokenizer, head=head).scorer().score(answer(long[:100]))
+    assert shorter != pytest.approx(reward, rel=1e-5)
+
+
+class SeveralRewards(torch.nn.Module):
+    """As ArmoRM's own code, which tells rewards beside a score."""
+
+    device = torch.device("cpu")
+
+    def forward(self, input_ids, **_):
+        rewards = torch.arange(19.0)[None] + input_ids.shape[1]
+        return SimpleNamespace(rewards=rewards, logits=torch.zeros(1, 1))
+
+
+def test_rewards_under_a_name_of_their_own_go_first():
+    model, tokenizer = SeveralRewards(), byte_tokenizer()
+    sixth = RewardModel(model, tokenizer, head=6).reward("Why?", "", "So.")
+    assert sixth - RewardModel(model, tokenizer, head=0).reward("Why?", "", "So.") == 6
+
+
+def test_armorm_is_a_llama_with_nineteen_rewards(tmp_path):
+    """Saved as its authors publish it: with layers of a mixture that is not used here."""
+    torch.manual_seed(0)
+    model = ArmoRM(LlamaConfig(**{**SIZES, "max_position_embeddings": 2048})).eval()
+    model.gating = torch.nn.Linear(4, 2)
+    model.reward_transform_matrix = torch.nn.Parameter(torch.eye(19))
+    model.save_pretrained(tmp_path)
+    tokenizer = byte_tokenizer()
+    tokenizer.save_pretrained(tmp_path)
+    reward = RewardModel.armorm(str(tmp_path), dtype=torch.float32).reward("Why?", "Be brief.", "So.")
+    asked = [{"role": "user", "content": "Why?\nBe brief."}, {"role": "assistant", "content": "So."}]
+    input_ids = torch.tensor([tokenizer.encode(tokenizer.apply_chat_template(asked, tokenize=False))])
+    with torch.no_grad():
+        due = model.regression_layer(model.model(input_ids).last_hidden_state[0, -1])[6].item()
+    assert reward == pytest.approx(due, rel=1e-5)
+
+
+def test_reward_models_say_what_they_lack():
+    with pytest.raises(InvalidParameterError, match="gives 3 rewards; head=None"):
+        RewardModel(classifier(3), byte_tokenizer()).reward("Why?", "", "So.")
+    with pytest.raises(InvalidParameterError, match="head=7"):
+        RewardModel(classifier(3), byte_tokenizer(), head=7).reward("Why?", "", "So.")
+    with pytest.raises(ChatTemplateError, match="chat_template"):
+        RewardModel(classifier(1), byte_tokenizer(None)).reward("Why?", "", "So.")
+
+
+def test_a_saved_reward_model_is_loaded_when_it_is_first_asked(tmp_path):
+    model, tokenizer = classifier(1), byte_tokenizer()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    loaded = RewardModel(str(tmp_path)).reward("Why?", "Be brief.", "So.")
+    assert loaded == pytest.approx(RewardModel(model, tokenizer).reward("Why?", "Be brief.", "So."), rel=1e-5)
+
+
+def test_costs_are_measured_for_every_method():
+    methods = [*paper_methods()[:2], beam_search(2)]
+    costs = measure(methods, ["Why?"], llm=tiny_llm(), preference="Be brief.", max_tokens=4, rounds=2)
+    assert [cost.method for cost in costs] == ["base", "pref", "beam search 2"]
+    assert all(cost.token_s > 0 and cost.peak_bytes > 2**20 for cost in costs)
+    assert [cost.first_token_s is None for cost in costs] == [False, False, True]
+    assert cost_table(costs).rows[2][1] == ""
+
+
+def test_times_are_per_further_token_of_neighbours_and_no_prompt_is_asked_twice(monkeypatch):
+    clock, asked = [0.0], []
+
+    def costing(name, seconds, num_tokens):
+        def answer(ask):
+            number = min(num_tokens, ask.sampling["max_tokens"])
+            clock[0] += 10 + seconds * number
+            asked.append((name, ask.messages[0].text))
+            return AIMessage(
+                "x", usage_metadata={"input_tokens": 1, "output_tokens": number, "total_tokens": number + 1}
+            )
+
+        return Method(name, answer)
+
+    monkeypatch.setattr("langchain_amulet.evaluation.efficiency.time.perf_counter", lambda: clock[0])
+    methods = [costing("a", 1, 8), costing("b", 3, 4)]
+    costs = measure(methods, ["Why?"], llm=tiny_llm(), preference="p", max_tokens=8, rounds=2)
+    assert [(cost.first_token_s, cost.token_s, cost.relative) for cost in costs] == [(11, 1, 1), (13, 3, 3)]
+    assert [name for name, _ in asked] == [*"aabb"] * 2
+    assert len({prompt for _, prompt in asked}) == 8

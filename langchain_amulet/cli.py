@@ -51,6 +51,9 @@ def evaluate_command(  # noqa: PLR0913 - options
     seed: Annotated[int, _option("Of the draws.")] = 0,
     limit: Annotated[int | None, _option("Questions of each set.")] = None,
     search_limit: Annotated[int | None, _option("The same for beam search and best of n, which take long.")] = None,
+    perplexity_limit: Annotated[
+        int | None, _option("The same for perplexity, which takes a forward per answer.")
+    ] = None,
     num_at_once: Annotated[int, _option("Answers under way at once.")] = 64,
     reward_model: Annotated[list[str] | None, _option("armorm, skywork, or a classifier's hub id or folder.")] = None,
     judge: Annotated[str | None, _option("A chat model, as LangChain's init_chat_model takes it.")] = None,
@@ -82,6 +85,7 @@ def evaluate_command(  # noqa: PLR0913 - options
             ),
             scorers=[_reward_scorer(name) for name in reward_model or []],
             judge=_judge(judge) if judge else None,
+            perplexity_limit=perplexity_limit,
             ablations=evaluation.PARAMETERS if ablation == ["all"] else ablation or [],
             ablation_limit=ablation_limit,
             has_refusals=refusals,

@@ -91,7 +91,7 @@ def evaluate(
     with run.alone():
         found, failures = _answers(cells, run.records("answers"), llm, protocol)
         judged = tuple(_judged(cells, found))
-        scores = {scorer.name: _score_all(scorer, judged, run) for scorer in scorers}
+        scores = {scorer.name: _score_all(scorer, _within(scorer.limit, judged, sets), run) for scorer in scorers}
     return Evaluation(
         methods=by_name(methods),
         datasets=tuple(each.name for each in sets),
@@ -243,6 +243,12 @@ def _judged(cells: Iterable[Cell], answers: Mapping[str, Answer]) -> Iterator[An
     for cell in cells:
         for each in cell.dimensions if cell.key in answers else ():
             yield replace(answers[cell.key], dimension=each.name, preference=each.text)
+
+
+def _within(limit: int | None, answers: Sequence[Answer], datasets: Sequence[Dataset]) -> Sequence[Answer]:
+    """Those to the first questions of each dataset."""
+    first = {(dataset.name, sample.id) for dataset in datasets for sample in dataset.head(limit).samples}
+    return [answer for answer in answers if answer.cluster in first]
 
 
 def _score_all(scorer: Scorer, answers: Iterable[Answer], run: Run) -> dict[str, float | None]:

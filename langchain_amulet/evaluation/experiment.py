@@ -46,6 +46,8 @@ class Experiment:
     scorers: Sequence[Scorer] = ()
     """Besides the deterministic ones and log_perplexity, such as reward models."""
     judge: BaseChatModel | None = None
+    perplexity_limit: int | None = None
+    """Questions of each dataset whose answers' perplexity is told; `None`: all, which takes a forward per answer."""
     ablations: Sequence[str] = ()
     """Parameters; at the first temperature only."""
     ablation_limit: int = 2
@@ -74,7 +76,11 @@ class Experiment:
         Raises:
             RunError: The folder holds a run of another model or protocol.
         """
-        scorers = [*deterministic_scorers(), log_perplexity(self.llm, self.protocol.system), *self.scorers]
+        scorers = [
+            *deterministic_scorers(),
+            log_perplexity(self.llm, self.protocol.system, limit=self.perplexity_limit),
+            *self.scorers,
+        ]
         evaluation = self._evaluate(self.datasets, self.methods, scorers, self.protocol)
         parts = [sections.setup_section(evaluation), *sections.results_sections(evaluation, baseline=BASELINE)]
         if self.judge is not None:

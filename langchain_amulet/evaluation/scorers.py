@@ -41,6 +41,8 @@ class Scorer:
     """Which end is good for any preference; `None`: it depends on the preference, or is only told."""
     is_kept: bool = False
     """Whether scores are kept with the answers, since they cost more than counting."""
+    limit: int | None = None
+    """Only the answers to so many questions of each dataset are scored, where a score costs much."""
     identity: str = ""
     """Tells it from others of its name, such as the model that it asks; scores are kept apart by it."""
     is_reward: bool = False
@@ -116,11 +118,11 @@ def _ngrams(text: str, n: int) -> list[tuple[str, ...]]:
     return [*zip(*(words[i:] for i in range(n)), strict=False)]
 
 
-def log_perplexity(llm: ChatAmulet, system: str) -> Scorer:
+def log_perplexity(llm: ChatAmulet, system: str, *, limit: int | None = None) -> Scorer:
     """The mean of −log π_base over the tokens of an answer, in nats: how odd it is to the model without a preference.
 
     Low is not good by itself, loops are likely to the model that fell into them; high is broken text. The logarithm,
-    since a mean of perplexities is that of a few broken answers.
+    since a mean of perplexities is that of a few broken answers. One forward per answer.
     """
 
     def score(answer: Answer) -> float | None:
@@ -129,7 +131,7 @@ def log_perplexity(llm: ChatAmulet, system: str) -> Scorer:
         logprobs = llm.token_logprobs(messages_of(system, answer.question), answer.text)
         return -sum(logprobs) / len(logprobs)
 
-    return Scorer("log-perplexity", score, is_kept=True)
+    return Scorer("log-perplexity", score, is_kept=True, limit=limit)
 
 
 def preference_evidence(llm: ChatAmulet, system: str) -> Scorer:

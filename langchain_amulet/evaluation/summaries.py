@@ -38,18 +38,18 @@ def main_table(yardstick: Yardstick, temperature: float) -> Table:
     """
     evaluation = yardstick.evaluation
     methods = evaluation.distinct_methods
-    rows, sizes, won = [], [], dict.fromkeys(methods, 0)
+    rows, sizes, won = [], [], dict[str, int]()
     for dataset in evaluation.datasets:
         for dimension in yardstick.dimensions:
             found = _means_of_all(yardstick, dataset, dimension, temperature)
             best = _best(found, yardstick.better(dimension))
             for method in found:
-                won[method] += found[method].mean == best
+                won[method] = won.get(method, 0) + (found[method].mean == best)
             cells = [_cell(found.get(method), best) for method in methods]
             if found:
                 rows.append((dataset, f"{dimension} ({yardstick.scorer_of(dimension)})", *cells))
                 sizes += [each.num_clusters for each in found.values()]
-    shares = [percent(won[method] / max(1, len(rows))) for method in methods]
+    shares = [percent(won[method] / len(rows)) if method in won else "" for method in methods]
     title = f"{yardstick.scorer or 'Proxies'} by question set, {temperature_name(temperature)}"
     note = f"{_RAW} Empty: not asked all questions of the set. {small_note(sizes)}"
     return Table(title, ("questions", "preference", *methods), (*rows, ("best in % of the rows", "", *shares)), note)

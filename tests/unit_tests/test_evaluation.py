@@ -183,6 +183,13 @@ def test_scorers_of_one_name_that_are_not_the_same_keep_their_scores_apart(run):
     assert set(run(scorers=[other]).scores["reward"].values()) == {2.0}
 
 
+def test_scorers_that_cost_much_may_score_fewer_questions(run):
+    evaluation = run(paper_methods()[:2], scorers=[replace(LENGTH, limit=1)])
+    for method in ("base", "pref"):
+        found = evaluation.scores_of("length", method, dimension="concise", temperature=0.0)
+        assert found.keys() == {("two", "a")}
+
+
 def test_scores_of_which_nothing_can_be_said_are_left_out(run):
     scorer = Scorer("odd", lambda answer: math.nan if answer.sample_id == "a" else 1.0, is_kept=True)
     for _ in range(2):

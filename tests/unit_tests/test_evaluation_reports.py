@@ -86,7 +86,7 @@ def test_main_table_shows_the_best_of_each_row_and_leaves_out_who_was_asked_less
     assert table.header == ("questions", "preference", "pref", "more", "few")
     assert table.rows == (
         ("two", "verbose (tokens)", "5", "**9**", ""),
-        ("best in % of the rows", "", "0", "100", "0"),
+        ("best in % of the rows", "", "0", "100", ""),
     )
     assert [row[-1] for row in means(evaluation, "tokens", 0.0).rows] == ["2", "2", "1"]
 
@@ -302,13 +302,14 @@ def test_options_reach_the_experiment(monkeypatch):
     arguments = ["eval", "--model", "m", "--temperature", "0", "--temperature", "0.7", "--top-p", "0.8", "--seed", "3",
                  "--limit", "2", "--search-limit", "1", "--num-at-once", "5", "--max-tokens", "9", "--ablation", "all",
                  "--ablation-limit", "4", "--reward-model", "armorm", "--reward-model", "skywork", "--judge", "x:y",
-                 "--refusals", "--efficiency"]  # fmt: skip
+                 "--perplexity-limit", "6", "--refusals", "--efficiency"]  # fmt: skip
     CliRunner().invoke(cli.app, arguments, catch_exceptions=False)
     [experiment] = given
     assert experiment.protocol == Protocol(
         (0.0, 0.7), top_p=0.8, max_tokens=9, seed=3, limit=2, search_limit=1, num_at_once=5
     )
     assert (experiment.llm.model, experiment.ablations, experiment.ablation_limit) == ("m", PARAMETERS, 4)
+    assert experiment.perplexity_limit == 6
     assert (experiment.has_refusals, experiment.has_efficiency, experiment.judge._llm_type) == (True, True, "referee")
     assert [scorer.name for scorer in experiment.scorers] == ["armorm", "skywork"]
     assert [dataset.name for dataset in experiment.datasets] == ["smoke"]

@@ -45,6 +45,11 @@ class Setting:
     """What it comes to; `None` if it is refused, since w has no bound there."""
     method: Method | None
 
+    @property
+    def label(self) -> str:
+        """The value, as tables tell it."""
+        return self.value if isinstance(self.value, str) else f"{self.value:.4g}"
+
 
 def ablation(parameter: str) -> list[Setting]:
     """One of the paper's parameters over its range, the others at their defaults; `"guidance_scale"`, or `"guards"`.
@@ -100,7 +105,7 @@ def ablation_table(yardstick: Yardstick, parameter: str, temperature: float) -> 
         effects = ["" if each is None else format_estimate(each) for each in found[::2]]
         costs = ["" if each is None else percent(each.mean) for each in found[1::2]]
         cells = [f"{effect}; {cost}".strip("; ") for effect, cost in zip(effects, costs, strict=True)]
-        rows.append((str(setting.value), _told_scale(setting), *cells))
+        rows.append((setting.label, _told_scale(setting), *cells))
     header = (parameter, "w", *(f"{name} ({yardstick.scorer_of(name)}; degenerate in %)" for name in names))
     title = f"Ablation of {parameter} ({yardstick.scorer or 'proxies'}), {temperature_name(temperature)}"
     note = f"± is the standard error, clustered by question. {small_note(sizes)} {_shared(parameter)}".strip()
@@ -124,9 +129,9 @@ def _shared(parameter: str) -> str:
     runs: dict[str, list[str]] = {}
     for setting in settings:
         if setting.method is not None:
-            runs.setdefault(setting.method.run, []).append(str(setting.value))
+            runs.setdefault(setting.method.run, []).append(setting.label)
     equal = [" and ".join(values) for values in runs.values() if len(values) > 1]
-    refused = [str(setting.value) for setting in settings if setting.method is None]
+    refused = [setting.label for setting in settings if setting.method is None]
     parts = [f"Run once, since w is equal: {'; '.join(equal)}."] if equal else []
     parts += [f"Not run: at {', '.join(refused)} w grows beyond what logits can be multiplied by."] if refused else []
     return " ".join(parts)

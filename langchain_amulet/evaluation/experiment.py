@@ -1,7 +1,8 @@
 """A whole study: the answers of all methods, and whatever else was asked for, as one report."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from langchain_core.language_models import BaseChatModel
@@ -11,7 +12,7 @@ from langchain_amulet.evaluation import sections
 from langchain_amulet.evaluation.ablations import ablation, ablation_methods
 from langchain_amulet.evaluation.datasets import Dataset
 from langchain_amulet.evaluation.dimensions import Dimension, as_dimension
-from langchain_amulet.evaluation.efficiency import measure
+from langchain_amulet.evaluation.efficiency import Cost, measure
 from langchain_amulet.evaluation.evaluator import evaluate
 from langchain_amulet.evaluation.judge import Judge
 from langchain_amulet.evaluation.methods import Method, distinct_runs, paper_methods
@@ -136,11 +137,9 @@ class Experiment:
         timed = sorted(distinct_runs(self.methods), key=lambda method: method.name != "base")  # plain decoding first
         questions = [sample.question for sample in self.datasets[0].samples[:_NUM_TIMED]]
         preference = as_dimension(self.dimensions[0]).text
-        costs = measure(
-            timed,
-            questions,
-            llm=self.llm,
-            preference=preference,
-            max_tokens=self.protocol.max_tokens,
-        )
-        return sections.efficiency_section(costs)
+        kept = Records(Path(self.folder) / "costs.jsonl")
+        key = json.dumps([[method.name for method in timed], questions, preference, self.protocol.max_tokens])
+        if key not in kept:
+            costs = measure(timed, questions, llm=self.llm, preference=preference, max_tokens=self.protocol.max_tokens)
+            kept.append({"key": key, "costs": [asdict(cost) for cost in costs]})
+        return sections.efficiency_section([Cost(**cost) for cost in kept[key]["costs"]])

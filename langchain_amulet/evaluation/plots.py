@@ -127,7 +127,7 @@ def ablation_curves(yardstick: Yardstick, parameter: str, temperature: float) ->
         right.set_ylabel("degenerate, in percent", color=_COST)
         axes.set(title=_label(name), xlabel=_LABELS.get(parameter, parameter))
         if parameter not in _LABELS:
-            axes.set_xticks(places, [str(each.value) for each in settings], rotation=30, ha="right", fontsize=7)
+            axes.set_xticks(places, [each.label for each in settings], rotation=30, ha="right", fontsize=7)
     figure.suptitle(f"{parameter}, {temperature_name(temperature)}")
     return figure
 

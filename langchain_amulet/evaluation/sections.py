@@ -29,6 +29,10 @@ _REFUSALS_TEXT = (
     "phrases in the first 300 characters, in English. Asked of the base model, the prompted one, and Amulet's settings."
 )
 
+_ABLATIONS_TEXT = (
+    "T, eta, alpha and lambda act through w alone: settings of equal w and guards, in whatever table, are one run."
+)
+
 NUM_EXAMPLES = 3
 """Questions per preference whose answers are shown side by side."""
 
@@ -131,7 +135,7 @@ def ablations_section(evaluation: Evaluation, parameters: Sequence[str] = PARAME
             name = _file_name("ablation", each, yardstick.scorer or "proxies")
             figures[name] = plots.ablation_curves(yardstick, each, temperature)
             tables.append(ablation_table(yardstick, each, temperature))
-    return Section("Ablations", "T, eta, alpha and lambda act through w alone.", figures, tables)
+    return Section("Ablations", _ABLATIONS_TEXT, figures, tables)
 
 
 def efficiency_section(costs: Sequence[Cost]) -> Section:

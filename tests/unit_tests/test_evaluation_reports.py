@@ -194,12 +194,13 @@ def test_every_table_and_answer_stands_in_both_forms(experiment, report):
 
 @pytest.mark.usefixtures("report")
 def test_a_second_run_answers_and_judges_nothing_again(experiment, monkeypatch):
-    def dead(*_):
+    def dead(*_, **__):
         pytest.fail("asked again")
 
     def dead_method(name, config):
         return replace(realigned(name, config), answer=dead)
 
+    monkeypatch.setattr("langchain_amulet.evaluation.experiment.measure", dead)
     monkeypatch.setattr("langchain_amulet.evaluation.ablations.realigned", dead_method)
     again = replace(
         experiment,
@@ -208,9 +209,9 @@ def test_a_second_run_answers_and_judges_nothing_again(experiment, monkeypatch):
         judge=referee(dead),
         ablations=("guards",),
         has_refusals=False,
-        has_efficiency=False,
     )
-    assert len(again.run().sections) == len(("setup", "greedy", "temperature 0.7", "judge", "guards", "examples"))
+    due = ("setup", "greedy", "temperature 0.7", "judge", "guards", "efficiency", "examples")
+    assert len(again.run().sections) == len(due)
 
 
 def test_answers_stand_in_the_page_as_text(tmp_path):
@@ -239,7 +240,7 @@ def test_every_ablation_has_a_table(tmp_path):
     )  # fmt: skip
     for name in PARAMETERS:
         table = ablation_table(Yardstick(evaluation), name, 0.0)
-        assert [row[0] for row in table.rows] == [str(setting.value) for setting in ablation(name)]
+        assert [row[0] for row in table.rows] == [setting.label for setting in ablation(name)]
         assert [bool(row[2]) for row in table.rows] == [setting.method is not None for setting in ablation(name)]
         assert "2 questions. Fewer than" in table.note
     assert "Not run: at 7, 8, 9, 10 w grows" in ablation_table(Yardstick(evaluation), "alpha", 0.0).note

@@ -84,16 +84,16 @@ def test_own_tokenizer_replaces_the_models(folder):
 def test_dtype_by_device(monkeypatch):
     for computes, expected in ((False, torch.float32), (True, torch.bfloat16)):
         monkeypatch.setattr(models, "_cpu_computes_bfloat16", lambda computes=computes: computes)
-        assert models._default_dtype(torch.device("cpu")) == expected
-    assert models._default_dtype(torch.device("cuda")) == torch.bfloat16
+        assert models.default_dtype(torch.device("cpu")) == expected
+    assert models.default_dtype(torch.device("cuda")) == torch.bfloat16
 
 
 def test_device_by_what_there_is(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert models._default_device().type == "cuda"
+    assert models.default_device().type == "cuda"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert models._default_device().type == "mps"
+    assert models.default_device().type == "mps"
 
 
 def test_one_line_tells_what_was_loaded_where(folder, capsys):

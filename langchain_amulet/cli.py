@@ -126,13 +126,16 @@ def _reward_scorer(name: str) -> "Scorer":
 
 
 def _judge(name: str) -> "BaseChatModel":
+    """Asked at once for a try: what is wrong with it must not show after hours of answering."""
     try:
         from langchain.chat_models import init_chat_model
 
-        return init_chat_model(name, temperature=0)
+        llm = init_chat_model(name, temperature=0)
+        llm.invoke("Write 1, and nothing else.")
     except ImportError as error:
         msg = f"The judge {name} cannot be asked: {error}. Install langchain, and its package for the provider."
         raise MissingExtraError(msg) from error
-    except ValueError as error:
-        msg = f"There is no judge {name}: {error}"
+    except Exception as error:
+        msg = f"The judge {name} cannot be asked: {error}"
         raise InvalidParameterError(msg) from error
+    return llm

@@ -93,10 +93,31 @@ class Yardstick:
                 found[method] = paired_difference(ours, theirs, {cluster: cluster for cluster in ours})
         return found
 
-    def num_questions(self, temperature: float) -> int:
+    def num_questions(self, method: str, temperature: float) -> int:
         """How many questions it can tell of."""
-        methods, names = self.evaluation.methods, self.dimensions
-        return len({each for method in methods for name in names for each in self.scores(method, name, temperature)})
+        return len({each for name in self.dimensions for each in self.scores(method, name, temperature)})
+
+    def common(self, dimension: str, temperature: float, dataset: str | None = None) -> set[Cluster]:
+        """The questions that all methods have answered, but for those that may be asked fewer."""
+        evaluation = self.evaluation
+        answered = [
+            {*evaluation.answers_of(name, dimension=dimension, temperature=temperature, dataset=dataset)}
+            for name, method in evaluation.methods.items()
+            if not method.is_search
+        ]
+        return set.intersection(*answered) if answered else set()
+
+    def competing(
+        self, dimension: str, temperature: float, dataset: str | None = None
+    ) -> dict[str, dict[Cluster, float]]:
+        """By method that has answered these questions, its scores of them."""
+        common, found = self.common(dimension, temperature, dataset), {}
+        for method in self.evaluation.methods:
+            answered = self.evaluation.answers_of(method, dimension=dimension, temperature=temperature, dataset=dataset)
+            if common and common <= answered.keys():
+                scores = self.scores(method, dimension, temperature, dataset)
+                found[method] = {cluster: scores[cluster] for cluster in scores if cluster in common}
+        return {method: scores for method, scores in found.items() if scores}
 
     def ranking(self, temperature: float) -> list[Ranked]:
         """Bradley-Terry over all questions and preferences; methods that share a run are one."""

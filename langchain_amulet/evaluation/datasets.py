@@ -19,7 +19,14 @@ class Sample:
     """Unique within its dataset, and the same whenever it is loaded."""
     question: str
     preferences: tuple[Dimension, ...] = ()
-    """Whom it is to be answered for, where the dataset itself says so, such as personas."""
+    """Whom it is to be answered for, where the dataset itself says so, such as personas; by different names."""
+
+    def __post_init__(self) -> None:
+        """Refuse preferences that could not be told apart."""
+        names = [each.name for each in self.preferences]
+        if len({*names}) < len(names):
+            msg = f"Question {self.id} has two preferences of one name: {names}. Rename one of them."
+            raise DatasetError(msg)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +113,10 @@ def parse(text: str, source: str) -> tuple[Sample, ...]:
 def _json_rows(text: str, source: str) -> list[tuple[str, Any]]:
     """The items of a list, each with the line on which it begins."""
     decoder, rows, at = json.JSONDecoder(), [], _skip_space(text, text.index("[") + 1)
+    line, counted = 1, 0
     while not text.startswith("]", at):
-        place = f"line {text.count(chr(10), 0, at) + 1}"
+        line, counted = line + text.count("\n", counted, at), at
+        place = f"line {line}"
         try:
             row, at = decoder.raw_decode(text, at)
         except json.JSONDecodeError as error:

@@ -20,13 +20,22 @@ from langchain_amulet.evaluation.methods import Ask, Method, by_name, distinct_r
 from langchain_amulet.evaluation.parallel import in_parallel
 from langchain_amulet.evaluation.protocol import PAPER_TABLE, Protocol
 from langchain_amulet.evaluation.results import Evaluation
-from langchain_amulet.evaluation.runs import Records, Run
+from langchain_amulet.evaluation.runs import Records, Run, alone_in
 from langchain_amulet.evaluation.scorers import Scorer, messages_of
-from langchain_amulet.exceptions import AmuletError, InvalidParameterError, RunError
-from langchain_amulet.identity import plain
+from langchain_amulet.exceptions import (
+    ContextLengthError,
+    EngineMemoryError,
+    GenerationTimeoutError,
+    InvalidParameterError,
+    NumericalError,
+    RunError,
+)
+from langchain_amulet.identity import identity
 from langchain_amulet.settings import identifying
 
-_OF_THE_PROTOCOL = ("temperature", "top_p", "max_tokens", "seed", "realignment")
+OF_ONE_QUESTION = (ContextLengthError, EngineMemoryError, GenerationTimeoutError, NumericalError)
+"""What one question may raise without the others being in vain."""
+_OF_THE_PROTOCOL = ("temperature", "top_p", "max_tokens", "seed")
 
 _NUM_REASONS = 3  # told of answers that could not be given
 
@@ -86,9 +95,9 @@ def evaluate(
     sets = [each.head(protocol.limit) for each in ([datasets] if isinstance(datasets, Dataset) else datasets)]
     wanted = tuple(as_dimension(each) for each in dimensions)
     _check(methods, scorers, sets, wanted)
-    run = Run(folder, _config(llm, protocol))
     cells = [*_cells(methods, sets, wanted, protocol)]
-    with run.alone():
+    with alone_in(folder):
+        run = Run(folder, _config(llm, protocol))
         found, failures = _answers(cells, run.records("answers"), llm, protocol)
         judged = tuple(_judged(cells, found))
         scores = {scorer.name: _score_all(scorer, _within(scorer.limit, judged, sets), run) for scorer in scorers}
@@ -121,6 +130,9 @@ def _check(
         msg = "An evaluation needs at least one method, such as paper_methods(), one dataset and one preference."
         raise InvalidParameterError(msg)
     by_name(methods)
+    if any(scorer.limit is not None and scorer.limit < 1 for scorer in scorers):
+        msg = "A scorer's limit must be at least 1, or None; leave the scorer out to score nothing."
+        raise InvalidParameterError(msg)
     names = {
         "scorers": [_slug(scorer.name) for scorer in scorers],
         "datasets": [dataset.name for dataset in datasets],
@@ -134,12 +146,15 @@ def _check(
 
 def _config(llm: ChatAmulet, protocol: Protocol) -> dict[str, Any]:
     """What all answers of a folder have in common; methods, questions and temperatures may be added."""
+    loaded = llm._load()  # noqa: SLF001 - a room of the same package; what cannot be loaded shows before anything is asked
     settings = identifying(llm.__dict__)
     own = {name: value for name, value in settings.items() if name not in _OF_THE_PROTOCOL}
     return {
-        "model": str(llm.model) if isinstance(llm.model, str | Path) else llm._load().name,  # noqa: SLF001 - a room of the same package
-        "model_kwargs": plain(llm.model_kwargs),
-        **{name: value for name, value in own.items() if value},
+        "model": str(llm.model) if isinstance(llm.model, str | Path) else loaded.name,
+        "tokenizer": identity(llm.tokenizer) if isinstance(llm.tokenizer, str | Path) else None,
+        "model_kwargs": {name: repr(value) for name, value in llm.model_kwargs.items() if name != "token"},
+        "dtype": str(loaded.model.dtype).removeprefix("torch."),
+        **own,
         "system": protocol.system,
         "max_tokens": protocol.max_tokens,
         "top_p": protocol.top_p,
@@ -175,7 +190,7 @@ def _answers(
     def work(cell: Cell) -> None:
         try:
             kept.append(_answer(cell, llm, protocol).as_record())
-        except AmuletError as error:
+        except OF_ONE_QUESTION as error:
             failures[cell.key] = f"{type(error).__name__}: {error}"
 
     with tqdm(total=len(cells), initial=len(cells) - len(missing), desc="answers", unit="answer") as progress:
@@ -206,7 +221,7 @@ def _answer(cell: Cell, llm: ChatAmulet, protocol: Protocol) -> Answer:
     name, preference = cell.told
     sampling = {
         "temperature": cell.temperature,
-        "top_p": protocol.top_p if cell.temperature else 1.0,
+        "top_p": protocol.top_p if cell.temperature or cell.method.is_search else 1.0,
         "max_tokens": protocol.max_tokens,
         "seed": seed_of(protocol.seed, cell.dataset, cell.sample.id),
     }
@@ -255,15 +270,19 @@ def _score_all(scorer: Scorer, answers: Iterable[Answer], run: Run) -> dict[str,
     """Score what is not scored yet."""
     by_key = {answer.score_key: answer for answer in answers}
     if not scorer.is_kept:
-        return {key: _finite(scorer.score(answer)) for key, answer in by_key.items()}
+        return {key: _score(scorer, answer) for key, answer in by_key.items()}
     kept = run.records(_file_of(scorer))
     missing = [answer for key, answer in by_key.items() if key not in kept]
     for answer in tqdm(missing, desc=scorer.name, unit="answer"):
-        kept.append({"key": answer.score_key, "score": _finite(scorer.score(answer))})
+        kept.append({"key": answer.score_key, "score": _score(scorer, answer)})
     return {key: kept[key]["score"] for key in by_key}
 
 
-def _finite(score: float | None) -> float | None:
+def _score(scorer: Scorer, answer: Answer) -> float | None:
+    try:
+        score = scorer.score(answer)
+    except OF_ONE_QUESTION:  # an answer that filled the context, say, and is longer when it is read again
+        return None
     return None if score is None or not math.isfinite(score) else float(score)
 
 

@@ -20,7 +20,7 @@ from langchain_amulet.evaluation.protocol import PAPER_TABLE, Protocol
 from langchain_amulet.evaluation.refusals import load_harmful, refusal
 from langchain_amulet.evaluation.report import Report, Section
 from langchain_amulet.evaluation.results import Evaluation
-from langchain_amulet.evaluation.runs import Records
+from langchain_amulet.evaluation.runs import Records, alone_in
 from langchain_amulet.evaluation.scorers import Scorer, deterministic_scorers, log_perplexity
 from langchain_amulet.exceptions import InvalidParameterError
 
@@ -48,7 +48,7 @@ class Experiment:
     """Besides the deterministic ones and log_perplexity, such as reward models."""
     judge: BaseChatModel | None = None
     perplexity_limit: int | None = None
-    """Questions of each dataset whose answers' perplexity is told; `None`: all, which takes a forward per answer."""
+    """Questions of each dataset whose answers' perplexity is told, a forward each; `None`: all, 0: none."""
     ablations: Sequence[str] = ()
     """Parameters; at the first temperature only."""
     ablation_limit: int = 2
@@ -65,8 +65,8 @@ class Experiment:
         if missing:
             msg = f"Methods are compared with {' and '.join(sorted(missing))}; add it to the methods."
             raise InvalidParameterError(msg)
-        if self.ablation_limit < 1:
-            msg = f"ablation_limit must be at least 1, got {self.ablation_limit}."
+        if self.ablation_limit < 1 or (self.perplexity_limit or 0) < 0:
+            msg = "ablation_limit must be at least 1, and perplexity_limit at least 0."
             raise InvalidParameterError(msg)
         for parameter in self.ablations:
             ablation(parameter)
@@ -77,11 +77,15 @@ class Experiment:
         Raises:
             RunError: The folder holds a run of another model or protocol.
         """
-        scorers = [
-            *deterministic_scorers(),
-            log_perplexity(self.llm, self.protocol.system, limit=self.perplexity_limit),
-            *self.scorers,
-        ]
+        with alone_in(self.folder):
+            report = Report(self.title, self._sections())
+        report.write(self.folder)
+        return report
+
+    def _sections(self) -> list[Section]:
+        scorers = [*deterministic_scorers(), *self.scorers]
+        if self.perplexity_limit != 0:
+            scorers.append(log_perplexity(self.llm, self.protocol.system, limit=self.perplexity_limit))
         evaluation = self._evaluate(self.datasets, self.methods, scorers, self.protocol)
         parts = [sections.setup_section(evaluation), *sections.results_sections(evaluation, baseline=BASELINE)]
         if self.judge is not None:
@@ -92,9 +96,7 @@ class Experiment:
             parts.append(self._ablations())
         if self.has_efficiency:
             parts.append(self._efficiency())
-        report = Report(self.title, [*parts, sections.examples_section(evaluation)])
-        report.write(self.folder)
-        return report
+        return [*parts, sections.examples_section(evaluation)]
 
     def _evaluate(
         self, datasets: Sequence[Dataset], methods: Sequence[Method], scorers: Sequence[Scorer], protocol: Protocol
@@ -138,7 +140,9 @@ class Experiment:
         questions = [sample.question for sample in self.datasets[0].samples[:_NUM_TIMED]]
         preference = as_dimension(self.dimensions[0]).text
         kept = Records(Path(self.folder) / "costs.jsonl")
-        key = json.dumps([[method.name for method in timed], questions, preference, self.protocol.max_tokens])
+        model = self.llm._load().model  # noqa: SLF001 - a room of the same package
+        place = [str(model.device), str(model.dtype)]
+        key = json.dumps([[method.run for method in timed], questions, preference, self.protocol.max_tokens, place])
         if key not in kept:
             costs = measure(timed, questions, llm=self.llm, preference=preference, max_tokens=self.protocol.max_tokens)
             kept.append({"key": key, "costs": [asdict(cost) for cost in costs]})

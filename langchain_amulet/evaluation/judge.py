@@ -34,7 +34,8 @@ Preference: {preference}
 
 Write "1", "2" or "tie", and nothing else."""
 
-_VERDICT = re.compile(r"\b(?:text\s*)?(1|2|tie)\b", re.IGNORECASE)
+_LEADING = r"\W*(?:(?:the|final|better|answer|verdict|text|is|it|s|a)\W+)*(?:text)?"
+_VERDICT = re.compile(rf"{_LEADING}(1|2|tie)(?:\W+is\s+better)?\W*", re.IGNORECASE)
 _OUTCOMES = {"1": 1.0, "2": 0.0, "tie": 0.5}
 
 
@@ -150,7 +151,7 @@ class Judgements:
 
 
 def read_verdict(reply: str) -> float | None:
-    """1, 0 or 0.5, if the last line of a reply names one verdict and no other; else `None`."""
+    """1, 0 or 0.5, if the last line of a reply is a verdict and nothing else; else `None`."""
     lines = reply.strip().splitlines() or [""]
-    verdicts = {found.lower() for found in _VERDICT.findall(lines[-1])}
-    return _OUTCOMES[verdicts.pop()] if len(verdicts) == 1 else None
+    found = _VERDICT.fullmatch(lines[-1])
+    return _OUTCOMES[found[1].lower()] if found else None

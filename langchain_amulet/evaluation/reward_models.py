@@ -41,7 +41,8 @@ class ArmoRM(LlamaPreTrainedModel):
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         self.model = LlamaModel(config)
-        self.regression_layer = nn.Linear(config.hidden_size, getattr(config, "num_objectives", 19), bias=False)
+        self.num_rewards = getattr(config, "num_objectives", 19)
+        self.regression_layer = nn.Linear(config.hidden_size, self.num_rewards, bias=False)
         self.post_init()  # type: ignore[no-untyped-call]
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> SimpleNamespace:
@@ -86,7 +87,7 @@ class RewardModel:
 
     def scorer(self, name: str = "reward") -> Scorer:
         """As a scorer of answers."""
-        source = self._source if isinstance(self._source, str) else type(self._source).__name__
+        source = self._source if isinstance(self._source, str) else self._source.name_or_path
         return Scorer(
             name,
             lambda answer: self.reward(answer.question, answer.preference, answer.text),
@@ -117,14 +118,15 @@ class RewardModel:
 
         Raises:
             ChatTemplateError: The tokenizer has no chat template.
-            ModelLoadError: The model cannot be loaded.
+            ModelLoadError: The model cannot be loaded, or is no reward model.
+            InvalidParameterError: It gives several rewards and `head` names none of them.
         """
         try:
             if self._model is None:
                 self._model = self._loaded_model()
             if self._tokenizer is None:
                 self._tokenizer = AutoTokenizer.from_pretrained(self._source)
-        except (OSError, ValueError, ImportError) as error:
+        except (OSError, RuntimeError, ImportError) as error:
             msg = f"The reward model {self._source} cannot be loaded: {error}"
             raise ModelLoadError(msg) from error
         if not self._tokenizer.chat_template:
@@ -136,8 +138,12 @@ class RewardModel:
     def _loaded_model(self) -> Any:
         device = default_device()
         kwargs = {"dtype": default_dtype(device), **self._model_kwargs}
-        model = self._architecture.from_pretrained(self._source, **kwargs).eval()
-        return model if "device_map" in kwargs else model.to(device)
+        model, told = self._architecture.from_pretrained(self._source, output_loading_info=True, **kwargs)
+        if missing := sorted(told["missing_keys"]):
+            msg = f"{self._source} is no reward model: it has no {', '.join(missing)}."
+            raise ModelLoadError(msg)
+        self._checked_head(torch.zeros(getattr(model, "num_rewards", model.config.num_labels)))
+        return model.eval() if "device_map" in kwargs else model.eval().to(device)
 
     def _checked_head(self, rewards: Tensor) -> int:
         head = 0 if self._head is None and len(rewards) == 1 else self._head

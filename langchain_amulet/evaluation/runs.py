@@ -19,6 +19,22 @@ _PACKAGES = ("langchain-amulet", "torch", "transformers", "langchain-core", "num
 _MANIFEST = "manifest.json"
 
 
+@contextmanager
+def alone_in(folder: str | Path) -> Iterator[None]:
+    """Keep other processes out of the folder of a run, which is made if it is not there.
+
+    Raises:
+        RunError: Another is at work in it.
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(Path(folder).resolve() / ".lock", timeout=0, is_singleton=True):  # may be held more than once
+            yield
+    except Timeout as error:
+        msg = f"Another process is at work in {folder}. Wait for its end, or use another folder."
+        raise RunError(msg) from error
+
+
 class Run:
     """A folder with a manifest and append-only JSONL files.
 
@@ -34,20 +50,6 @@ class Run:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.manifest = self._begin(json.loads(json.dumps(config)))
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Keep other processes out of the folder.
-
-        Raises:
-            RunError: Another is at work in it.
-        """
-        try:
-            with FileLock(self.folder / ".lock", timeout=0):
-                yield
-        except Timeout as error:
-            msg = f"Another process is at work in {self.folder}. Wait for its end, or use another folder."
-            raise RunError(msg) from error
 
     def records(self, name: str) -> "Records":
         """One of the files, such as `"answers"`."""

@@ -9,6 +9,7 @@ from transformers import GenerationConfig
 
 from langchain_amulet.engine import SamplingParams
 from langchain_amulet.evaluation.methods import Ask, Method
+from langchain_amulet.exceptions import EngineMemoryError
 from langchain_amulet.realignment import RealignmentConfig
 
 _PROMPTED = RealignmentConfig(guidance_scale=1.0, plausibility=0.0)
@@ -45,7 +46,7 @@ def best_of(num_answers: int = 4, *, temperature: float = 0.7) -> Method:
         worth = [_evidence(ask, each) for each in drawn]
         return drawn[max(range(num_answers), key=worth.__getitem__)]
 
-    run = f"best of {num_answers}, at least {temperature:g}"
+    run = f"best of {num_answers}, drawn at {temperature:g} where greedy"
     return Method(f"best of {num_answers}", answer, run=run, is_search=True)
 
 
@@ -63,7 +64,11 @@ def _generate(ask: Ask, num_beams: int) -> AIMessage:
     input_ids = torch.tensor([prompt], device=model.device)
     with _generating:
         torch.manual_seed(int(ask.sampling.get("seed") or 0))
-        output = model.generate(input_ids, attention_mask=torch.ones_like(input_ids), generation_config=config)
+        try:
+            output = model.generate(input_ids, attention_mask=torch.ones_like(input_ids), generation_config=config)
+        except torch.OutOfMemoryError as error:
+            msg = f"{num_beams} beams do not fit into memory. Use fewer, or fewer max_tokens."
+            raise EngineMemoryError(msg) from error
     token_ids = [token for token in output[0, len(prompt) :].tolist() if token not in config.eos_token_id]
     usage = {"input_tokens": len(prompt), "output_tokens": len(token_ids), "total_tokens": len(prompt) + len(token_ids)}
     reason = "length" if len(token_ids) >= config.max_new_tokens else "stop"

@@ -34,7 +34,8 @@ def shared_runs(methods: Mapping[str, Method]) -> Table:
 def main_table(yardstick: Yardstick, temperature: float) -> Table:
     """As the paper's: by question set and preference, the mean of every method; the best in bold.
 
-    Only methods that have answered all questions of a set stand in it; those that share a run are one.
+    Over the questions that all methods but searches have answered, and of methods that have answered them; those that
+    share a run are one.
     """
     evaluation = yardstick.evaluation
     methods = evaluation.distinct_methods
@@ -44,29 +45,22 @@ def main_table(yardstick: Yardstick, temperature: float) -> Table:
             found = _means_of_all(yardstick, dataset, dimension, temperature)
             best = _best(found, yardstick.better(dimension))
             for method in found:
-                won[method] = won.get(method, 0) + (found[method].mean == best)
+                if method in methods:
+                    won[method] = won.get(method, 0) + (found[method].mean == best)
             cells = [_cell(found.get(method), best) for method in methods]
             if found:
                 rows.append((dataset, f"{dimension} ({yardstick.scorer_of(dimension)})", *cells))
                 sizes += [each.num_clusters for each in found.values()]
     shares = [percent(won[method] / len(rows)) if method in won else "" for method in methods]
     title = f"{yardstick.scorer or 'Proxies'} by question set, {temperature_name(temperature)}"
-    note = f"{_RAW} Empty: not asked all questions of the set. {small_note(sizes)}"
+    note = f"{_RAW} Empty: has not answered what the others have. {small_note(sizes)}"
     return Table(title, ("questions", "preference", *methods), (*rows, ("best in % of the rows", "", *shares)), note)
 
 
 def _means_of_all(yardstick: Yardstick, dataset: str, dimension: str, temperature: float) -> dict[str, Estimate]:
-    """By method that has answered all questions of a set."""
-    evaluation, found = yardstick.evaluation, {}
-    answered = {
-        method: len(evaluation.answers_of(method, dimension=dimension, temperature=temperature, dataset=dataset))
-        for method in evaluation.distinct_methods
-    }
-    for method, number in answered.items():
-        scores = yardstick.scores(method, dimension, temperature, dataset)
-        if scores and number == max(answered.values()):
-            found[method] = estimate([*scores.values()], [*scores])
-    return found
+    """By method that competes, its mean over the questions that all of them have answered."""
+    scores = yardstick.competing(dimension, temperature, dataset)
+    return {method: estimate([*each.values()], [*each]) for method, each in scores.items()}
 
 
 def _cell(found: Estimate | None, best: float | None) -> str:
@@ -76,17 +70,18 @@ def _cell(found: Estimate | None, best: float | None) -> str:
 def means(evaluation: Evaluation, scorer: str, temperature: float) -> Table:
     """The mean score of every method for every preference, with its error; the best in bold, where one end is best.
 
-    Only methods that were asked most questions compete for it.
+    Only methods that have answered what all but searches have answered compete for it.
     """
     yardstick = Yardstick(evaluation, scorer)
     names = [dimension.name for dimension in evaluation.dimensions]
     columns = {name: _column(yardstick, name, temperature) for name in names}
-    best = {name: _best(_of_most_questions(columns[name]), yardstick.better(name)) for name in names}
+    able = {name: {*yardstick.competing(name, temperature)} for name in names}
+    best = {name: _best({each: columns[name][each] for each in able[name]}, yardstick.better(name)) for name in names}
     rows = []
     for method in evaluation.methods:
         found = [columns[name].get(method) for name in names]
         cells = [
-            "" if each is None else bold(format_estimate(each), when=each.mean == best[name])
+            "" if each is None else bold(format_estimate(each), when=method in able[name] and each.mean == best[name])
             for name, each in zip(names, found, strict=True)
         ]
         rows.append((method, *cells, _sizes([each.num_clusters for each in found if each is not None])))
@@ -94,11 +89,6 @@ def means(evaluation: Evaluation, scorer: str, temperature: float) -> Table:
     sizes = [each.num_clusters for column in columns.values() for each in column.values()]
     note = f"± is the standard error, clustered by question. {small_note(sizes)}"
     return Table(f"{scorer}, {temperature_name(temperature)}", header, tuple(rows), note)
-
-
-def _of_most_questions(found: Mapping[str, Estimate]) -> dict[str, Estimate]:
-    most = max((each.num_clusters for each in found.values()), default=0)
-    return {method: each for method, each in found.items() if each.num_clusters == most}
 
 
 def _column(yardstick: Yardstick, dimension: str, temperature: float) -> dict[str, Estimate]:
@@ -155,10 +145,13 @@ def difference_table(yardstick: Yardstick, temperature: float, *, baseline: str)
 def ranking_table(yardstick: Yardstick, temperature: float) -> Table:
     """Who wins how often against whom, as one strength per method."""
     ranked = yardstick.ranking(temperature)
-    rows = tuple((each.name, f"{each.strength:+.2f}", format_interval(each.interval)) for each in ranked)
+    sizes = {each.name: yardstick.num_questions(each.name, temperature) for each in ranked}
+    rows = tuple(
+        (each.name, f"{each.strength:+.2f}", format_interval(each.interval), f"{sizes[each.name]}") for each in ranked
+    )
     title = f"Ranking by Bradley-Terry ({yardstick.scorer or 'proxies'}), {temperature_name(temperature)}"
     note = (
         "Strengths in nats: a method of strength a beats one of strength b in 1 / (1 + exp(b - a)) of questions. "
-        f"{small_note([yardstick.num_questions(temperature)])}"
+        f"{small_note([*sizes.values()])}"
     )
-    return Table(title, ("method", "strength", "95 % interval"), rows, note)
+    return Table(title, ("method", "strength", "95 % interval", "questions"), rows, note)

@@ -31,7 +31,7 @@ from langchain_amulet.evaluation import (
 )
 from langchain_amulet.evaluation.ablations import ablation_methods
 from langchain_amulet.evaluation.scorers import messages_of
-from langchain_amulet.exceptions import InvalidParameterError, RunError
+from langchain_amulet.exceptions import InvalidParameterError, ModelLoadError, RunError
 from tests.unit_tests.chat_templates import byte_tokenizer
 from tests.unit_tests.evaluations import BRIEF, LENGTH, LOUD, PROTOCOL, QUESTIONS, tiny_llm
 from tests.unit_tests.models import tiny_model
@@ -223,9 +223,14 @@ def test_a_changed_question_is_not_given_the_old_answer(run):
         run(paper_methods()[:1], datasets=Dataset("two", (Sample("a", "Who?"),)))
 
 
+def test_a_model_that_cannot_be_loaded_is_told_before_anything_is_asked(run):
+    with pytest.raises(ModelLoadError):
+        run(llm=ChatAmulet(model="/nowhere"))
+
+
 def test_two_processes_do_not_share_a_folder(run, tmp_path):
     run(paper_methods()[:1])
-    with FileLock(tmp_path / "run" / ".lock"), pytest.raises(RunError, match="Another process is at work"):
+    with FileLock((tmp_path / "run").resolve() / ".lock"), pytest.raises(RunError, match="Another process is at work"):
         run(paper_methods()[:2])
 
 

@@ -7,6 +7,7 @@ import datasets
 import pytest
 
 from langchain_amulet.evaluation.datasets import Dataset, Sample, load_dataset
+from langchain_amulet.evaluation.dimensions import Dimension
 from langchain_amulet.evaluation.refusals import load_harmful
 from langchain_amulet.exceptions import DatasetError, MissingExtraError
 
@@ -31,6 +32,7 @@ def test_both_forms_are_read(tmp_path, name):
         ('[{"index": 0, "question": "a"}, {"index": 0, "question": "b"}]', "line 1: the same as at line 1"),
         ('[{"index": 0, "question": "a"}', "no end of the list"),
         ('[{"index": 0, "question": "a"},', "no JSON"),
+        ('[\n{"index": 0, "question": "a"},\n{"index": 1, "question": ""}]', "line 3: the question is empty"),
         ('[{"index": 0, "question": "a"}\n{"index": 1, "question": "b"}]', "line 1: no comma"),
         ('[{"index": 0, "question": "a"}]\n[]', "line 1: something follows the list"),
         ('[{"index": 0}]', "line 1: no question"),
@@ -69,6 +71,12 @@ def test_what_is_no_utf8_is_told(tmp_path):
 def test_datasets_made_by_hand_are_checked_too(samples):
     with pytest.raises(DatasetError):
         Dataset("own", samples)
+
+
+def test_preferences_of_one_question_have_different_names():
+    twice = (Dimension("persona", "A sailor."), Dimension("persona", "A monk."))
+    with pytest.raises(DatasetError, match="two preferences of one name"):
+        Sample("a", "Why?", twice)
 
 
 def test_unknown_sets_are_told_what_there_is():

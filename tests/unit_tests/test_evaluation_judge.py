@@ -66,6 +66,10 @@ def test_prompts_hold_question_preference_and_texts_as_they_are():
         ("Final verdict: **text 2**", 0.0),
         ("Text 1 is short. Text 2 is long.", None),
         ("It is a tie.", 0.5),
+        ("It's a tie", 0.5),
+        ("I can't compare these 2 texts.", None),
+        ("There is no tie.", None),
+        ("Score 1.5", None),
         ("Text 1 is better.", 1.0),
     ],
 )

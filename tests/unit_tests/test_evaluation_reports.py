@@ -32,9 +32,9 @@ from langchain_amulet.evaluation.refusals import refusal, refusal_table
 from langchain_amulet.evaluation.report import Example
 from langchain_amulet.evaluation.runs import Records
 from langchain_amulet.evaluation.statistics import Estimate, win_rate
-from langchain_amulet.evaluation.summaries import main_table, means, shared_runs
+from langchain_amulet.evaluation.summaries import main_table, means, ranking_table, shared_runs
 from langchain_amulet.evaluation.tables import Table, format_difference, format_estimate
-from langchain_amulet.exceptions import InvalidParameterError
+from langchain_amulet.exceptions import ContextLengthError, InvalidParameterError
 from tests.unit_tests.evaluations import BRIEF, LOUD, PROTOCOL, QUESTIONS, TOKENS, longer, referee, saying, tiny_llm
 
 
@@ -89,6 +89,34 @@ def test_main_table_shows_the_best_of_each_row_and_leaves_out_who_was_asked_less
         ("best in % of the rows", "", "0", "100", ""),
     )
     assert [row[-1] for row in means(evaluation, "tokens", 0.0).rows] == ["2", "2", "1"]
+
+
+def test_a_question_that_some_could_not_answer_leaves_the_others_in_the_table(tmp_path):
+    def fussy(ask):
+        if "Why" in ask.messages[-1].text:
+            msg = "too long"
+            raise ContextLengthError(msg)
+        return AIMessage("a b c")
+
+    methods = [saying("base", 4, uses_preference=False), Method("pref", fussy), saying("search", 9, is_search=True)]
+    protocol = Protocol(max_tokens=8, search_limit=1)
+    with pytest.warns(UserWarning, match="too long"):
+        evaluation = evaluate(
+            QUESTIONS, methods, [TOKENS], llm=tiny_llm(), folder=tmp_path, dimensions=[BRIEF, LOUD], protocol=protocol
+        )
+    rows = {row[1]: row[2:] for row in main_table(Yardstick(evaluation), 0.0).rows[:-1]}
+    assert rows == {"concise (tokens)": ("4", "**3**", ""), "verbose (tokens)": ("**4**", "3", "")}
+    assert [row[2] for row in means(evaluation, "tokens", 0.0).rows] == ["**4**", "3", "9"]
+    ranked = {row[0]: row[3] for row in ranking_table(Yardstick(evaluation), 0.0).rows}
+    assert ranked == {"base": "2", "pref": "1", "search": "1"}
+
+
+def test_perplexity_may_be_left_out(tmp_path):
+    plain = Experiment(
+        llm=tiny_llm(), datasets=[QUESTIONS], folder=tmp_path, dimensions=[BRIEF], methods=[saying("pref", 5)],
+        protocol=PROTOCOL, perplexity_limit=0,
+    )  # fmt: skip
+    assert "log-perplexity" not in Report("x", plain.run().sections).as_markdown()
 
 
 def test_numbers_are_told_to_two_digits_of_their_error():
@@ -262,6 +290,7 @@ def test_pictures_are_the_same_each_time():
         ({"methods": paper_methods()[1:], "has_refusals": True}, "compared with base"),
         ({"ablations": ("beta",)}, "There are: num_iterations"),
         ({"ablation_limit": 0}, "ablation_limit"),
+        ({"perplexity_limit": -1}, "perplexity_limit"),
     ],
 )
 def test_what_cannot_be_run_is_refused_before_anything_is_answered(experiment, values, told_error):
@@ -326,7 +355,7 @@ def test_options_reach_the_experiment(monkeypatch):
         (["--limit", "0"], "limit must be at least 1"),
         (["--ablation", "beta"], "There is no ablation of beta"),
         (["--reward-model", "/nowhere"], "The reward model /nowhere cannot be loaded"),
-        (["--judge", "nobody:none"], "There is no judge nobody:none"),
+        (["--judge", "nobody:none"], "The judge nobody:none cannot be asked"),
     ],
 )
 def test_the_command_tells_what_is_wrong_before_anything_is_asked(arguments, told_error, tmp_path, monkeypatch):

@@ -15,10 +15,10 @@ from langchain_amulet.evaluation.refusals import is_refusal
 from langchain_amulet.evaluation.reward_models import ArmoRM
 from langchain_amulet.evaluation.scorers import distinct_ngrams, grade_level, is_degenerate, repeated_ngrams, sentiment
 from langchain_amulet.evaluation.searching import beam_search
-from langchain_amulet.exceptions import ChatTemplateError, InvalidParameterError
+from langchain_amulet.exceptions import ChatTemplateError, InvalidParameterError, ModelLoadError
 from tests.unit_tests.chat_templates import byte_tokenizer
 from tests.unit_tests.evaluations import answer, tiny_llm
-from tests.unit_tests.models import SIZES
+from tests.unit_tests.models import SIZES, tiny_model
 
 
 def test_ngrams_are_counted_over_words():
@@ -155,6 +155,18 @@ def test_a_saved_reward_model_is_loaded_when_it_is_first_asked(tmp_path):
     tokenizer.save_pretrained(tmp_path)
     loaded = RewardModel(str(tmp_path)).reward("Why?", "Be brief.", "So.")
     assert loaded == pytest.approx(RewardModel(model, tokenizer).reward("Why?", "Be brief.", "So."), rel=1e-5)
+
+
+def test_what_is_no_reward_model_shows_when_it_is_loaded(tmp_path):
+    tokenizer = byte_tokenizer()
+    for name, model, told in (
+        ("causal", tiny_model("llama"), "is no reward model"),
+        ("several", classifier(3), "head=None names none"),
+    ):
+        model.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+        with pytest.raises((ModelLoadError, InvalidParameterError), match=told):
+            RewardModel(str(tmp_path / name)).load()
 
 
 def test_costs_are_measured_for_every_method():

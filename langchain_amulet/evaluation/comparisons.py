@@ -3,6 +3,7 @@
 import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from itertools import permutations
 from typing import TypeAlias
 
 import numpy as np
@@ -64,9 +65,7 @@ class Yardstick:
 
         Proxies know nothing of sense, so by them degenerate answers, often the shortest, lose to all others.
         """
-        ours, theirs = (self._merits(method, dimension, temperature) for method in (first, second))
-        both = [cluster for cluster in ours if cluster in theirs]
-        return {each: 0.5 if ours[each] == theirs[each] else float(ours[each] > theirs[each]) for each in both}
+        return _compared(*(self._merits(method, dimension, temperature) for method in (first, second)))
 
     def _merits(self, method: str, dimension: str, temperature: float) -> dict[Cluster, float]:
         """By question, what decides: the higher the better."""
@@ -124,9 +123,13 @@ class Yardstick:
         names = self.evaluation.distinct_methods
         wins: dict[Hashable, Array] = {}
         for dimension in self.dimensions:
-            for i, first in enumerate(names):
-                for j, second in enumerate(names):
-                    pairs = self.outcomes(first, second, dimension, temperature) if i != j else {}
-                    for cluster, outcome in pairs.items():
-                        wins.setdefault(cluster, np.zeros((len(names), len(names))))[i, j] += outcome
+            merits = [self._merits(name, dimension, temperature) for name in names]
+            for (i, ours), (j, theirs) in permutations(enumerate(merits), 2):
+                for cluster, outcome in _compared(ours, theirs).items():
+                    wins.setdefault(cluster, np.zeros((len(names), len(names))))[i, j] += outcome
         return rank(names, wins) if wins else []
+
+
+def _compared(ours: Mapping[Cluster, float], theirs: Mapping[Cluster, float]) -> dict[Cluster, float]:
+    both = [cluster for cluster in ours if cluster in theirs]
+    return {each: 0.5 if ours[each] == theirs[each] else float(ours[each] > theirs[each]) for each in both}

@@ -166,10 +166,11 @@ def _cells(
     methods: Sequence[Method], datasets: Sequence[Dataset], dimensions: tuple[Dimension, ...], protocol: Protocol
 ) -> Iterator[Cell]:
     """All that is to be answered, each once; question by question, since methods share its prompts."""
+    distinct = distinct_runs(methods)
     for dataset in datasets:
         for number, sample in enumerate(dataset.samples):
             is_searched = protocol.search_limit is None or number < protocol.search_limit
-            for method in distinct_runs(methods):
+            for method in distinct:
                 asked = sample.preferences or dimensions
                 for judged_by in [(each,) for each in asked] if method.uses_preference else [asked]:
                     for temperature in protocol.temperatures if is_searched or not method.is_search else ():

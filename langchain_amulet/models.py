@@ -23,9 +23,9 @@ from langchain_amulet.constraints import Constraints
 from langchain_amulet.engine.config import EngineConfig
 from langchain_amulet.engine.engine import Engine
 from langchain_amulet.engine.grammar import GrammarCompiler
-from langchain_amulet.engine.runner import Runner
-from langchain_amulet.engine.sequential_runner import SequentialRunner
-from langchain_amulet.engine.transformers_runner import TransformersRunner
+from langchain_amulet.engine.runners.batched import TransformersRunner
+from langchain_amulet.engine.runners.protocol import Runner
+from langchain_amulet.engine.runners.sequential import SequentialRunner
 from langchain_amulet.exceptions import (
     InvalidParameterError,
     ModelLoadError,

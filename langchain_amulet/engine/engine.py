@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from langchain_amulet.engine.config import EngineConfig
+from langchain_amulet.engine.failures import failure_of
 from langchain_amulet.engine.generation import Generation
 from langchain_amulet.engine.params import Request
-from langchain_amulet.engine.runner import Runner
-from langchain_amulet.engine.scheduler import Scheduler, failure_of
+from langchain_amulet.engine.runners.protocol import Runner
+from langchain_amulet.engine.scheduler import Scheduler
 from langchain_amulet.engine.scoring import Scoring
 from langchain_amulet.engine.sequence import Sequence
 from langchain_amulet.engine.worker import Worker, join_orphans

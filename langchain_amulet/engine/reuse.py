@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from langchain_amulet.engine.prefix_cache import Prefix, PrefixCache
 from langchain_amulet.engine.row import Row
-from langchain_amulet.engine.runner import Runner
+from langchain_amulet.engine.runners.protocol import Runner
 from langchain_amulet.engine.tokens import Tokens
 
 _MIN_REUSE = 8  # tokens; copying fewer saves nothing

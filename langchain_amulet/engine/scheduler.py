@@ -4,10 +4,8 @@ A request is a group of rows, one per stream, that are admitted, stepped and fre
 the first ones; behind them lie those of the requests whose prompts are being read.
 """
 
-import traceback
 from collections import deque
 from collections.abc import Sequence as Counts
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,19 +13,17 @@ from torch import Tensor
 from langchain_amulet.engine.batch import Batch
 from langchain_amulet.engine.config import EngineConfig
 from langchain_amulet.engine.devices import is_out_of_memory
+from langchain_amulet.engine.failures import failure_of, too_large
 from langchain_amulet.engine.reuse import MIN_SHARED, Reuse
 from langchain_amulet.engine.row import Row
-from langchain_amulet.engine.runner import Runner
+from langchain_amulet.engine.runners.protocol import Runner
 from langchain_amulet.engine.sequence import Sequence
-from langchain_amulet.exceptions import EngineMemoryError, GenerationError
 
 _HEADROOM = 64  # tokens: who is admitted has room to grow before somebody has to be preempted
 _MAX_UNEVENNESS = 64  # tokens; filling rows up by fewer costs less than a forward of their own (100 ms on our CPUs)
 _IDLE_FACTOR = 8  # larger chunks while nobody waits for a token; whoever comes meanwhile waits for the end of one
 _MIN_CHUNK = 16  # tokens; if the device has no memory for so few, there is too much else in it
 _UNLIMITED = 2**62
-
-_Failure = TypeVar("_Failure", bound=Exception)
 
 
 class Scheduler:
@@ -202,7 +198,7 @@ class Scheduler:
         """End a request that has too little memory to itself, after a last try with buffers of its own size."""
         self._runner.release()
         if sequence.is_last_try:
-            sequence.finish("error", _too_large(sequence, error))
+            sequence.finish("error", too_large(sequence, error))
         sequence.is_last_try = True
 
     # Reading prompts
@@ -361,26 +357,3 @@ class Scheduler:
         if source != target:
             self._rows[target] = self._rows[source]
             self._runner.copy_prefix(source, target, self._rows[source].num_tokens)
-
-
-def failure_of(error: BaseException) -> GenerationError:
-    """The error for one of those whose answer it has ended: each has one to itself, with a traceback of its own."""
-    failure = GenerationError(f"The model failed while it answered: {type(error).__name__}: {error}")
-    return caused(failure, error)
-
-
-def _too_large(sequence: Sequence, error: BaseException) -> EngineMemoryError:
-    failure = EngineMemoryError(
-        f"A request of {sequence.num_streams} streams and {sequence.num_tokens} tokens does not fit into the memory of "
-        f"the device, with nothing else running. Shorten the conversation, or use fewer preferences."
-    )
-    return caused(failure, error)
-
-
-def caused(failure: _Failure, error: BaseException) -> _Failure:
-    """Chain the cause, with its traceback as text: frames would keep the tensors of the forward alive."""
-    if error.__traceback__ is not None:
-        error.add_note("".join(traceback.format_tb(error.__traceback__)))
-        error.__traceback__ = None
-    failure.__cause__ = error
-    return failure

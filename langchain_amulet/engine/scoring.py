@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from langchain_amulet.engine.devices import is_out_of_memory
-from langchain_amulet.engine.scheduler import caused, failure_of
+from langchain_amulet.engine.failures import caused, failure_of
 from langchain_amulet.exceptions import AmuletError, EngineMemoryError
 
 _CHUNK = 64  # tokens whose whole distributions are held in float32 at once

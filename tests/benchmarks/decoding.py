@@ -10,7 +10,7 @@ from langchain_amulet import ChatAmulet, RealignmentConfig, realign
 from langchain_amulet.engine.config import EngineConfig
 from langchain_amulet.engine.engine import Engine
 from langchain_amulet.engine.params import Request, SamplingParams
-from langchain_amulet.engine.transformers_runner import TransformersRunner
+from langchain_amulet.engine.runners.batched import TransformersRunner
 from tests.benchmarks.models import print_table, ratio, take_turns
 
 PREFERENCE = "Answer as concisely as possible."

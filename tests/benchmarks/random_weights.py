@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from langchain_amulet.engine.engine import Engine
 from langchain_amulet.engine.params import Request, SamplingParams
-from langchain_amulet.engine.transformers_runner import TransformersRunner
+from langchain_amulet.engine.runners.batched import TransformersRunner
 from tests.benchmarks.models import print_table, ratio, take_turns
 from tests.benchmarks.serving import COLD, read_at_once, step_cost
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from langchain_amulet import ChatAmulet, RealignmentConfig
 from langchain_amulet.engine.batch import Batch
 from langchain_amulet.engine.params import Request, SamplingParams
+from langchain_amulet.engine.runners.batched import TransformersRunner
 from langchain_amulet.engine.sequence import Sequence
-from langchain_amulet.engine.transformers_runner import TransformersRunner
 from tests.benchmarks.models import MESSAGES, PREFERENCES, print_table, ratio, take_turns
 
 NUM_STEPS = 40

@@ -15,9 +15,9 @@ from langchain_amulet import ChatAmulet, RealignmentConfig
 from langchain_amulet.engine.config import EngineConfig
 from langchain_amulet.engine.engine import Engine
 from langchain_amulet.engine.params import Request, SamplingParams
+from langchain_amulet.engine.runners.batched import TransformersRunner
 from langchain_amulet.engine.scheduler import Scheduler
 from langchain_amulet.engine.sequence import Sequence
-from langchain_amulet.engine.transformers_runner import TransformersRunner
 from tests.benchmarks.models import MESSAGES, PREFERENCES, milliseconds, print_table, ratio, take_turns
 
 COLD = EngineConfig(prefix_cache_bytes=0)

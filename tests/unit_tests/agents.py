@@ -13,10 +13,10 @@ from langgraph.store.memory import InMemoryStore
 from pydantic import Field
 
 from langchain_amulet import PreferenceMemory
+from tests.fakes.roomy import roomy_model
 from tests.unit_tests.leak_watch import (
     make_llm,
 )
-from tests.unit_tests.roomy import roomy_model
 
 LLM = make_llm(model=roomy_model())  # with room for tools in its prompts
 ASKED = {"messages": [("human", "Why?")]}

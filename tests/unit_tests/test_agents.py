@@ -19,6 +19,7 @@ from langchain_amulet.agents import (
     preference_tools,
 )
 from langchain_amulet.exceptions import InvalidParameterError, StoreTypeError
+from tests.fakes.roomy import roomy_model
 from tests.unit_tests.agents import (
     ALICE,
     ALICE_IN_CONFIG,
@@ -45,7 +46,6 @@ from tests.unit_tests.leak_watch import (
     watched_logs,
     watched_warnings,
 )
-from tests.unit_tests.roomy import roomy_model
 
 # The middleware
 

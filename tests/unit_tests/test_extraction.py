@@ -9,13 +9,13 @@ from langchain_amulet.agents import (
     MAX_PREFERENCE_LENGTH,
     extract_preferences,
 )
+from tests.fakes.roomy import roomy_chat
 from tests.unit_tests.agents import (
     ALICE_IN_CONFIG,
     Scripted,
     calling,
     store_of,
 )
-from tests.unit_tests.roomy import roomy_chat
 
 PROPOSED = calling(
     "ProposedPreferences",

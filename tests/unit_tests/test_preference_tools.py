@@ -20,6 +20,7 @@ from langchain_amulet.agents import (
     preference_tools,
 )
 from langchain_amulet.exceptions import UserIdError
+from tests.fakes.roomy import roomy_model
 from tests.unit_tests.agents import (
     ALICE,
     ASKED,
@@ -42,7 +43,6 @@ from tests.unit_tests.leak_watch import (
     watched_logs,
     watched_warnings,
 )
-from tests.unit_tests.roomy import roomy_model
 
 
 def run_tool(name: str, store: Any = None, tools: Any = None, **arguments: Any) -> ToolMessage:

@@ -17,7 +17,7 @@ from langchain_amulet import ChatAmulet
 from langchain_amulet.exceptions import MaxTokensError, SchemaError
 from langchain_amulet.structured_output import json_schema_of
 from langchain_amulet.tools import SCHEMA_PROMPT, as_openai_tool
-from tests.unit_tests.roomy import PREFERENCE, roomy_chat, tokenizer_of
+from tests.fakes.roomy import PREFERENCE, roomy_chat, tokenizer_of
 
 QUESTION = "Tell me."
 METHODS = ("json_schema", "function_calling", "json_mode")

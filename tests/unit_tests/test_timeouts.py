@@ -6,7 +6,7 @@ from langchain_amulet.engine.config import EngineConfig
 from langchain_amulet.engine.engine import Engine
 from langchain_amulet.engine.params import Request, SamplingParams
 from langchain_amulet.exceptions import GenerationTimeoutError, InvalidParameterError
-from tests.unit_tests.engines import FakeRunner, wait_until
+from tests.fakes.engines import FakeRunner, wait_until
 
 ENDLESS = SamplingParams(max_tokens=100_000)
 

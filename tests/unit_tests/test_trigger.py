@@ -11,8 +11,8 @@ from langchain_amulet.engine.params import Request, SamplingParams
 from langchain_amulet.engine.sequence import Sequence
 from langchain_amulet.engine.trigger import TriggeredGuide
 from langchain_amulet.realignment import RealignmentConfig
+from tests.fakes.models import VOCAB_SIZE
 from tests.unit_tests.chat_templates import byte_tokenizer
-from tests.unit_tests.models import VOCAB_SIZE
 
 EOS = 2
 TOKENIZER = byte_tokenizer()

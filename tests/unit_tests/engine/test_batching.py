@@ -21,12 +21,12 @@ from langchain_amulet.engine.batch import Batch
 from langchain_amulet.engine.config import EngineConfig
 from langchain_amulet.engine.engine import Engine
 from langchain_amulet.engine.params import Request, SamplingParams
-from langchain_amulet.engine.sequential_runner import SequentialRunner
-from langchain_amulet.engine.transformers_runner import TransformersRunner
+from langchain_amulet.engine.runners.batched import TransformersRunner
+from langchain_amulet.engine.runners.sequential import SequentialRunner
 from langchain_amulet.exceptions import GenerationError, UnsupportedModelError
 from langchain_amulet.realignment import RealignmentConfig, realign
-from tests.unit_tests.engines import FakeRunner, wait_until
-from tests.unit_tests.models import CONFIGS, GROUPED, SIZES, VOCAB_SIZE, tiny_model
+from tests.fakes.engines import FakeRunner, wait_until
+from tests.fakes.models import CONFIGS, GROUPED, SIZES, VOCAB_SIZE, tiny_model
 
 COLD = EngineConfig(prefix_cache_bytes=0)
 WARM = EngineConfig(prefix_cache_bytes=10**9)
@@ -146,7 +146,7 @@ def test_paged_out_equals_never_paged_out(model, expected):
     engine = Engine(runner, config)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("langchain_amulet.engine.scheduler._HEADROOM", 0)
-        patch.setattr("langchain_amulet.engine.transformers_runner._FIRST_CAPACITY", 4)
+        patch.setattr("langchain_amulet.engine.runners.batched._FIRST_CAPACITY", 4)
         assert together(engine, requests()) == expected
     assert engine.stats.num_preemptions
 
@@ -315,7 +315,7 @@ def test_failing_prompt_leaves_a_real_model_and_its_users_whole(model, expected)
     assert [list(generation) for generation in generations] == expected
 
 
-@pytest.mark.parametrize("where", ["torch.stack", "langchain_amulet.engine.cache._resized"])
+@pytest.mark.parametrize("where", ["torch.stack", "langchain_amulet.engine.runners.row_cache._resized"])
 @pytest.mark.parametrize("delay", [0, 2, 3])
 def test_out_of_memory_anywhere_in_a_step_changes_no_token(where, delay, monkeypatch):
     model = tiny_model()
@@ -330,7 +330,7 @@ def test_out_of_memory_anywhere_in_a_step_changes_no_token(where, delay, monkeyp
         return original(*arguments, **keywords)
 
     engine = Engine(TransformersRunner(model), COLD)
-    monkeypatch.setattr("langchain_amulet.engine.transformers_runner._FIRST_CAPACITY", 4)
+    monkeypatch.setattr("langchain_amulet.engine.runners.batched._FIRST_CAPACITY", 4)
     monkeypatch.setattr(where, failing)
     assert together(engine, requests()) == expected
     assert next(calls) > delay

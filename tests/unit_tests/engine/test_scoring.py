@@ -5,8 +5,8 @@ import torch
 
 from langchain_amulet import ChatAmulet, Engine, RealignmentConfig
 from langchain_amulet.engine.params import Request, SamplingParams
-from langchain_amulet.engine.sequential_runner import SequentialRunner
-from langchain_amulet.engine.transformers_runner import TransformersRunner
+from langchain_amulet.engine.runners.batched import TransformersRunner
+from langchain_amulet.engine.runners.sequential import SequentialRunner
 from langchain_amulet.exceptions import (
     ContextLengthError,
     EngineMemoryError,
@@ -15,8 +15,8 @@ from langchain_amulet.exceptions import (
     ModelClosedError,
     NumericalError,
 )
+from tests.fakes.models import tiny_model
 from tests.unit_tests.chat_templates import byte_tokenizer
-from tests.unit_tests.models import tiny_model
 
 PROMPTS = [[5, 6, 7], [5, 6, 7, 8, 9], [11]]
 TEXT = [12, 13, 14, 3]

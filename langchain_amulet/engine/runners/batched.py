@@ -8,9 +8,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import get_layer_types_and_kwargs
 
-from langchain_amulet.engine.cache import RowCache, SavedRow
 from langchain_amulet.engine.devices import free_bytes, is_out_of_memory
-from langchain_amulet.engine.probe import explain_mismatch, probe_prompts
+from langchain_amulet.engine.runners.probe import explain_mismatch, probe_prompts
+from langchain_amulet.engine.runners.row_cache import RowCache, SavedRow
 from langchain_amulet.exceptions import UnsupportedModelError
 
 _UNBOUNDED_CONTEXT = 2**31

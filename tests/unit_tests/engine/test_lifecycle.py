@@ -23,7 +23,7 @@ from langchain_amulet.exceptions import (
     InvalidParameterError,
     ModelClosedError,
 )
-from tests.unit_tests.engines import FakeRunner, alone, wait_until
+from tests.fakes.engines import FakeRunner, alone, wait_until
 
 
 class GatedRunner(FakeRunner):
@@ -292,7 +292,7 @@ def test_error_keeps_nothing_of_the_model_alive(runner):
 def test_forked_process_is_told_to_load_the_model_again():
     script = (
         "import os\n"
-        "from tests.unit_tests.engines import FakeRunner\n"
+        "from tests.fakes.engines import FakeRunner\n"
         "from langchain_amulet.engine.engine import Engine\n"
         "from langchain_amulet.engine.params import Request\n"
         "engine = Engine(FakeRunner())\n"
@@ -320,7 +320,7 @@ def test_worker_ends_with_the_engine(runner):
 
 def test_process_ends_while_an_answer_is_under_way():
     script = (
-        "from tests.unit_tests.engines import FakeRunner\n"
+        "from tests.fakes.engines import FakeRunner\n"
         "from langchain_amulet.engine.engine import Engine\n"
         "from langchain_amulet.engine.params import Request, SamplingParams\n"
         "runner = FakeRunner(max_context=10**9)\n"

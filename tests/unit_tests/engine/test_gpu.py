@@ -8,10 +8,10 @@ import torch
 from langchain_amulet.engine.config import EngineConfig
 from langchain_amulet.engine.engine import Engine
 from langchain_amulet.engine.params import Request, SamplingParams
-from langchain_amulet.engine.transformers_runner import TransformersRunner
+from langchain_amulet.engine.runners.batched import TransformersRunner
 from langchain_amulet.realignment import RealignmentConfig
-from tests.unit_tests.engines import wait_until
-from tests.unit_tests.models import CONFIGS, VOCAB_SIZE, tiny_model
+from tests.fakes.engines import wait_until
+from tests.fakes.models import CONFIGS, VOCAB_SIZE, tiny_model
 
 pytestmark = [
     pytest.mark.gpu,

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from langchain_amulet.engine.devices import free_bytes
-from langchain_amulet.engine.probe import explain_mismatch, probe_prompts
+from langchain_amulet.engine.runners.probe import explain_mismatch, probe_prompts
 from langchain_amulet.exceptions import UnsupportedModelError
 
 _CACHE_NAMES = ("past_key_values", "cache_params")

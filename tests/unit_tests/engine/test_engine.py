@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from langchain_amulet.engine.engine import Engine
 from langchain_amulet.engine.params import Request, SamplingParams
-from langchain_amulet.engine.transformers_runner import TransformersRunner
+from langchain_amulet.engine.runners.batched import TransformersRunner
 from langchain_amulet.exceptions import (
     ContextLengthError,
     InvalidParameterError,
@@ -18,8 +18,8 @@ from langchain_amulet.exceptions import (
     UnsupportedModelError,
 )
 from langchain_amulet.realignment import RealignmentConfig, realign
-from tests.unit_tests.engines import wait_until
-from tests.unit_tests.models import CONFIGS, VOCAB_SIZE, tiny_model
+from tests.fakes.engines import wait_until
+from tests.fakes.models import CONFIGS, VOCAB_SIZE, tiny_model
 
 BASE = [1, 17, 33, 58, 90, 101, 7, 12]
 PREF = [1, 17, 33, 44, 45, 46, 201, 58, 90, 101, 7, 12]
@@ -115,7 +115,7 @@ def test_long_shared_beginning_read_once_equals_transformers_cfg(model, engine):
 
 
 def test_answers_beyond_the_first_capacity_of_the_cache(monkeypatch, model):
-    monkeypatch.setattr("langchain_amulet.engine.transformers_runner._FIRST_CAPACITY", 4)
+    monkeypatch.setattr("langchain_amulet.engine.runners.batched._FIRST_CAPACITY", 4)
     ours = list(Engine(TransformersRunner(model)).submit(request(BASE, PREF, max_tokens=60)))
     w = PAPER.guidance_scale
     assert ours == transformers_greedy(model, PREF, 60, guidance_scale=w, negative_prompt_ids=torch.tensor([BASE]))
@@ -260,7 +260,7 @@ def test_model_that_takes_no_cache_of_rows_is_refused():
 
 def test_windows_of_several_sizes_are_refused(monkeypatch):
     windows = (["sliding_attention"] * 2, [{"sliding_window": 4}, {"sliding_window": 8}])
-    monkeypatch.setattr("langchain_amulet.engine.transformers_runner.get_layer_types_and_kwargs", lambda _: windows)
+    monkeypatch.setattr("langchain_amulet.engine.runners.batched.get_layer_types_and_kwargs", lambda _: windows)
     with pytest.raises(UnsupportedModelError, match="sliding windows of several sizes"):
         TransformersRunner(tiny_model())
 

@@ -13,7 +13,7 @@ from langchain_amulet.engine.scheduler import Scheduler
 from langchain_amulet.engine.sequence import Sequence
 from langchain_amulet.exceptions import ContextLengthError, EngineMemoryError, GenerationError, NumericalError
 from langchain_amulet.realignment import RealignmentConfig
-from tests.unit_tests.engines import FakeRunner, alone
+from tests.fakes.engines import FakeRunner, alone
 
 LIMITS = {"cache_bytes": 10**6, "prefix_cache_bytes": 0, "prefill_tokens": 1000}
 
@@ -358,7 +358,7 @@ def test_failure_of_one_admission_takes_no_other_down():
 
 
 def test_numbers_that_are_none_end_one_request_only(monkeypatch):
-    monkeypatch.setattr("tests.unit_tests.engines.NOT_A_NUMBER_AFTER", 13)
+    monkeypatch.setattr("tests.fakes.engines.NOT_A_NUMBER_AFTER", 13)
     runner = FakeRunner()
     scheduler = scheduler_of(runner)
     sequences = [add(scheduler, request([i], [i, 1])) for i in (5, 13, 6)]

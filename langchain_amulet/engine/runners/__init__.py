@@ -1,0 +1,1 @@
+"""Runners execute the model over rows of keys and values."""

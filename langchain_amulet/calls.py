@@ -16,7 +16,7 @@ from langchain_amulet.preferences import StreamPlan, plan_streams
 from langchain_amulet.realignment import RealignmentConfig
 from langchain_amulet.resolution import ResolvedPreferences
 from langchain_amulet.settings import CallSettings
-from langchain_amulet.tools import OutputSpec, instructions
+from langchain_amulet.structured.output_spec import OutputSpec, instructions
 
 _END_OF_REASONING = "</think>\n\n"
 _TAIL = 16  # tokens at the end of a prompt, among which a part of the answer may have been opened

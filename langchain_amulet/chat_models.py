@@ -37,9 +37,9 @@ from langchain_amulet.settings import (
     identifying,
     warn_of_unknown,
 )
-from langchain_amulet.structured_output import Method, structured
-from langchain_amulet.tools import as_openai_tool
-from langchain_amulet.tools import tool_choice as read_choice
+from langchain_amulet.structured.output_spec import as_openai_tool
+from langchain_amulet.structured.output_spec import tool_choice as read_choice
+from langchain_amulet.structured.structured_output import Method, structured
 
 
 class ChatAmulet(PromptingChatModel):

@@ -16,7 +16,7 @@ from langchain_core.messages import (
 )
 
 from langchain_amulet.exceptions import MessageError
-from langchain_amulet.tool_formats import ToolFormat
+from langchain_amulet.structured.tool_formats import ToolFormat
 
 Turn: TypeAlias = dict[str, Any]
 

@@ -20,7 +20,7 @@ from langchain_amulet.conversation import (
 )
 from langchain_amulet.exceptions import ChatTemplateError, MessageError
 from langchain_amulet.preferences import DEFAULT_WORDING, PREFERENCES_SLOT
-from langchain_amulet.tool_formats import GENERIC, OTHER, TOOL_PROMPT, ToolFormat, detect
+from langchain_amulet.structured.tool_formats import GENERIC, OTHER, TOOL_PROMPT, ToolFormat, detect
 
 _SYSTEM_PROBE = "AMULET-SYSTEM-PROBE"
 _USER_PROBE = "AMULET-USER-PROBE"

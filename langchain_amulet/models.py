@@ -19,10 +19,8 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from langchain_amulet.constraints import Constraints
 from langchain_amulet.engine.config import EngineConfig
 from langchain_amulet.engine.engine import Engine
-from langchain_amulet.engine.grammar import GrammarCompiler
 from langchain_amulet.engine.runners.batched import TransformersRunner
 from langchain_amulet.engine.runners.protocol import Runner
 from langchain_amulet.engine.runners.sequential import SequentialRunner
@@ -35,7 +33,9 @@ from langchain_amulet.exceptions import (
 from langchain_amulet.gguf import check_gguf_installed, converted_folder
 from langchain_amulet.messages import PromptRenderer
 from langchain_amulet.settings import stop_token_ids
-from langchain_amulet.tool_formats import ToolFormat
+from langchain_amulet.structured.constraints import Constraints
+from langchain_amulet.structured.grammar import GrammarCompiler
+from langchain_amulet.structured.tool_formats import ToolFormat
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils.chat_parsing import ResponseParser
 
 from langchain_amulet.call_stream import CallStream, invalid_call, whole_call
-from langchain_amulet.tool_formats import ToolFormat
+from langchain_amulet.structured.tool_formats import ToolFormat
 
 REASONING_TAGS = ("<think>", "</think>")
 MARKS = frozenset(

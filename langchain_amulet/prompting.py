@@ -19,7 +19,7 @@ from langchain_amulet.realignment import RealignmentConfig
 from langchain_amulet.resolution import PreferenceArgument, resolve
 from langchain_amulet.resolving import ResolvingChatModel
 from langchain_amulet.settings import CallSettings
-from langchain_amulet.tools import as_openai_tool
+from langchain_amulet.structured.output_spec import as_openai_tool
 
 
 class PromptingChatModel(ResolvingChatModel, ABC):

@@ -12,7 +12,7 @@ from langchain_amulet.engine.params import SamplingParams
 from langchain_amulet.exceptions import InvalidParameterError
 from langchain_amulet.preferences import DEFAULT_WORDING, PREFERENCES_SLOT
 from langchain_amulet.realignment import RealignmentConfig
-from langchain_amulet.tools import OutputSpec, output_spec
+from langchain_amulet.structured.output_spec import OutputSpec, output_spec
 
 DEFAULT_MAX_TOKENS = 512
 SAMPLING_NAMES = tuple(each.name for each in fields(SamplingParams) if each.name != "stop_token_ids")

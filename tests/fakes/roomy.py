@@ -11,9 +11,9 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast, Qwen2Config
 
 from langchain_amulet import ChatAmulet, RealignmentConfig
+from tests.fakes.chat_templates import byte_tokenizer
 from tests.fakes.models import GROUPED
-from tests.unit_tests.chat_templates import byte_tokenizer
-from tests.unit_tests.tool_templates import FAMILIES, tool_tokenizer
+from tests.fakes.tool_templates import FAMILIES, tool_tokenizer
 
 PREFERENCE = "Be brief."
 

@@ -34,8 +34,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config
 
 from langchain_amulet import ChatAmulet, Preference, PreferenceMemory, RealignmentConfig
 from langchain_amulet.engine.config import EngineConfig
+from tests.fakes.chat_templates import MISTRAL, byte_tokenizer
 from tests.fakes.models import GROUPED
-from tests.unit_tests.chat_templates import MISTRAL, byte_tokenizer
 
 TOKENIZER = byte_tokenizer(MISTRAL)  # the template that writes the shortest prompts
 _PREFERENCE_IDS = r",\s?".join(map(str, TOKENIZER.encode("pref-", add_special_tokens=False)))

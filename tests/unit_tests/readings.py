@@ -8,7 +8,7 @@ from langchain_core.messages import AIMessageChunk
 
 from langchain_amulet.messages import PromptRenderer
 from langchain_amulet.parsing import AnswerParser, Reading, knows_reasoning, response_template
-from tests.unit_tests.tool_templates import FAMILIES, tool_tokenizer
+from tests.fakes.tool_templates import FAMILIES, tool_tokenizer
 
 TOOLS = [
     {

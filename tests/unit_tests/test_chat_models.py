@@ -27,9 +27,9 @@ from langchain_amulet.exceptions import (
 )
 from langchain_amulet.preferences import as_preferences, plan_streams
 from langchain_amulet.settings import sampling_params
+from tests.fakes.chat_templates import byte_tokenizer
 from tests.fakes.engines import wait_until
 from tests.fakes.models import tiny_model
-from tests.unit_tests.chat_templates import byte_tokenizer
 
 QUESTION = "Why?"
 BRIEF = "Be brief."

@@ -15,10 +15,10 @@ from pydantic import ValidationError
 
 from langchain_amulet import ChatAmulet, RealignmentConfig, realign
 from langchain_amulet.exceptions import AmuletError, GenerationTimeoutError, InvalidParameterError
+from tests.fakes.chat_templates import byte_tokenizer
 from tests.fakes.engines import wait_until
 from tests.fakes.models import tiny_model
 from tests.fakes.roomy import roomy_chat, roomy_model, saying, tokenizer_of, told
-from tests.unit_tests.chat_templates import byte_tokenizer
 
 QUESTION = "Why?"
 CONVERSATION = [SystemMessage("Be kind."), HumanMessage(QUESTION)]

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from langchain_amulet.detokenizer import TextStream
-from tests.unit_tests.chat_templates import byte_tokenizer
+from tests.fakes.chat_templates import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()
 texts = st.text(st.characters(codec="utf-8"), max_size=30)

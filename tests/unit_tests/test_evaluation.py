@@ -32,8 +32,8 @@ from langchain_amulet.evaluation import (
 from langchain_amulet.evaluation.ablations import ablation_methods
 from langchain_amulet.evaluation.scorers import messages_of
 from langchain_amulet.exceptions import InvalidParameterError, ModelLoadError, RunError
+from tests.fakes.chat_templates import byte_tokenizer
 from tests.fakes.models import tiny_model
-from tests.unit_tests.chat_templates import byte_tokenizer
 from tests.unit_tests.evaluations import BRIEF, LENGTH, LOUD, PROTOCOL, QUESTIONS, tiny_llm
 
 

@@ -16,8 +16,8 @@ from langchain_amulet.evaluation.reward_models import ArmoRM
 from langchain_amulet.evaluation.scorers import distinct_ngrams, grade_level, is_degenerate, repeated_ngrams, sentiment
 from langchain_amulet.evaluation.searching import beam_search
 from langchain_amulet.exceptions import ChatTemplateError, InvalidParameterError, ModelLoadError
+from tests.fakes.chat_templates import byte_tokenizer
 from tests.fakes.models import SIZES, tiny_model
-from tests.unit_tests.chat_templates import byte_tokenizer
 from tests.unit_tests.evaluations import answer, tiny_llm
 
 

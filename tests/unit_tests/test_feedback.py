@@ -16,8 +16,8 @@ from langchain_amulet import ChatAmulet, Preference, PreferenceMemory
 from langchain_amulet.exceptions import InvalidParameterError, StoreTimeoutError, StoreTypeError
 from langchain_amulet.feedback import Explanation, FeedbackLearner, LearningConfig
 from langchain_amulet.records import key_of
+from tests.fakes.chat_templates import byte_tokenizer
 from tests.fakes.models import tiny_model
-from tests.unit_tests.chat_templates import byte_tokenizer
 
 BRIEF, KIND = "Be brief.", "Be kind to everyone!"
 QUESTION = "Why?"

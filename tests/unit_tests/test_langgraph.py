@@ -9,8 +9,8 @@ from typing_extensions import TypedDict
 
 from langchain_amulet import ChatAmulet, PreferenceMemory, RealignmentConfig
 from langchain_amulet.exceptions import UserIdError
+from tests.fakes.chat_templates import byte_tokenizer
 from tests.fakes.models import tiny_model
-from tests.unit_tests.chat_templates import byte_tokenizer
 
 LLM = ChatAmulet(
     model=tiny_model("qwen2", seed=5),

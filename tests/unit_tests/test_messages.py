@@ -13,7 +13,7 @@ from langchain_core.messages import (
 
 from langchain_amulet.exceptions import ChatTemplateError, MessageError
 from langchain_amulet.messages import PromptRenderer
-from tests.unit_tests.chat_templates import CONTROL_TOKENS, DEFAULT_SYSTEM_TEXTS, TEMPLATES, byte_tokenizer
+from tests.fakes.chat_templates import CONTROL_TOKENS, DEFAULT_SYSTEM_TEXTS, TEMPLATES, byte_tokenizer
 
 PREFERENCE = "Answer briefly."
 SYSTEM = SystemMessage("You are a teacher.")

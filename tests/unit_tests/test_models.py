@@ -16,8 +16,8 @@ from langchain_amulet import ChatAmulet, gguf, models
 from langchain_amulet.engine.params import Request, SamplingParams
 from langchain_amulet.exceptions import ChatTemplateError, ModelLoadError, ModelNotFoundError
 from langchain_amulet.models import load, model_name
+from tests.fakes.chat_templates import byte_tokenizer
 from tests.fakes.models import tiny_model
-from tests.unit_tests.chat_templates import byte_tokenizer
 
 
 @pytest.fixture(scope="module")

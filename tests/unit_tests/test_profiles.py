@@ -11,8 +11,8 @@ from langchain_amulet.exceptions import InvalidParameterError, PreferenceError
 from langchain_amulet.messages import PromptRenderer
 from langchain_amulet.preferences import as_preferences, plan_streams
 from langchain_amulet.resolution import ResolvedPreferences
+from tests.fakes.chat_templates import TEMPLATES, byte_tokenizer
 from tests.fakes.models import tiny_model
-from tests.unit_tests.chat_templates import TEMPLATES, byte_tokenizer
 
 BRIEF, KIND = "Be brief.", "Be kind."
 MODEL = tiny_model("qwen2", seed=5)

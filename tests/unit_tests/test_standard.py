@@ -9,8 +9,8 @@ from langchain_tests.unit_tests import ChatModelUnitTests
 from syrupy.assertion import SnapshotAssertion
 
 from langchain_amulet import ChatAmulet
+from tests.fakes.chat_templates import byte_tokenizer
 from tests.fakes.models import tiny_model
-from tests.unit_tests.chat_templates import byte_tokenizer
 
 MODEL = tiny_model()
 TOKENIZER = byte_tokenizer()

@@ -13,9 +13,9 @@ from langchain_amulet import ChatAmulet, Preference, PreferenceMemory, Realignme
 from langchain_amulet.engine.batch import Batch
 from langchain_amulet.engine.config import EngineConfig
 from langchain_amulet.exceptions import EngineBusyError, InvalidParameterError
+from tests.fakes.chat_templates import byte_tokenizer
 from tests.fakes.engines import wait_until
 from tests.fakes.models import tiny_model
-from tests.unit_tests.chat_templates import byte_tokenizer
 
 QUESTION = "Why?"
 BRIEF = "Be brief."

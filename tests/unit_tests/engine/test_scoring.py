@@ -15,8 +15,8 @@ from langchain_amulet.exceptions import (
     ModelClosedError,
     NumericalError,
 )
+from tests.fakes.chat_templates import byte_tokenizer
 from tests.fakes.models import tiny_model
-from tests.unit_tests.chat_templates import byte_tokenizer
 
 PROMPTS = [[5, 6, 7], [5, 6, 7, 8, 9], [11]]
 TEXT = [12, 13, 14, 3]

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from langchain_amulet.engine.config import EngineConfig
 from langchain_amulet.engine.engine import Engine
-from langchain_amulet.engine.grammar import Grammar, GrammarCompiler, GrammarGuide
 from langchain_amulet.engine.params import Request, SamplingParams
 from langchain_amulet.engine.runners.batched import TransformersRunner
 from langchain_amulet.exceptions import GrammarError, MaxTokensError, SchemaError
 from langchain_amulet.realignment import RealignmentConfig
+from langchain_amulet.structured.grammar import Grammar, GrammarCompiler, GrammarGuide
+from tests.fakes.chat_templates import byte_tokenizer
 from tests.fakes.models import VOCAB_SIZE, tiny_model
-from tests.unit_tests.chat_templates import byte_tokenizer
 
 EOS = 2
 TOKENIZER = byte_tokenizer()

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from langchain_amulet.engine.vocabulary import ANY, KIND, Vocabulary
 from langchain_amulet.exceptions import GrammarError, MaxTokensError, SchemaError
+from langchain_amulet.structured.vocabulary import ANY, KIND, Vocabulary
 
 _LOOK_AHEAD = 2048  # tokens; a grammar without a shorter text is refused
 _DEPTHS = (32, 128, 512, _LOOK_AHEAD)  # short ways are looked for first

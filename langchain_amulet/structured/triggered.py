@@ -5,8 +5,8 @@ from typing import TypeAlias
 
 from torch import Tensor
 
-from langchain_amulet.engine.grammar import Grammar, GrammarGuide
-from langchain_amulet.engine.vocabulary import Vocabulary
+from langchain_amulet.structured.grammar import Grammar, GrammarGuide
+from langchain_amulet.structured.vocabulary import Vocabulary
 
 Continuation: TypeAlias = Callable[[bytes], Grammar | None]
 """From what was written behind the marker in its own last token to what has to follow; `None` leaves it free."""

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 
 from langchain_amulet import ChatAmulet
 from langchain_amulet.exceptions import MaxTokensError, SchemaError, ToolError
-from langchain_amulet.tools import as_openai_tool, closed, output_spec, tool_choice
+from langchain_amulet.structured.output_spec import as_openai_tool, closed, output_spec, tool_choice
 from tests.fakes.roomy import roomy_chat, roomy_model, tokenizer_of, told
 
 QUESTION = "Why?"

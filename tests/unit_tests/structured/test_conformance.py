@@ -16,9 +16,9 @@ from langchain_amulet import ChatAmulet, Preference, RealignmentConfig
 from langchain_amulet.engine.config import EngineConfig
 from langchain_amulet.engine.engine import Engine
 from langchain_amulet.exceptions import AmuletError, MaxTokensError, SchemaError
+from tests.fakes.chat_templates import byte_tokenizer
 from tests.fakes.models import GROUPED
-from tests.unit_tests.chat_templates import byte_tokenizer
-from tests.unit_tests.schemas import (
+from tests.fakes.schemas import (
     BAD_SCHEMAS,
     INTEGER,
     KINDS,

@@ -7,7 +7,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 
 from langchain_amulet.conversation import fold_system_into_user
 from langchain_amulet.messages import PromptRenderer
-from langchain_amulet.tool_formats import (
+from langchain_amulet.structured.tool_formats import (
     GENERIC,
     HERMES,
     LLAMA3,
@@ -18,8 +18,8 @@ from langchain_amulet.tool_formats import (
     ToolFormat,
     detect,
 )
-from tests.unit_tests.chat_templates import TEMPLATES, byte_tokenizer
-from tests.unit_tests.tool_templates import FAMILIES, HERMES3, QWEN25, tool_tokenizer
+from tests.fakes.chat_templates import TEMPLATES, byte_tokenizer
+from tests.fakes.tool_templates import FAMILIES, HERMES3, QWEN25, tool_tokenizer
 
 FORMATS = {
     "qwen2.5": HERMES,

@@ -15,8 +15,8 @@ from pydantic import BaseModel, Field
 
 from langchain_amulet import ChatAmulet
 from langchain_amulet.exceptions import MaxTokensError, SchemaError
-from langchain_amulet.structured_output import json_schema_of
-from langchain_amulet.tools import SCHEMA_PROMPT, as_openai_tool
+from langchain_amulet.structured.output_spec import SCHEMA_PROMPT, as_openai_tool
+from langchain_amulet.structured.structured_output import json_schema_of
 from tests.fakes.roomy import PREFERENCE, roomy_chat, tokenizer_of
 
 QUESTION = "Tell me."

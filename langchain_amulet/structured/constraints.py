@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from functools import cache, lru_cache, partial
 from typing import Any
 
-from langchain_amulet.engine.grammar import Grammar, GrammarCompiler
 from langchain_amulet.engine.guide import GuideFactory
-from langchain_amulet.engine.trigger import TriggeredGuide
 from langchain_amulet.exceptions import SchemaError
-from langchain_amulet.tool_formats import ToolFormat
-from langchain_amulet.tools import OutputSpec, closed
+from langchain_amulet.structured.grammar import Grammar, GrammarCompiler
+from langchain_amulet.structured.output_spec import OutputSpec, closed
+from langchain_amulet.structured.tool_formats import ToolFormat
+from langchain_amulet.structured.triggered import TriggeredGuide
 
 logger = logging.getLogger(__name__)
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from langchain_amulet.engine.batch import Batch
-from langchain_amulet.engine.grammar import GrammarCompiler
 from langchain_amulet.engine.params import Request, SamplingParams
 from langchain_amulet.engine.sequence import Sequence
-from langchain_amulet.engine.trigger import TriggeredGuide
 from langchain_amulet.realignment import RealignmentConfig
+from langchain_amulet.structured.grammar import GrammarCompiler
+from langchain_amulet.structured.triggered import TriggeredGuide
+from tests.fakes.chat_templates import byte_tokenizer
 from tests.fakes.models import VOCAB_SIZE
-from tests.unit_tests.chat_templates import byte_tokenizer
 
 EOS = 2
 TOKENIZER = byte_tokenizer()

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
-from tests.unit_tests.chat_templates import byte_tokenizer
+from tests.fakes.chat_templates import byte_tokenizer
 
 Calls = Sequence[tuple[str, dict[str, Any]]]
 

@@ -31,7 +31,7 @@ from langchain_amulet.exceptions import (
     UnsupportedModelError,
 )
 from langchain_amulet.gguf import check_gguf_installed, converted_folder
-from langchain_amulet.messages import PromptRenderer
+from langchain_amulet.prompts.renderer import PromptRenderer
 from langchain_amulet.settings import stop_token_ids
 from langchain_amulet.structured.constraints import Constraints
 from langchain_amulet.structured.grammar import GrammarCompiler

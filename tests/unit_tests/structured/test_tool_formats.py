@@ -5,8 +5,8 @@ import json
 import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 
-from langchain_amulet.conversation import fold_system_into_user
-from langchain_amulet.messages import PromptRenderer
+from langchain_amulet.prompts.conversation import fold_system_into_user
+from langchain_amulet.prompts.renderer import PromptRenderer
 from langchain_amulet.structured.tool_formats import (
     GENERIC,
     HERMES,

@@ -12,7 +12,7 @@ from langchain_core.messages import (
 )
 
 from langchain_amulet.exceptions import ChatTemplateError, MessageError
-from langchain_amulet.messages import PromptRenderer
+from langchain_amulet.prompts.renderer import PromptRenderer
 from tests.fakes.chat_templates import CONTROL_TOKENS, DEFAULT_SYSTEM_TEXTS, TEMPLATES, byte_tokenizer
 
 PREFERENCE = "Answer briefly."

@@ -10,7 +10,9 @@ import jinja2
 from langchain_core.messages import BaseMessage
 from transformers import PreTrainedTokenizerFast
 
-from langchain_amulet.conversation import (
+from langchain_amulet.exceptions import ChatTemplateError, MessageError
+from langchain_amulet.preferences import DEFAULT_WORDING, PREFERENCES_SLOT
+from langchain_amulet.prompts.conversation import (
     Turn,
     append,
     fold_system_into_user,
@@ -18,8 +20,6 @@ from langchain_amulet.conversation import (
     to_conversation,
     without_tools,
 )
-from langchain_amulet.exceptions import ChatTemplateError, MessageError
-from langchain_amulet.preferences import DEFAULT_WORDING, PREFERENCES_SLOT
 from langchain_amulet.structured.tool_formats import GENERIC, OTHER, TOOL_PROMPT, ToolFormat, detect
 
 _SYSTEM_PROBE = "AMULET-SYSTEM-PROBE"

@@ -1,0 +1,1 @@
+"""From LangChain messages and preferences to token ids."""

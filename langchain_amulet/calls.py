@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 from langchain_core.messages import BaseMessage
 
-from langchain_amulet.answers import Answer
+from langchain_amulet.answers.answer_stream import Answer
+from langchain_amulet.answers.parser import Reading, knows_reasoning, opened_reasoning, response_template
 from langchain_amulet.engine.engine import Engine
 from langchain_amulet.engine.generation import Generation
 from langchain_amulet.engine.params import Request
 from langchain_amulet.models import LoadedModel
-from langchain_amulet.parsing import Reading, knows_reasoning, opened_reasoning, response_template
 from langchain_amulet.preferences import StreamPlan, plan_streams
 from langchain_amulet.realignment import RealignmentConfig
 from langchain_amulet.resolution import ResolvedPreferences

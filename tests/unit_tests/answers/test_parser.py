@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from langchain_amulet.parsing import Reading, opened_reasoning, response_template
+from langchain_amulet.answers.parser import Reading, opened_reasoning, response_template
 from langchain_amulet.structured.tool_formats import HERMES, LLAMA3, MISTRAL, MISTRAL_V11
+from tests.fakes.parsed_answers import NAMES, Read, cut, read, reading
 from tests.fakes.tool_templates import FAMILIES
-from tests.unit_tests.readings import NAMES, Read, cut, read, reading
 
 READINGS = {family: reading(family) for family in FAMILIES if family not in {"hermes", "thinking"}}  # as Qwen 2.5, 3
 JSON_FAMILIES = [family for family in READINGS if FAMILIES[family].responses is None]

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from langchain_core.messages import AIMessageChunk
 
-from langchain_amulet.parsing import AnswerParser, Reading, knows_reasoning, response_template
+from langchain_amulet.answers.parser import AnswerParser, Reading, knows_reasoning, response_template
 from langchain_amulet.prompts.renderer import PromptRenderer
 from tests.fakes.tool_templates import FAMILIES, tool_tokenizer
 

@@ -10,7 +10,7 @@ from langchain_core.messages.tool import ToolCallChunk
 from transformers import PreTrainedTokenizerFast
 from transformers.utils.chat_parsing import ResponseParser
 
-from langchain_amulet.call_stream import CallStream, invalid_call, whole_call
+from langchain_amulet.answers.tool_call_stream import CallStream, invalid_call, whole_call
 from langchain_amulet.structured.tool_formats import ToolFormat
 
 REASONING_TAGS = ("<think>", "</think>")

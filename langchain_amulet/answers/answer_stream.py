@@ -9,9 +9,9 @@ from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
 from langchain_core.outputs import ChatGenerationChunk
 from transformers import PreTrainedTokenizerFast
 
-from langchain_amulet.detokenizer import TextStream
+from langchain_amulet.answers.detokenizer import TextStream
+from langchain_amulet.answers.parser import AnswerParser, Delta, Reading
 from langchain_amulet.engine.generation import Generation
-from langchain_amulet.parsing import AnswerParser, Delta, Reading
 
 _LEAST_LOGPROB = -9999.0  # what OpenAI reports for tokens that are next to impossible; JSON has no infinity
 

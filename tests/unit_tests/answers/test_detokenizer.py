@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
-from langchain_amulet.detokenizer import TextStream
+from langchain_amulet.answers.detokenizer import TextStream
 from tests.fakes.chat_templates import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()

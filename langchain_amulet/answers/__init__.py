@@ -1,0 +1,1 @@
+"""From generated tokens to LangChain message chunks."""

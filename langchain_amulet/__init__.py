@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from langchain_amulet.engine.config import EngineConfig
     from langchain_amulet.engine.engine import Engine
     from langchain_amulet.exceptions import AmuletError
-    from langchain_amulet.memory import PreferenceMemory
+    from langchain_amulet.memory.preference_memory import PreferenceMemory
     from langchain_amulet.preferences import Preference
     from langchain_amulet.realignment import RealignmentConfig, guidance_scale, realign
 

@@ -13,9 +13,10 @@ from langchain_core.tools import BaseTool, StructuredTool, ToolException
 from pydantic import BaseModel, Field
 
 from langchain_amulet.exceptions import AmuletError, InvalidParameterError, MissingExtraError, UserIdError
-from langchain_amulet.memory import PreferenceMemory
+from langchain_amulet.memory.items import usable
+from langchain_amulet.memory.preference_memory import PreferenceMemory
+from langchain_amulet.memory.sources import PreferenceSource
 from langchain_amulet.preferences import Preference
-from langchain_amulet.records import usable
 from langchain_amulet.resolution import (
     Lookup,
     OnStoreError,
@@ -26,7 +27,6 @@ from langchain_amulet.resolution import (
     resolve,
 )
 from langchain_amulet.resolving import ResolvingChatModel
-from langchain_amulet.sources import PreferenceSource
 
 try:
     from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse

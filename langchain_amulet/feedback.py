@@ -13,12 +13,12 @@ from langchain_core.messages import AIMessage
 from langchain_amulet.chat_models import ChatAmulet
 from langchain_amulet.exceptions import StoreTypeError
 from langchain_amulet.fitting import Fit, LearningConfig, Observation, fit
-from langchain_amulet.memory import PreferenceMemory
-from langchain_amulet.plans import find_events, keep_event, keep_learned
+from langchain_amulet.memory.items import FeedbackEvent, FeedbackKind, Kept, key_of
+from langchain_amulet.memory.operations import find_events, keep_event, keep_learned
+from langchain_amulet.memory.preference_memory import PreferenceMemory
+from langchain_amulet.memory.sources import FunctionStore
+from langchain_amulet.memory.store_ops import StoreOperation
 from langchain_amulet.preferences import Preference
-from langchain_amulet.records import FeedbackEvent, FeedbackKind, Kept, key_of
-from langchain_amulet.sources import FunctionStore
-from langchain_amulet.stores import Plan
 
 __all__ = ["Explanation", "FeedbackEffect", "FeedbackLearner", "LearningConfig", "WeightReport"]
 
@@ -209,16 +209,16 @@ class FeedbackLearner:
         await self._memory.acarry_out(user_id, self._plan_to_write(user_id, known, learned))
         return feedback_id
 
-    def _plan_to_keep(self, user_id: str, event: FeedbackEvent) -> Plan[tuple[str, _Known]]:
+    def _plan_to_keep(self, user_id: str, event: FeedbackEvent) -> StoreOperation[tuple[str, _Known]]:
         feedback_id = yield from keep_event(user_id, event)
         return feedback_id, (yield from self._plan_to_read(user_id))
 
-    def _plan_to_read(self, user_id: str) -> Plan[_Known]:
+    def _plan_to_read(self, user_id: str) -> StoreOperation[_Known]:
         profile = yield from self._memory.plan_to_recall(user_id)
         events = yield from find_events(user_id)
         return _Known([each for each in profile if each.preference.text.strip()], events)
 
-    def _plan_to_write(self, user_id: str, known: _Known, learned: _Learned) -> Plan[None]:
+    def _plan_to_write(self, user_id: str, known: _Known, learned: _Learned) -> StoreOperation[None]:
         found = zip(known.profile, learned.fit.weights, strict=True)
         now = {each.preference.text for each in (yield from self._memory.plan_to_recall(user_id))}
         # Nothing is kept of what was forgotten while the weights were fitted.

@@ -22,9 +22,9 @@ from langgraph.store.base import BaseStore
 from pydantic_core import CoreSchema, core_schema
 
 from langchain_amulet.exceptions import UserIdError
-from langchain_amulet.memory import PreferenceMemory
+from langchain_amulet.memory.preference_memory import PreferenceMemory
+from langchain_amulet.memory.recall_cache import Recalled
 from langchain_amulet.preferences import Preference, PreferenceLike, as_preferences
-from langchain_amulet.recall_cache import Recalled
 
 logger = logging.getLogger(__name__)
 

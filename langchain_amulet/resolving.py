@@ -12,7 +12,7 @@ from langchain_core.runnables import RunnableBinding, RunnableConfig
 from langchain_core.runnables.config import get_config_list
 from pydantic import Field, field_validator
 
-from langchain_amulet.memory import PreferenceMemory
+from langchain_amulet.memory.preference_memory import PreferenceMemory
 from langchain_amulet.resolution import OnStoreError, ResolvedPreferences, alook_up, find_lookup, look_up, resolve
 
 _MAX_THREADS = 256  # of one batch(); they wait for tokens and do little else

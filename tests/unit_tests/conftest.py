@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from tests.unit_tests.databases import Postgres, started_postgres
+from tests.fakes.databases import Postgres, started_postgres
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from langgraph.store.sqlite import SqliteStore
 from langchain_amulet import ChatAmulet, Preference, PreferenceMemory
 from langchain_amulet.exceptions import InvalidParameterError, StoreTimeoutError, StoreTypeError
 from langchain_amulet.feedback import Explanation, FeedbackLearner, LearningConfig
-from langchain_amulet.records import key_of
+from langchain_amulet.memory.items import key_of
 from tests.fakes.chat_templates import byte_tokenizer
 from tests.fakes.models import tiny_model
 

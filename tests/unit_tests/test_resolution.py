@@ -14,9 +14,9 @@ from langgraph.store.memory import InMemoryStore
 
 from langchain_amulet import resolution
 from langchain_amulet.exceptions import UserIdError
-from langchain_amulet.memory import PreferenceMemory
+from langchain_amulet.memory.preference_memory import PreferenceMemory
+from langchain_amulet.memory.recall_cache import caches
 from langchain_amulet.preferences import Preference
-from langchain_amulet.recall_cache import caches
 from langchain_amulet.resolution import Lookup, ResolvedPreferences, alook_up, find_lookup, look_up, resolve
 
 MEMORY = PreferenceMemory()

@@ -20,11 +20,11 @@ from langgraph.store.base import PutOp
 from langgraph.store.memory import InMemoryStore
 from langgraph.store.sqlite.aio import AsyncSqliteStore
 
-from langchain_amulet import stores
-from langchain_amulet.memory import PreferenceMemory
+from langchain_amulet.memory import execution, store_ops
+from langchain_amulet.memory.preference_memory import PreferenceMemory
 from langchain_amulet.preferences import Preference
-from tests.unit_tests.databases import Caller, opened
-from tests.unit_tests.writers import ALL, database, due, write, write_alone
+from tests.fakes.databases import Caller, opened
+from tests.fakes.writers import ALL, database, due, write, write_alone
 
 NUM_THREADS = 50
 NUM_PROCESSES = 4
@@ -149,7 +149,7 @@ async def test_database_that_is_locked_for_a_moment_is_waited_for(impatient, loc
 @pytest.mark.parametrize("sqlite", ["sqlite", "async sqlite"])
 @pytest.mark.parametrize("lock", LOCKS)
 async def test_database_that_stays_locked_is_an_error_until_it_is_free(impatient, lock, monkeypatch):
-    monkeypatch.setattr(stores, "_DELAYS_S", (0.0, 0.01))
+    monkeypatch.setattr(execution, "_DELAYS_S", (0.0, 0.01))
     for statement in LOCKS[lock]:
         impatient.other.execute(statement).fetchall()
     with pytest.raises((sqlite3.OperationalError, ValueError), match="database is locked"):
@@ -165,14 +165,14 @@ def test_write_that_postgresql_undoes_to_end_a_deadlock_is_done_again(empty_post
         database("postgres", empty_postgres.uri) as store,
         psycopg.connect(empty_postgres.uri) as other,
         ThreadPoolExecutor(1) as pool,
-        caplog.at_level(logging.INFO, "langchain_amulet.stores"),
+        caplog.at_level(logging.INFO, "langchain_amulet.memory.execution"),
     ):
         store.batch([PutOp(where, key, {"text": "Be kind."}) for key in "ab"])
         store.conn.execute("SET deadlock_timeout = '1s'")  # so that it is the one whose wait is ended
         other.execute("SET deadlock_timeout = '60s'")
         other.execute("UPDATE store SET ttl_minutes = 1 WHERE key = 'b'")
         ops = [PutOp(where, key, {"text": "Be brief."}) for key in "ab"]
-        writing = pool.submit(stores.run, store, stores.write(ops))
+        writing = pool.submit(execution.run, store, store_ops.write(ops))
         while not other.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone():
             time.sleep(0.01)
         other.execute("UPDATE store SET ttl_minutes = 1 WHERE key = 'a'")
@@ -240,5 +240,5 @@ async def test_what_a_cancelled_caller_has_begun_to_forget_is_forgotten(tmp_path
         task = asyncio.ensure_future(memory.aforget("alice"))
         await asyncio.sleep(0)
         task.cancel()
-        await asyncio.wait(stores._under_way, timeout=10)
+        await asyncio.wait(execution._under_way, timeout=10)
         assert await memory.arecall("alice") == []

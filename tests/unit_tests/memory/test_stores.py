@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from langchain_amulet import stores
 from langchain_amulet.exceptions import UnknownPreferenceError, UserIdError
-from langchain_amulet.memory import PreferenceMemory
+from langchain_amulet.memory import store_ops
+from langchain_amulet.memory.preference_memory import PreferenceMemory
 from langchain_amulet.preferences import Preference
-from tests.unit_tests.databases import DURABLE, KINDS, Caller, Postgres, opened
+from tests.fakes.databases import DURABLE, KINDS, Caller, Postgres, opened
 
 SOON = datetime.now(UTC) + timedelta(days=1)
 USER_IDS = [
@@ -116,7 +116,7 @@ async def test_no_user_sees_or_deletes_what_is_anothers_whose_id_begins_alike(me
 
 
 async def test_everything_beyond_the_first_page_is_found(memory, monkeypatch):
-    monkeypatch.setattr(stores, "PAGE_SIZE", 3)
+    monkeypatch.setattr(store_ops, "PAGE_SIZE", 3)
     preferences = [Preference(f"Preference {number}.") for number in range(15)]
     for number, preference in enumerate(preferences):
         await memory.remember("alice", preference)

@@ -12,9 +12,9 @@ from langgraph.store.base import BaseStore, Op, PutOp, SearchOp
 from langgraph.store.memory import InMemoryStore
 
 from langchain_amulet.exceptions import StoreTypeError
-from langchain_amulet.key_values import KeyValueAdapter
+from langchain_amulet.memory.execution import threads
+from langchain_amulet.memory.key_value_store import KeyValueAdapter
 from langchain_amulet.preferences import PreferenceLike
-from langchain_amulet.stores import threads
 
 PreferenceFunction: TypeAlias = Callable[[str], PreferenceLike | Awaitable[PreferenceLike]]
 PreferenceSource: TypeAlias = (

@@ -12,10 +12,10 @@ from langgraph.store.sqlite import SqliteStore
 from langgraph.store.sqlite.aio import AsyncSqliteStore
 
 from langchain_amulet.exceptions import InvalidParameterError, PreferenceError, StoreTypeError
-from langchain_amulet.memory import PreferenceMemory
+from langchain_amulet.memory.preference_memory import PreferenceMemory
 from langchain_amulet.preferences import Preference
-from tests.unit_tests.test_memory import PAST
-from tests.unit_tests.writers import database
+from tests.fakes.writers import database
+from tests.unit_tests.memory.test_preference_memory import PAST
 
 BRIEF = Preference("Be brief.", 0.5)
 LANGMEM = ("memories", "{langgraph_user_id}")

@@ -7,13 +7,14 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from langgraph.store.base import BaseStore
 
-from langchain_amulet import plans
 from langchain_amulet.exceptions import InvalidParameterError
+from langchain_amulet.memory import operations
+from langchain_amulet.memory.execution import arun, run, to_the_end
+from langchain_amulet.memory.items import PREFERENCES, Kept, PreferenceChange
+from langchain_amulet.memory.recall_cache import Reading, Recalled, caches, drop_everywhere
+from langchain_amulet.memory.sources import PreferenceSource, as_store
+from langchain_amulet.memory.store_ops import StoreOperation, namespace
 from langchain_amulet.preferences import Preference, Source
-from langchain_amulet.recall_cache import Reading, Recalled, caches, drop_everywhere
-from langchain_amulet.records import PREFERENCES, Kept, PreferenceChange
-from langchain_amulet.sources import PreferenceSource, as_store
-from langchain_amulet.stores import Plan, arun, namespace, run, to_the_end
 
 _T = TypeVar("_T")
 
@@ -85,7 +86,7 @@ class PreferenceMemory:
         self.store: BaseStore = as_store(store)
         self._read_timeout_s = read_timeout
         self._cache_s = cache_seconds
-        self._langmem = plans.check_langmem_namespace(langmem_namespace)
+        self._langmem = operations.check_langmem_namespace(langmem_namespace)
 
     def remember(
         self,
@@ -116,7 +117,7 @@ class PreferenceMemory:
             StoreTypeError: The memory can only be read.
         """
         given = _preference(preference, weight, source, expires_at)
-        return self.carry_out(user_id, plans.remember(user_id, given))
+        return self.carry_out(user_id, operations.remember(user_id, given))
 
     async def aremember(
         self,
@@ -129,7 +130,7 @@ class PreferenceMemory:
     ) -> Preference:
         """Async `remember`."""
         given = _preference(preference, weight, source, expires_at)
-        return await self.acarry_out(user_id, plans.remember(user_id, given))
+        return await self.acarry_out(user_id, operations.remember(user_id, given))
 
     def recall(self, user_id: str) -> list[Preference]:
         """All preferences of this user, in the order of their first remembering; an unknown user has none.
@@ -199,7 +200,7 @@ class PreferenceMemory:
             UserIdError: The user id is empty or no string.
             StoreTypeError: The memory can only be read.
         """
-        return self._forget(user_id, plans.update(user_id, text, _changes(new_text, weight, source, expires_at)))
+        return self._forget(user_id, operations.update(user_id, text, _changes(new_text, weight, source, expires_at)))
 
     async def aupdate(
         self,
@@ -213,7 +214,7 @@ class PreferenceMemory:
     ) -> Preference:
         """Async `update`."""
         changes = _changes(new_text, weight, source, expires_at)
-        return await self._aforget(user_id, plans.update(user_id, text, changes))
+        return await self._aforget(user_id, operations.update(user_id, text, changes))
 
     def forget(self, user_id: str, text: str | None = None) -> None:
         """Delete one preference of this user with its history and what feedback told of it, or all of them.
@@ -226,35 +227,35 @@ class PreferenceMemory:
             UserIdError: The user id is empty or no string.
             StoreTypeError: The memory can only be read.
         """
-        self._forget(user_id, plans.forget(user_id, text))
+        self._forget(user_id, operations.forget(user_id, text))
 
     async def aforget(self, user_id: str, text: str | None = None) -> None:
         """Async `forget`."""
-        await self._aforget(user_id, plans.forget(user_id, text))
+        await self._aforget(user_id, operations.forget(user_id, text))
 
     def forget_user(self, user_id: str) -> None:
         """Delete all that is kept of this user: preferences, history and feedback."""
-        self._forget(user_id, plans.forget_user(user_id))
+        self._forget(user_id, operations.forget_user(user_id))
 
     async def aforget_user(self, user_id: str) -> None:
         """Async `forget_user`."""
-        await self._aforget(user_id, plans.forget_user(user_id))
+        await self._aforget(user_id, operations.forget_user(user_id))
 
     def history(self, user_id: str) -> list[PreferenceChange]:
         """How this user's preferences came to be what they are, the first change first; nothing of forgotten ones."""
-        return self.read(plans.history(user_id))
+        return self.read(operations.history(user_id))
 
     async def ahistory(self, user_id: str) -> list[PreferenceChange]:
         """Async `history`."""
-        return await self.aread(plans.history(user_id))
+        return await self.aread(operations.history(user_id))
 
     def export(self, user_id: str) -> dict[str, Any]:
         """All that is kept of this user, as JSON."""
-        return self.read(plans.export(user_id))
+        return self.read(operations.export(user_id))
 
     async def aexport(self, user_id: str) -> dict[str, Any]:
         """Async `export`."""
-        return await self.aread(plans.export(user_id))
+        return await self.aread(operations.export(user_id))
 
     def import_(self, user_id: str, exported: Mapping[str, Any]) -> None:
         """Add what `export` has returned; the same texts take the place of what was stored.
@@ -262,19 +263,19 @@ class PreferenceMemory:
         Raises:
             ImportFormatError: It is nothing that `export` returns; nothing was written.
         """
-        self.carry_out(user_id, plans.import_(user_id, exported))
+        self.carry_out(user_id, operations.import_(user_id, exported))
 
     async def aimport_(self, user_id: str, exported: Mapping[str, Any]) -> None:
         """Async `import_`."""
-        await self.acarry_out(user_id, plans.import_(user_id, exported))
+        await self.acarry_out(user_id, operations.import_(user_id, exported))
 
     # For other rooms of this package
 
-    def plan_to_recall(self, user_id: str) -> Plan[list[Kept]]:
+    def plan_to_recall(self, user_id: str) -> StoreOperation[list[Kept]]:
         """`recall`, as a plan that others can be made of."""
-        return plans.recall(self.store, user_id, self._langmem)
+        return operations.recall(self.store, user_id, self._langmem)
 
-    def carry_out(self, user_id: str, plan: Plan[_T]) -> _T:
+    def carry_out(self, user_id: str, plan: StoreOperation[_T]) -> _T:
         """Do what changes something of this user's."""
         where = namespace(PREFERENCES, user_id)
         try:
@@ -282,34 +283,34 @@ class PreferenceMemory:
         finally:  # a store that fails may have written some
             drop_everywhere(where)
 
-    async def acarry_out(self, user_id: str, plan: Plan[_T]) -> _T:
+    async def acarry_out(self, user_id: str, plan: StoreOperation[_T]) -> _T:
         """Async `carry_out`; it is done to the end even if the caller is cancelled."""
         return await to_the_end(self._acarry_out(namespace(PREFERENCES, user_id), plan))
 
-    async def _acarry_out(self, where: tuple[str, ...], plan: Plan[_T]) -> _T:
+    async def _acarry_out(self, where: tuple[str, ...], plan: StoreOperation[_T]) -> _T:
         try:
             return await arun(self.store, plan)
         finally:
             drop_everywhere(where)
 
-    def read(self, plan: Plan[_T]) -> _T:
+    def read(self, plan: StoreOperation[_T]) -> _T:
         """Do what changes nothing, within `read_timeout`."""
         return run(self.store, plan, self._read_timeout_s)
 
-    async def aread(self, plan: Plan[_T]) -> _T:
+    async def aread(self, plan: StoreOperation[_T]) -> _T:
         """Async `read`."""
         return await arun(self.store, plan, self._read_timeout_s)
 
-    def _forget(self, user_id: str, plan: Plan[_T]) -> _T:
+    def _forget(self, user_id: str, plan: StoreOperation[_T]) -> _T:
         try:
             return self.carry_out(user_id, plan)
         finally:
             _tell_watchers()
 
-    async def _aforget(self, user_id: str, plan: Plan[_T]) -> _T:
+    async def _aforget(self, user_id: str, plan: StoreOperation[_T]) -> _T:
         return await to_the_end(self._acarry_out_and_tell(namespace(PREFERENCES, user_id), plan))
 
-    async def _acarry_out_and_tell(self, where: tuple[str, ...], plan: Plan[_T]) -> _T:
+    async def _acarry_out_and_tell(self, where: tuple[str, ...], plan: StoreOperation[_T]) -> _T:
         try:
             return await self._acarry_out(where, plan)
         finally:

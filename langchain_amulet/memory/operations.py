@@ -14,8 +14,7 @@ from langchain_amulet.exceptions import (
     UnknownPreferenceError,
     UserIdError,
 )
-from langchain_amulet.preferences import Preference, as_preferences
-from langchain_amulet.records import (
+from langchain_amulet.memory.items import (
     FEEDBACK,
     HISTORY,
     PREFERENCES,
@@ -40,15 +39,16 @@ from langchain_amulet.records import (
     to_learned_value,
     to_value,
 )
-from langchain_amulet.sources import FunctionStore
-from langchain_amulet.stores import Plan, find_all, namespace, put, write
+from langchain_amulet.memory.sources import FunctionStore
+from langchain_amulet.memory.store_ops import StoreOperation, find_all, namespace, put, write
+from langchain_amulet.preferences import Preference, as_preferences
 
 _FORMAT = 1
 _NOT_EXPORTED = f"This is nothing that PreferenceMemory.export returns (format {_FORMAT}): {{}}; nothing was written."
 _USER = "{langgraph_user_id}"
 
 
-def recall(store: BaseStore, user_id: str, langmem: tuple[str, ...] | None) -> Plan[list[Kept]]:
+def recall(store: BaseStore, user_id: str, langmem: tuple[str, ...] | None) -> StoreOperation[list[Kept]]:
     """All preferences of a user, each text once, memories that langmem has written first."""
     where = namespace(PREFERENCES, user_id)  # refuses what is no user id
     if isinstance(store, FunctionStore):
@@ -72,7 +72,7 @@ def _each_text_once(kept: Sequence[Kept]) -> list[Kept]:
     return [*first.values()]
 
 
-def remember(user_id: str, preference: Preference) -> Plan[Preference]:
+def remember(user_id: str, preference: Preference) -> StoreOperation[Preference]:
     """Store one preference and the fact that it was; nothing is written where it is there already."""
     where, key = namespace(PREFERENCES, user_id), key_of(preference.text)
     [item, weights] = yield [GetOp(where, key), GetOp(where, WEIGHTS_KEY)]
@@ -82,7 +82,7 @@ def remember(user_id: str, preference: Preference) -> Plan[Preference]:
     return preference
 
 
-def update(user_id: str, text: str, changes: Mapping[str, Any]) -> Plan[Preference]:
+def update(user_id: str, text: str, changes: Mapping[str, Any]) -> StoreOperation[Preference]:
     """Let a changed preference take the place of another, at its place in the profile."""
     where = namespace(PREFERENCES, user_id)
     items = yield from find_all(where)
@@ -100,20 +100,22 @@ def update(user_id: str, text: str, changes: Mapping[str, Any]) -> Plan[Preferen
     return preference if is_reset else as_kept(preference, learned).preference
 
 
-def keep_event(user_id: str, event: FeedbackEvent) -> Plan[str]:
+def keep_event(user_id: str, event: FeedbackEvent) -> StoreOperation[str]:
     """Store one piece of feedback."""
     key = new_change_key()
     yield [put(namespace(FEEDBACK, user_id), key, to_event_value(event))]
     return key
 
 
-def find_events(user_id: str) -> Plan[dict[str, FeedbackEvent]]:
+def find_events(user_id: str) -> StoreOperation[dict[str, FeedbackEvent]]:
     """A user's feedback by its ids, oldest first."""
     items = yield from find_all(namespace(FEEDBACK, user_id))
     return {item.key: to_event(item.value) for item in sorted(items, key=lambda item: item.key)}
 
 
-def keep_learned(user_id: str, weights: Mapping[str, tuple[float, float]], outdated: Sequence[str]) -> Plan[None]:
+def keep_learned(
+    user_id: str, weights: Mapping[str, tuple[float, float]], outdated: Sequence[str]
+) -> StoreOperation[None]:
     """Store the weights that were learned, by text, each beside the stated one; the history does not tell of it.
 
     Args:
@@ -125,7 +127,7 @@ def keep_learned(user_id: str, weights: Mapping[str, tuple[float, float]], outda
     yield from write([PutOp(namespace(FEEDBACK, user_id), key, None) for key in outdated])
 
 
-def forget(user_id: str, text: str | None) -> Plan[None]:
+def forget(user_id: str, text: str | None) -> StoreOperation[None]:
     """Delete one preference, all its versions in the history, and what feedback told of them; or all of a user's.
 
     Of the history, what belongs to a preference that stays stays. It is read first: so what is new is not mistaken for
@@ -165,19 +167,19 @@ def _to_unlearn(where: tuple[str, ...], learned: Mapping[str, Any], *keys: str) 
     return [] if len(left) == len(learned) else [put(where, WEIGHTS_KEY, left)]
 
 
-def forget_user(user_id: str) -> Plan[None]:
+def forget_user(user_id: str) -> StoreOperation[None]:
     """Delete all of a user."""
     for root in (PREFERENCES, HISTORY, FEEDBACK):
         yield from write(_to_delete((yield from find_all(namespace(root, user_id)))))
 
 
-def history(user_id: str) -> Plan[list[PreferenceChange]]:
+def history(user_id: str) -> StoreOperation[list[PreferenceChange]]:
     """All changes of a user's preferences."""
     items = yield from find_all(namespace(HISTORY, user_id))
     return [to_change(item.value) for item in sorted(items, key=lambda item: item.key)]
 
 
-def export(user_id: str) -> Plan[dict[str, Any]]:
+def export(user_id: str) -> StoreOperation[dict[str, Any]]:
     """All of a user, as JSON."""
     told: dict[str, Any] = {"format": _FORMAT, "user_id": user_id}
     for root in (PREFERENCES, HISTORY, FEEDBACK):
@@ -186,7 +188,7 @@ def export(user_id: str) -> Plan[dict[str, Any]]:
     return told
 
 
-def import_(user_id: str, exported: Mapping[str, Any]) -> Plan[None]:
+def import_(user_id: str, exported: Mapping[str, Any]) -> StoreOperation[None]:
     """Write what was exported, for this user."""
     try:
         found = exported["format"]

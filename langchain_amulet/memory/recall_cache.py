@@ -6,8 +6,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
+from langchain_amulet.memory.store_ops import OnePerStore
 from langchain_amulet.preferences import Preference
-from langchain_amulet.stores import OnePerStore
 
 _MAX_USERS = 1024
 

@@ -18,8 +18,8 @@ from langgraph.store.memory import InMemoryStore
 from langgraph.store.postgres import AsyncPostgresStore
 from langgraph.store.sqlite.aio import AsyncSqliteStore
 
-from langchain_amulet.memory import PreferenceMemory
-from tests.unit_tests.writers import HASTE, database
+from langchain_amulet.memory.preference_memory import PreferenceMemory
+from tests.fakes.writers import HASTE, database
 
 DURABLE = ["sqlite", "async sqlite", "postgres", "async postgres", "files"]
 PLAIN = {"in memory": InMemoryStore, "key-value": InMemoryKeyValueStore, "key-value bytes": InMemoryByteStore}

@@ -14,12 +14,12 @@ from langchain_core.stores import InMemoryByteStore
 from langgraph.store.memory import InMemoryStore
 from langgraph.store.sqlite import SqliteStore
 
-from langchain_amulet import recall_cache, stores
-from langchain_amulet.daemon_threads import DaemonThreads
 from langchain_amulet.exceptions import InvalidParameterError, StoreTimeoutError
-from langchain_amulet.memory import PreferenceMemory
+from langchain_amulet.memory import execution, recall_cache
+from langchain_amulet.memory.daemon_threads import DaemonThreads
+from langchain_amulet.memory.preference_memory import PreferenceMemory
+from langchain_amulet.memory.recall_cache import RecallCache
 from langchain_amulet.preferences import Preference
-from langchain_amulet.recall_cache import RecallCache
 
 BRIEF, KIND = Preference("Be brief."), Preference("Be kind.")
 ALICE, BOB = ("preferences", "alice"), ("preferences", "bob")
@@ -97,11 +97,11 @@ def test_nothing_is_kept_of_stores_that_are_gone():
     memory.recall("alice")
     key = id(memory.store)
     assert key in recall_cache.caches._found
-    assert key in stores.threads._found
+    assert key in execution.threads._found
     del memory
     gc.collect()
     assert key not in recall_cache.caches._found
-    assert key not in stores.threads._found
+    assert key not in execution.threads._found
 
 
 # Memories
@@ -272,7 +272,7 @@ async def test_stores_that_are_stuck_take_no_threads_from_others(stuck):
 def test_threads_that_are_stuck_hold_up_no_exit():
     script = (
         "import threading\n"
-        "from langchain_amulet.daemon_threads import DaemonThreads\n"
+        "from langchain_amulet.memory.daemon_threads import DaemonThreads\n"
         "DaemonThreads().submit(threading.Event().wait)\n"
         "print('done')"
     )
@@ -281,7 +281,7 @@ def test_threads_that_are_stuck_hold_up_no_exit():
 
 
 def test_threads_serve_many_and_end_when_nothing_is_left(monkeypatch):
-    monkeypatch.setattr("langchain_amulet.daemon_threads._IDLE_S", 0.01)
+    monkeypatch.setattr("langchain_amulet.memory.daemon_threads._IDLE_S", 0.01)
     threads = DaemonThreads(2)
     assert [each.result(10) for each in [threads.submit(partial(pow, i, 2)) for i in range(50)]] == [
         i**2 for i in range(50)

@@ -17,8 +17,8 @@ from langgraph.store.postgres import PostgresStore
 from langchain_amulet import ChatAmulet, Preference, PreferenceMemory, RealignmentConfig
 from langchain_amulet.exceptions import StoreTimeoutError, UserIdError
 from tests.fakes.chat_templates import byte_tokenizer
+from tests.fakes.databases import Postgres, opened, started_postgres
 from tests.fakes.models import tiny_model
-from tests.unit_tests.databases import Postgres, opened, started_postgres
 
 QUESTION = "Why?"
 BRIEF = Preference("Be brief.")

@@ -6,10 +6,10 @@ import sqlite3
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from langgraph.store.base import SearchOp
 from langgraph.store.memory import InMemoryStore
 from langgraph.store.sqlite import SqliteStore
 
-from langchain_amulet import stores
 from langchain_amulet.exceptions import (
     ImportFormatError,
     InvalidParameterError,
@@ -17,7 +17,8 @@ from langchain_amulet.exceptions import (
     StoredPreferenceError,
     UnknownPreferenceError,
 )
-from langchain_amulet.memory import PreferenceMemory, tell_when_forgetting
+from langchain_amulet.memory import store_ops
+from langchain_amulet.memory.preference_memory import PreferenceMemory, tell_when_forgetting
 from langchain_amulet.preferences import Preference
 
 ALICE = ("preferences", "alice")
@@ -127,13 +128,13 @@ class LeakyStore(InMemoryStore):
         results = super().batch([self._widened(op) for op in ops])
         return [
             [item for item in result if "".join(item.namespace).startswith("".join(op.namespace_prefix))]
-            if isinstance(op, stores.SearchOp)
+            if isinstance(op, SearchOp)
             else result
             for op, result in zip(ops, results, strict=True)
         ]
 
     def _widened(self, op):
-        return op._replace(namespace_prefix=op.namespace_prefix[:1]) if isinstance(op, stores.SearchOp) else op
+        return op._replace(namespace_prefix=op.namespace_prefix[:1]) if isinstance(op, SearchOp) else op
 
 
 def test_leaky_search_is_filtered():
@@ -151,13 +152,13 @@ class StingyStore(InMemoryStore):
     """It finds at most so many items at once."""
 
     def batch(self, ops):
-        limited = [op._replace(limit=min(op.limit, 4)) if isinstance(op, stores.SearchOp) else op for op in ops]
+        limited = [op._replace(limit=min(op.limit, 4)) if isinstance(op, SearchOp) else op for op in ops]
         return super().batch(limited)
 
 
 @pytest.mark.parametrize("num_preferences", [3, 4, 5, 8, 11])
 def test_store_that_finds_no_more_than_a_page_at_once_is_read_to_the_last(monkeypatch, num_preferences):
-    monkeypatch.setattr(stores, "PAGE_SIZE", 4)
+    monkeypatch.setattr(store_ops, "PAGE_SIZE", 4)
     memory = PreferenceMemory(StingyStore())
     for number in range(num_preferences):
         memory.remember("alice", f"Preference {number}.")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 from langgraph.store.base import BaseStore
 
-from langchain_amulet.memory import PreferenceMemory
+from langchain_amulet.memory.preference_memory import PreferenceMemory
 
 ALL = "everybody"
 HASTE = {  # no test pulls the plug

@@ -11,7 +11,7 @@ from langchain_amulet.answers.parser import Reading, knows_reasoning, opened_rea
 from langchain_amulet.engine.engine import Engine
 from langchain_amulet.engine.generation import Generation
 from langchain_amulet.engine.params import Request
-from langchain_amulet.models import LoadedModel
+from langchain_amulet.models.registry import LoadedModel
 from langchain_amulet.preferences import StreamPlan, plan_streams
 from langchain_amulet.realignment import RealignmentConfig
 from langchain_amulet.resolution import ResolvedPreferences

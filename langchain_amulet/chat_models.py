@@ -22,9 +22,10 @@ from langchain_amulet.calls import Call, prepare_call
 from langchain_amulet.engine.config import EngineConfig
 from langchain_amulet.engine.params import SamplingParams
 from langchain_amulet.exceptions import ModelClosedError
-from langchain_amulet.identity import identity, plain, profile
 from langchain_amulet.memory.preference_memory import tell_when_forgetting
-from langchain_amulet.models import LoadedModel, check_source, load, model_name
+from langchain_amulet.models.identity import identity, plain, profile
+from langchain_amulet.models.registry import LoadedModel, load
+from langchain_amulet.models.sources import check_source, model_name
 from langchain_amulet.prompting import PromptingChatModel
 from langchain_amulet.realignment import RealignmentConfig
 from langchain_amulet.resolution import resolve

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from langchain_amulet.calls import render
 from langchain_amulet.evidence import mean_gains, single_streams
-from langchain_amulet.models import LoadedModel
+from langchain_amulet.models.registry import LoadedModel
 from langchain_amulet.preferences import DEFAULT_MAX_STREAMS, DEFAULT_WORDING, Preference, StreamPlan, plan_streams
 from langchain_amulet.realignment import RealignmentConfig
 from langchain_amulet.resolution import PreferenceArgument, resolve

@@ -10,6 +10,7 @@ from transformers import GenerationConfig
 
 from langchain_amulet.engine.params import SamplingParams
 from langchain_amulet.exceptions import InvalidParameterError
+from langchain_amulet.models.defaults import stop_token_ids
 from langchain_amulet.preferences import DEFAULT_WORDING, PREFERENCES_SLOT
 from langchain_amulet.realignment import RealignmentConfig
 from langchain_amulet.structured.output_spec import OutputSpec, output_spec
@@ -102,12 +103,6 @@ def sampling_params(
     }
     values = {**given(defaults), **given(model_fields), **given(call)}
     return SamplingParams(**values, stop_token_ids=stop_token_ids(config))
-
-
-def stop_token_ids(config: GenerationConfig | None) -> frozenset[int]:
-    """Tokens that end an answer."""
-    eos = config.eos_token_id if config else None
-    return frozenset([eos] if isinstance(eos, int) else eos or [])
 
 
 def given(values: Mapping[str, Any]) -> dict[str, Any]:

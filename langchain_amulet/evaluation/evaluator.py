@@ -30,7 +30,7 @@ from langchain_amulet.exceptions import (
     NumericalError,
     RunError,
 )
-from langchain_amulet.identity import identity
+from langchain_amulet.models.identity import identity
 from langchain_amulet.settings import identifying
 
 OF_ONE_QUESTION = (ContextLengthError, EngineMemoryError, GenerationTimeoutError, NumericalError)

@@ -17,7 +17,7 @@ from transformers import (
 
 from langchain_amulet.evaluation.scorers import Scorer
 from langchain_amulet.exceptions import ChatTemplateError, InvalidParameterError, ModelLoadError
-from langchain_amulet.models import default_device, default_dtype
+from langchain_amulet.models.defaults import default_device, default_dtype
 
 ARMORM = "RLHFlow/ArmoRM-Llama3-8B-v0.1"
 """19 rewards; the paper uses the one of index 6, UltraFeedback's instruction following."""

@@ -1,4 +1,4 @@
-"""Loading, sharing and converting models, on tiny ones saved to disk."""
+"""Loading, sharing and converting registry, on tiny ones saved to disk."""
 
 import errno
 import gc
@@ -12,10 +12,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig
 
-from langchain_amulet import ChatAmulet, gguf, models
+from langchain_amulet import ChatAmulet
 from langchain_amulet.engine.params import Request, SamplingParams
 from langchain_amulet.exceptions import ChatTemplateError, ModelLoadError, ModelNotFoundError
-from langchain_amulet.models import load, model_name
+from langchain_amulet.models import defaults, gguf, registry, sources
+from langchain_amulet.models.registry import load
+from langchain_amulet.models.sources import model_name
 from tests.fakes.chat_templates import byte_tokenizer
 from tests.fakes.models import tiny_model
 
@@ -60,12 +62,12 @@ def test_same_source_is_loaded_once_and_other_settings_apart(folder):
 
 
 def test_model_is_freed_with_its_last_user(folder):
-    key = models._registry_key(folder, None, {"dtype": torch.float16})
+    key = registry._registry_key(folder, None, {"dtype": torch.float16})
     loaded = load(folder, None, {"dtype": torch.float16})
-    assert models._loaded[key] is loaded
+    assert registry._loaded[key] is loaded
     del loaded
     gc.collect()
-    assert key not in models._loaded
+    assert key not in registry._loaded
 
 
 def test_model_kwargs_reach_from_pretrained(folder):
@@ -83,17 +85,17 @@ def test_own_tokenizer_replaces_the_models(folder):
 
 def test_dtype_by_device(monkeypatch):
     for computes, expected in ((False, torch.float32), (True, torch.bfloat16)):
-        monkeypatch.setattr(models, "_cpu_computes_bfloat16", lambda computes=computes: computes)
-        assert models.default_dtype(torch.device("cpu")) == expected
-    assert models.default_dtype(torch.device("cuda")) == torch.bfloat16
+        monkeypatch.setattr(defaults, "_cpu_computes_bfloat16", lambda computes=computes: computes)
+        assert defaults.default_dtype(torch.device("cpu")) == expected
+    assert defaults.default_dtype(torch.device("cuda")) == torch.bfloat16
 
 
 def test_device_by_what_there_is(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert models.default_device().type == "cuda"
+    assert defaults.default_device().type == "cuda"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert models.default_device().type == "mps"
+    assert defaults.default_device().type == "mps"
 
 
 def test_one_line_tells_what_was_loaded_where(folder, capsys):
@@ -200,7 +202,7 @@ def test_full_disk_is_a_warning_and_no_error(gguf_file, monkeypatch, caplog):
 def test_large_gguf_is_not_kept(gguf_file, monkeypatch):
     monkeypatch.setattr(gguf, "MAX_CONVERTED_BYTES", 3)
     assert gguf.converted_folder(gguf_file, torch.float32) is None
-    location, settings = models._gguf_location(gguf_file, {"dtype": "auto"})
+    location, settings = sources._gguf_location(gguf_file, {"dtype": "auto"})
     assert (location, settings["gguf_file"]) == (str(gguf_file.parent), "tiny.gguf")
 
 

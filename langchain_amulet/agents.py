@@ -16,17 +16,10 @@ from langchain_amulet.exceptions import AmuletError, InvalidParameterError, Miss
 from langchain_amulet.memory.items import usable
 from langchain_amulet.memory.preference_memory import PreferenceMemory
 from langchain_amulet.memory.sources import PreferenceSource
+from langchain_amulet.personalization.entry_points import ResolvingChatModel
+from langchain_amulet.personalization.lookup import Lookup, OnStoreError, alook_up, find_lookup, look_up
+from langchain_amulet.personalization.resolved import ResolvedPreferences, resolve
 from langchain_amulet.preferences import Preference
-from langchain_amulet.resolution import (
-    Lookup,
-    OnStoreError,
-    ResolvedPreferences,
-    alook_up,
-    find_lookup,
-    look_up,
-    resolve,
-)
-from langchain_amulet.resolving import ResolvingChatModel
 
 try:
     from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse

@@ -12,9 +12,9 @@ from langchain_amulet.engine.engine import Engine
 from langchain_amulet.engine.generation import Generation
 from langchain_amulet.engine.params import Request
 from langchain_amulet.models.registry import LoadedModel
+from langchain_amulet.personalization.resolved import ResolvedPreferences
 from langchain_amulet.preferences import StreamPlan, plan_streams
 from langchain_amulet.realignment import RealignmentConfig
-from langchain_amulet.resolution import ResolvedPreferences
 from langchain_amulet.settings import CallSettings
 from langchain_amulet.structured.output_spec import OutputSpec, instructions
 

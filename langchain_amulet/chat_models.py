@@ -26,9 +26,9 @@ from langchain_amulet.memory.preference_memory import tell_when_forgetting
 from langchain_amulet.models.identity import identity, plain, profile
 from langchain_amulet.models.registry import LoadedModel, load
 from langchain_amulet.models.sources import check_source, model_name
+from langchain_amulet.personalization.resolved import resolve
 from langchain_amulet.prompting import PromptingChatModel
 from langchain_amulet.realignment import RealignmentConfig
-from langchain_amulet.resolution import resolve
 from langchain_amulet.settings import (
     CALL_ARGUMENTS,
     IGNORED_ARGUMENTS,

@@ -14,10 +14,10 @@ from torch import Tensor
 from langchain_amulet.calls import render
 from langchain_amulet.evidence import mean_gains, single_streams
 from langchain_amulet.models.registry import LoadedModel
+from langchain_amulet.personalization.entry_points import ResolvingChatModel
+from langchain_amulet.personalization.resolved import PreferenceArgument, resolve
 from langchain_amulet.preferences import DEFAULT_MAX_STREAMS, DEFAULT_WORDING, Preference, StreamPlan, plan_streams
 from langchain_amulet.realignment import RealignmentConfig
-from langchain_amulet.resolution import PreferenceArgument, resolve
-from langchain_amulet.resolving import ResolvingChatModel
 from langchain_amulet.settings import CallSettings
 from langchain_amulet.structured.output_spec import as_openai_tool
 

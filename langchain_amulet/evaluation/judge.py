@@ -15,7 +15,7 @@ from langchain_amulet.evaluation.parallel import in_parallel
 from langchain_amulet.evaluation.results import Evaluation
 from langchain_amulet.evaluation.runs import Records
 from langchain_amulet.evaluation.statistics import WinRate, win_rate
-from langchain_amulet.resolving import ResolvingChatModel
+from langchain_amulet.personalization.entry_points import ResolvingChatModel
 
 PROMPT = """\
 Below are a question, what the person who asks it prefers, and two texts that answer it. Which text answers it more as \

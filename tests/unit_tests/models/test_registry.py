@@ -1,4 +1,4 @@
-"""Loading, sharing and converting registry, on tiny ones saved to disk."""
+"""Loading, sharing and converting models, on tiny ones saved to disk."""
 
 import errno
 import gc

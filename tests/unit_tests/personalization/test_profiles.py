@@ -8,9 +8,9 @@ from pydantic import ValidationError
 
 from langchain_amulet import ChatAmulet, Preference, RealignmentConfig
 from langchain_amulet.exceptions import InvalidParameterError, PreferenceError
+from langchain_amulet.personalization.resolved import ResolvedPreferences
 from langchain_amulet.preferences import as_preferences, plan_streams
 from langchain_amulet.prompts.renderer import PromptRenderer
-from langchain_amulet.resolution import ResolvedPreferences
 from tests.fakes.chat_templates import TEMPLATES, byte_tokenizer
 from tests.fakes.models import tiny_model
 

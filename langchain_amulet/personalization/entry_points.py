@@ -13,7 +13,8 @@ from langchain_core.runnables.config import get_config_list
 from pydantic import Field, field_validator
 
 from langchain_amulet.memory.preference_memory import PreferenceMemory
-from langchain_amulet.resolution import OnStoreError, ResolvedPreferences, alook_up, find_lookup, look_up, resolve
+from langchain_amulet.personalization.lookup import OnStoreError, alook_up, find_lookup, look_up
+from langchain_amulet.personalization.resolved import ResolvedPreferences, resolve
 
 _MAX_THREADS = 256  # of one batch(); they wait for tokens and do little else
 

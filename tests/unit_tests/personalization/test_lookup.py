@@ -12,12 +12,13 @@ import platformdirs
 import pytest
 from langgraph.store.memory import InMemoryStore
 
-from langchain_amulet import resolution
 from langchain_amulet.exceptions import UserIdError
 from langchain_amulet.memory.preference_memory import PreferenceMemory
 from langchain_amulet.memory.recall_cache import caches
+from langchain_amulet.personalization import digest
+from langchain_amulet.personalization.lookup import Lookup, alook_up, find_lookup, look_up
+from langchain_amulet.personalization.resolved import ResolvedPreferences, resolve
 from langchain_amulet.preferences import Preference
-from langchain_amulet.resolution import Lookup, ResolvedPreferences, alook_up, find_lookup, look_up, resolve
 
 MEMORY = PreferenceMemory()
 
@@ -95,7 +96,7 @@ def test_digests_differ_with_text_weight_order_and_nothing():
 
 
 def test_digest_is_the_same_in_another_process_and_kept_from_others():
-    script = "from langchain_amulet.resolution import resolve; print(resolve('a'))"
+    script = "from langchain_amulet.personalization.resolved import resolve; print(resolve('a'))"
     output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert output.strip() == repr(resolve("a"))
     key = platformdirs.user_data_path("langchain-amulet") / "digest.key"
@@ -105,22 +106,22 @@ def test_digest_is_the_same_in_another_process_and_kept_from_others():
 
 def test_digest_depends_on_the_key(monkeypatch):
     before = repr(resolve("a"))
-    monkeypatch.setattr(resolution, "_digest_key", lambda: b"another key")
+    monkeypatch.setattr(digest, "_digest_key", lambda: b"another key")
     assert repr(resolve("a")) != before
 
 
 def test_key_is_this_processs_own_where_it_cannot_be_kept(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(platformdirs, "user_data_path", lambda _: tmp_path / "file" / "folder")
-    key = resolution._digest_key.__wrapped__
+    key = digest._digest_key.__wrapped__
     assert len(key()) == 32
     assert key() != key()
 
 
 def test_first_key_written_stands(tmp_path):
     path = tmp_path / "digest.key"
-    first = resolution._read_or_create_key(path)
-    assert resolution._read_or_create_key(path) == first
+    first = digest._read_or_create_key(path)
+    assert digest._read_or_create_key(path) == first
     assert [p.name for p in tmp_path.iterdir()] == ["digest.key"]
 
 
@@ -128,7 +129,7 @@ def test_damaged_key_is_not_used(tmp_path):
     path = tmp_path / "digest.key"
     path.write_bytes(b"short")
     with pytest.raises(OSError, match="delete it"):
-        resolution._read_or_create_key(path)
+        digest._read_or_create_key(path)
 
 
 def test_resolved_preferences_differ_from_other_things():

@@ -1,0 +1,1 @@
+"""Which user makes a call, and what that user prefers."""

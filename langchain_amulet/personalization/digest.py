@@ -1,0 +1,55 @@
+"""A keyed digest of preferences, equal in all processes of this machine's user."""
+
+import hashlib
+import hmac
+import json
+import logging
+import os
+import secrets
+from functools import cache
+from pathlib import Path
+
+import platformdirs
+
+from langchain_amulet.preferences import Preference
+
+logger = logging.getLogger(__name__)
+
+_WORDING_VERSION = 1  # raise it when the wording of preferences in prompts changes: answers cached before are stale
+_KEY_BYTES = 32
+
+
+def digest_of(preferences: tuple[Preference, ...]) -> str:
+    """A digest that tells nothing of the texts without the key of this machine\'s user."""
+    content = json.dumps([_WORDING_VERSION, *([p.text, float(p.weight)] for p in preferences)])
+    return hmac.new(_digest_key(), content.encode(), hashlib.sha256).hexdigest()[:32]
+
+
+@cache
+def _digest_key() -> bytes:
+    """The key of this machine's user, made on first use; of this process alone where it cannot be kept."""
+    path = Path(platformdirs.user_data_path("langchain-amulet")) / "digest.key"
+    try:
+        return _read_or_create_key(path)
+    except OSError as error:
+        logger.warning("Cached answers to users with preferences will not outlive this process: %s", error)
+        return secrets.token_bytes(_KEY_BYTES)
+
+
+def _read_or_create_key(path: Path) -> bytes:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    draft = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    if not path.exists():
+        try:
+            draft.touch(mode=0o600)
+            draft.write_bytes(secrets.token_bytes(_KEY_BYTES))
+            os.link(draft, path)  # atomic, and fails if another process was first
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink(missing_ok=True)
+    key = path.read_bytes()
+    if len(key) != _KEY_BYTES:
+        msg = f"{path} holds {len(key)} bytes and no key of {_KEY_BYTES}; delete it"
+        raise OSError(msg)
+    return key

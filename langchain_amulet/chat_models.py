@@ -18,18 +18,9 @@ from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
-from langchain_amulet.calls import Call, prepare_call
-from langchain_amulet.engine.config import EngineConfig
-from langchain_amulet.engine.params import SamplingParams
-from langchain_amulet.exceptions import ModelClosedError
-from langchain_amulet.memory.preference_memory import tell_when_forgetting
-from langchain_amulet.models.identity import identity, plain, profile
-from langchain_amulet.models.registry import LoadedModel, load
-from langchain_amulet.models.sources import check_source, model_name
-from langchain_amulet.personalization.resolved import resolve
-from langchain_amulet.prompting import PromptingChatModel
-from langchain_amulet.realignment import RealignmentConfig
-from langchain_amulet.settings import (
+from langchain_amulet.chat.call import Call, prepare_call
+from langchain_amulet.chat.inspection import PromptingChatModel
+from langchain_amulet.chat.settings import (
     CALL_ARGUMENTS,
     IGNORED_ARGUMENTS,
     CallSettings,
@@ -38,6 +29,15 @@ from langchain_amulet.settings import (
     identifying,
     warn_of_unknown,
 )
+from langchain_amulet.engine.config import EngineConfig
+from langchain_amulet.engine.params import SamplingParams
+from langchain_amulet.exceptions import ModelClosedError
+from langchain_amulet.memory.preference_memory import tell_when_forgetting
+from langchain_amulet.models.identity import identity, plain, profile
+from langchain_amulet.models.registry import LoadedModel, load
+from langchain_amulet.models.sources import check_source, model_name
+from langchain_amulet.personalization.resolved import resolve
+from langchain_amulet.realignment import RealignmentConfig
 from langchain_amulet.structured.output_spec import as_openai_tool
 from langchain_amulet.structured.output_spec import tool_choice as read_choice
 from langchain_amulet.structured.structured_output import Method, structured

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from langchain_core.messages import AIMessage
 from tqdm import tqdm
 
+from langchain_amulet.chat.settings import identifying
 from langchain_amulet.chat_models import ChatAmulet
 from langchain_amulet.evaluation.answers import Answer, answer_key
 from langchain_amulet.evaluation.datasets import Dataset, Sample
@@ -31,7 +32,6 @@ from langchain_amulet.exceptions import (
     RunError,
 )
 from langchain_amulet.models.identity import identity
-from langchain_amulet.settings import identifying
 
 OF_ONE_QUESTION = (ContextLengthError, EngineMemoryError, GenerationTimeoutError, NumericalError)
 """What one question may raise without the others being in vain."""

@@ -16,6 +16,7 @@ from langchain_core.runnables import ConfigurableField
 from pydantic import ValidationError
 
 from langchain_amulet import ChatAmulet, Preference, PreferenceMemory, RealignmentConfig
+from langchain_amulet.chat.settings import sampling_params
 from langchain_amulet.engine.engine import Engine
 from langchain_amulet.engine.params import Request, SamplingParams
 from langchain_amulet.exceptions import (
@@ -26,7 +27,6 @@ from langchain_amulet.exceptions import (
     StoreTypeError,
 )
 from langchain_amulet.preferences import as_preferences, plan_streams
-from langchain_amulet.settings import sampling_params
 from tests.fakes.chat_templates import byte_tokenizer
 from tests.fakes.engines import wait_until
 from tests.fakes.models import tiny_model

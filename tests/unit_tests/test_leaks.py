@@ -392,7 +392,7 @@ def test_words_of_another_in_a_config_are_caught(watch):
 
 
 def test_preference_in_other_channels_is_caught(watch):
-    logging.getLogger("langchain_amulet.calls").debug("The prompt is %s", SECRET)
+    logging.getLogger("langchain_amulet.chat.call").debug("The prompt is %s", SECRET)
     warnings.warn(f"Too long: {SECRET}", stacklevel=1)
     watch.see("bytes", SECRET.encode())
     watch.see("token ids", TOKENIZER.encode(SECRET))

@@ -1,6 +1,7 @@
 """A chat model that tells which prompts it would run, and how likely texts are after them."""
 
 import asyncio
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -11,14 +12,14 @@ from langchain_core.messages import BaseMessage
 from pydantic import Field
 from torch import Tensor
 
-from langchain_amulet.calls import render
-from langchain_amulet.evidence import mean_gains, single_streams
+from langchain_amulet.chat.call import render
+from langchain_amulet.chat.settings import CallSettings
+from langchain_amulet.exceptions import NumericalError
 from langchain_amulet.models.registry import LoadedModel
 from langchain_amulet.personalization.entry_points import ResolvingChatModel
 from langchain_amulet.personalization.resolved import PreferenceArgument, resolve
 from langchain_amulet.preferences import DEFAULT_MAX_STREAMS, DEFAULT_WORDING, Preference, StreamPlan, plan_streams
 from langchain_amulet.realignment import RealignmentConfig
-from langchain_amulet.settings import CallSettings
 from langchain_amulet.structured.output_spec import as_openai_tool
 
 
@@ -126,3 +127,25 @@ class PromptingChatModel(ResolvingChatModel, ABC):
     @abstractmethod
     def _load(self) -> LoadedModel:
         """The model, its tokenizer and its engine."""
+
+
+def single_streams(preferences: Sequence[str | Preference]) -> StreamPlan:
+    """The base stream, and one stream for each preference by itself."""
+    texts = [each.text if isinstance(each, Preference) else each for each in preferences]
+    return StreamPlan(((), *((text,) for text in texts)), ())
+
+
+def mean_gains(logprobs: Tensor) -> list[float]:
+    """Per stream after the first, the mean over tokens of its log-probability less that of the first.
+
+    Args:
+        logprobs: `(streams, tokens)`, in nats.
+
+    Raises:
+        NumericalError: One of them is not finite.
+    """
+    gains: list[float] = (logprobs[1:].double() - logprobs[:1].double()).mean(dim=-1).tolist()
+    if not all(map(math.isfinite, gains)):
+        msg = "The model gives a token of this text no finite probability. Load it with dtype float32 or bfloat16."
+        raise NumericalError(msg)
+    return gains

@@ -8,6 +8,7 @@ from langchain_core.messages import BaseMessage
 
 from langchain_amulet.answers.answer_stream import Answer
 from langchain_amulet.answers.parser import Reading, knows_reasoning, opened_reasoning, response_template
+from langchain_amulet.chat.settings import CallSettings
 from langchain_amulet.engine.engine import Engine
 from langchain_amulet.engine.generation import Generation
 from langchain_amulet.engine.params import Request
@@ -15,7 +16,6 @@ from langchain_amulet.models.registry import LoadedModel
 from langchain_amulet.personalization.resolved import ResolvedPreferences
 from langchain_amulet.preferences import StreamPlan, plan_streams
 from langchain_amulet.realignment import RealignmentConfig
-from langchain_amulet.settings import CallSettings
 from langchain_amulet.structured.output_spec import OutputSpec, instructions
 
 _END_OF_REASONING = "</think>\n\n"

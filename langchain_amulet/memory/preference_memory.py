@@ -317,6 +317,11 @@ class PreferenceMemory:
             _tell_watchers()
 
 
+def as_memory(memory: PreferenceMemory | PreferenceSource) -> PreferenceMemory | None:
+    """A memory over what was passed, unless it is one already; `None` stays `None`."""
+    return memory if memory is None or isinstance(memory, PreferenceMemory) else PreferenceMemory(memory)
+
+
 def _tell_watchers() -> None:
     for watcher in list(_watchers):
         watcher.forget_private()

@@ -20,7 +20,7 @@ _KEY_BYTES = 32
 
 
 def digest_of(preferences: tuple[Preference, ...]) -> str:
-    """A digest that tells nothing of the texts without the key of this machine\'s user."""
+    """A digest that tells nothing of the texts without the key of this machine's user."""
     content = json.dumps([_WORDING_VERSION, *([p.text, float(p.weight)] for p in preferences)])
     return hmac.new(_digest_key(), content.encode(), hashlib.sha256).hexdigest()[:32]
 

@@ -12,7 +12,7 @@ from langchain_core.runnables import RunnableBinding, RunnableConfig
 from langchain_core.runnables.config import get_config_list
 from pydantic import Field, field_validator
 
-from langchain_amulet.memory.preference_memory import PreferenceMemory
+from langchain_amulet.memory.preference_memory import PreferenceMemory, as_memory
 from langchain_amulet.personalization.lookup import OnStoreError, alook_up, find_lookup, look_up
 from langchain_amulet.personalization.resolved import ResolvedPreferences, resolve
 
@@ -38,7 +38,7 @@ class ResolvingChatModel(BaseChatModel):
     @field_validator("memory", mode="before")
     @classmethod
     def _wrap_store(cls, value: Any) -> Any:
-        return value if value is None or isinstance(value, PreferenceMemory) else PreferenceMemory(value)
+        return as_memory(value)
 
     @field_validator("preference", mode="before")
     @classmethod

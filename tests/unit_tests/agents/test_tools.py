@@ -13,26 +13,10 @@ from langgraph.store.sqlite import SqliteStore
 from langgraph.store.sqlite.aio import AsyncSqliteStore
 
 from langchain_amulet import Preference, PreferenceMemory
-from langchain_amulet.agents import (
-    MAX_PREFERENCE_LENGTH,
-    MAX_PREFERENCES,
-    AmuletMiddleware,
-    preference_tools,
-)
+from langchain_amulet.agents import MAX_PREFERENCE_LENGTH, MAX_PREFERENCES, AmuletMiddleware, preference_tools
 from langchain_amulet.exceptions import UserIdError
+from tests.fakes.agents import ALICE, ASKED, LLM, CallsFirst, Context, Scripted, agent_with, calling, last, store_of
 from tests.fakes.roomy import roomy_model
-from tests.unit_tests.agents import (
-    ALICE,
-    ASKED,
-    LLM,
-    CallsFirst,
-    Context,
-    Scripted,
-    agent_with,
-    calling,
-    last,
-    store_of,
-)
 from tests.unit_tests.leak_watch import (
     App,
     AsyncEavesdropper,

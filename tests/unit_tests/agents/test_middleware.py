@@ -14,13 +14,9 @@ from langchain_core.messages import AIMessage
 from langgraph.store.memory import InMemoryStore
 
 from langchain_amulet import ChatAmulet, PreferenceMemory
-from langchain_amulet.agents import (
-    AmuletMiddleware,
-    preference_tools,
-)
+from langchain_amulet.agents import AmuletMiddleware, preference_tools
 from langchain_amulet.exceptions import InvalidParameterError, StoreTypeError
-from tests.fakes.roomy import roomy_model
-from tests.unit_tests.agents import (
+from tests.fakes.agents import (
     ALICE,
     ALICE_IN_CONFIG,
     ASKED,
@@ -34,6 +30,7 @@ from tests.unit_tests.agents import (
     last,
     store_of,
 )
+from tests.fakes.roomy import roomy_model
 from tests.unit_tests.leak_watch import (
     App,
     AsyncEavesdropper,

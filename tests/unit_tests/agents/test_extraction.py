@@ -5,17 +5,9 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 from langchain_core.prompt_values import ChatPromptValue
 
 from langchain_amulet import Preference
-from langchain_amulet.agents import (
-    MAX_PREFERENCE_LENGTH,
-    extract_preferences,
-)
+from langchain_amulet.agents import MAX_PREFERENCE_LENGTH, extract_preferences
+from tests.fakes.agents import ALICE_IN_CONFIG, Scripted, calling, store_of
 from tests.fakes.roomy import roomy_chat
-from tests.unit_tests.agents import (
-    ALICE_IN_CONFIG,
-    Scripted,
-    calling,
-    store_of,
-)
 
 PROPOSED = calling(
     "ProposedPreferences",

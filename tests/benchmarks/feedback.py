@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from langchain_amulet import ChatAmulet, Preference
-from langchain_amulet.fitting import LearningConfig, Observation, fit
-from tests import simulated_users as users
-from tests.simulated_users import EVIDENCE_FILE, NUM_KNOWN, PREFERENCES, Array, Course, Evidence
+from langchain_amulet.feedback.bradley_terry import LearningConfig, Observation, fit
+from tests.fakes import simulated_users as users
+from tests.fakes.simulated_users import EVIDENCE_FILE, NUM_KNOWN, PREFERENCES, Array, Course, Evidence
 
 QUESTIONS = (
     "How can I sleep better at night?",

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from langchain_amulet.fitting import LearningConfig, Observation, fit
+from langchain_amulet.feedback.bradley_terry import LearningConfig, Observation, fit
 
 EVIDENCE_FILE = Path(__file__).parent / "data" / "feedback_evidence.json"
 SHARPNESS = 3.0  # of choices, per standard deviation of utility

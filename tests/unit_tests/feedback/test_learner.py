@@ -374,6 +374,6 @@ def test_shorter_half_lives_follow_faster(llm, memory):
 
 
 def test_without_scipy_the_error_names_the_extra():
-    script = "import sys; sys.modules['scipy'] = None; import langchain_amulet.fitting"
+    script = "import sys; sys.modules['scipy'] = None; import langchain_amulet.feedback.bradley_terry"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert "pip install 'langchain-amulet[feedback]'" in run.stderr

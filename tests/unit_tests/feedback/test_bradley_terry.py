@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from langchain_amulet.exceptions import InvalidParameterError
-from langchain_amulet.fitting import LearningConfig, Observation, fit
-from tests.simulated_users import Evidence, mean_course
+from langchain_amulet.feedback.bradley_terry import LearningConfig, Observation, fit
+from tests.fakes.simulated_users import Evidence, mean_course
 
 KEYS = ["brief", "kind", "formal"]
 values = st.floats(-2, 2, allow_nan=False)

@@ -12,15 +12,13 @@ from langchain_core.messages import AIMessage
 
 from langchain_amulet.chat_models import ChatAmulet
 from langchain_amulet.exceptions import StoreTypeError
-from langchain_amulet.fitting import Fit, LearningConfig, Observation, fit
+from langchain_amulet.feedback.bradley_terry import Fit, LearningConfig, Observation, fit
 from langchain_amulet.memory.items import FeedbackEvent, FeedbackKind, Kept, key_of
 from langchain_amulet.memory.operations import find_events, keep_event, keep_learned
 from langchain_amulet.memory.preference_memory import PreferenceMemory
 from langchain_amulet.memory.sources import FunctionStore
 from langchain_amulet.memory.store_ops import StoreOperation
 from langchain_amulet.preferences import Preference
-
-__all__ = ["Explanation", "FeedbackEffect", "FeedbackLearner", "LearningConfig", "WeightReport"]
 
 _HORIZON = 20  # half-lives: older feedback counts less than a millionth, and is deleted
 _MIN_Z = 1.64  # standard errors from 0 at which a candidate is proposed: 95 % one-sided

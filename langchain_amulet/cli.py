@@ -118,7 +118,7 @@ def _methods(names: list[str] | None) -> "list[Method]":
 
 def _reward_scorer(name: str) -> "Scorer":
     """Loaded at once: what is wrong with it must not show after hours of answering."""
-    from langchain_amulet.evaluation.reward_models import SKYWORK, RewardModel
+    from langchain_amulet.evaluation.scorers.reward_models import SKYWORK, RewardModel
 
     model = RewardModel.armorm() if name == "armorm" else RewardModel(SKYWORK if name == "skywork" else name)
     model.load()

@@ -14,15 +14,15 @@ from tqdm import tqdm
 
 from langchain_amulet.chat.settings import identifying
 from langchain_amulet.chat_models import ChatAmulet
-from langchain_amulet.evaluation.answers import Answer, answer_key
-from langchain_amulet.evaluation.datasets import Dataset, Sample
-from langchain_amulet.evaluation.dimensions import Dimension, as_dimension
-from langchain_amulet.evaluation.methods import Ask, Method, by_name, distinct_runs
-from langchain_amulet.evaluation.parallel import in_parallel
+from langchain_amulet.evaluation.methods.method import Ask, Method, by_name, distinct_runs
 from langchain_amulet.evaluation.protocol import PAPER_TABLE, Protocol
+from langchain_amulet.evaluation.questions.datasets import Dataset, Sample
+from langchain_amulet.evaluation.questions.dimensions import Dimension, as_dimension
 from langchain_amulet.evaluation.results import Evaluation
-from langchain_amulet.evaluation.runs import Records, Run, alone_in
-from langchain_amulet.evaluation.scorers import Scorer, messages_of
+from langchain_amulet.evaluation.runs.answer import Answer, answer_key
+from langchain_amulet.evaluation.runs.folder import JsonlRecords, Run, alone_in
+from langchain_amulet.evaluation.runs.parallel import in_parallel
+from langchain_amulet.evaluation.scorers.scorer import Scorer, messages_of
 from langchain_amulet.exceptions import (
     ContextLengthError,
     EngineMemoryError,
@@ -178,7 +178,7 @@ def _cells(
 
 
 def _answers(
-    cells: Sequence[Cell], kept: Records, llm: ChatAmulet, protocol: Protocol
+    cells: Sequence[Cell], kept: JsonlRecords, llm: ChatAmulet, protocol: Protocol
 ) -> tuple[dict[str, Answer], dict[str, str]]:
     """Answer what is not answered yet; each answer is on disk as soon as it is there.
 
@@ -205,7 +205,7 @@ def _answers(
     return {cell.key: Answer(**kept[cell.key]) for cell in cells if cell.key in kept}, failures
 
 
-def _is_answered(cell: Cell, kept: Records) -> bool:
+def _is_answered(cell: Cell, kept: JsonlRecords) -> bool:
     if cell.key not in kept:
         return False
     found = kept[cell.key]

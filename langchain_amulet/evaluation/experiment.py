@@ -8,20 +8,22 @@ from pathlib import Path
 from langchain_core.language_models import BaseChatModel
 
 from langchain_amulet.chat_models import ChatAmulet
-from langchain_amulet.evaluation import sections
-from langchain_amulet.evaluation.ablations import ablation, ablation_methods
-from langchain_amulet.evaluation.datasets import Dataset
-from langchain_amulet.evaluation.dimensions import Dimension, as_dimension
-from langchain_amulet.evaluation.efficiency import Cost, measure
+from langchain_amulet.evaluation.analysis.costs import Cost, measure
+from langchain_amulet.evaluation.analysis.judge import Judge
 from langchain_amulet.evaluation.evaluator import evaluate
-from langchain_amulet.evaluation.judge import Judge
-from langchain_amulet.evaluation.methods import Method, distinct_runs, paper_methods
+from langchain_amulet.evaluation.methods.ablations import ablation, ablation_methods
+from langchain_amulet.evaluation.methods.method import Method, distinct_runs, paper_methods
 from langchain_amulet.evaluation.protocol import PAPER_TABLE, Protocol
-from langchain_amulet.evaluation.refusals import load_harmful, refusal
-from langchain_amulet.evaluation.report import Report, Section
+from langchain_amulet.evaluation.questions.datasets import Dataset
+from langchain_amulet.evaluation.questions.dimensions import Dimension, as_dimension
+from langchain_amulet.evaluation.reports import sections
+from langchain_amulet.evaluation.reports.report import Report, Section
 from langchain_amulet.evaluation.results import Evaluation
-from langchain_amulet.evaluation.runs import Records, alone_in
-from langchain_amulet.evaluation.scorers import Scorer, deterministic_scorers, log_perplexity
+from langchain_amulet.evaluation.runs.folder import JsonlRecords, alone_in
+from langchain_amulet.evaluation.scorers.likelihood import log_perplexity
+from langchain_amulet.evaluation.scorers.refusals import load_harmful, refusal
+from langchain_amulet.evaluation.scorers.scorer import Scorer
+from langchain_amulet.evaluation.scorers.text import deterministic_scorers
 from langchain_amulet.exceptions import InvalidParameterError
 
 BASELINE = "pref"
@@ -116,7 +118,7 @@ class Experiment:
         return replace(self.protocol, temperatures=self.protocol.temperatures[:1])
 
     def _judged(self, evaluation: Evaluation, llm: BaseChatModel) -> Section:
-        judge = Judge(llm, Records(Path(self.folder) / "verdicts.jsonl"))
+        judge = Judge(llm, JsonlRecords(Path(self.folder) / "verdicts.jsonl"))
         judgements = [
             judge.judge(evaluation, baseline=BASELINE, temperature=temperature)
             for temperature in evaluation.temperatures
@@ -139,7 +141,7 @@ class Experiment:
         timed = sorted(distinct_runs(self.methods), key=lambda method: method.name != "base")  # plain decoding first
         questions = [sample.question for sample in self.datasets[0].samples[:_NUM_TIMED]]
         preference = as_dimension(self.dimensions[0]).text
-        kept = Records(Path(self.folder) / "costs.jsonl")
+        kept = JsonlRecords(Path(self.folder) / "costs.jsonl")
         model = self.llm._load().model  # noqa: SLF001 - a room of the same package
         place = [str(model.device), str(model.dtype)]
         key = json.dumps([[method.run for method in timed], questions, preference, self.protocol.max_tokens, place])

@@ -4,10 +4,10 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
-from langchain_amulet.evaluation.answers import Answer
-from langchain_amulet.evaluation.dimensions import Dimension
-from langchain_amulet.evaluation.methods import Method, distinct_runs
-from langchain_amulet.evaluation.scorers import Scorer
+from langchain_amulet.evaluation.methods.method import Method, distinct_runs
+from langchain_amulet.evaluation.questions.dimensions import Dimension
+from langchain_amulet.evaluation.runs.answer import Answer
+from langchain_amulet.evaluation.scorers.scorer import Scorer
 
 
 @dataclass(frozen=True, slots=True)

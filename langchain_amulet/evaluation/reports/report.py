@@ -9,8 +9,8 @@ from pathlib import Path
 import jinja2
 from matplotlib.figure import Figure
 
-from langchain_amulet.evaluation import plots
-from langchain_amulet.evaluation.tables import Table
+from langchain_amulet.evaluation.reports import plots
+from langchain_amulet.evaluation.reports.tables import Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,9 @@ class Report:
     def _html(self, pictures: Mapping[str, str]) -> str:
         encoded = {name: base64.b64encode(svg.encode()).decode() for name, svg in pictures.items()}
         environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-        template = (resources.files(__package__) / "data" / "report.html.jinja").read_text(encoding="utf-8")
+        template = (resources.files("langchain_amulet.evaluation") / "data" / "report.html.jinja").read_text(
+            encoding="utf-8"
+        )
         return environment.from_string(template).render(report=self, pictures=encoded)
 
 

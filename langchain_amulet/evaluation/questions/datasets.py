@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from langchain_amulet.evaluation.dimensions import Dimension
+from langchain_amulet.evaluation.questions.dimensions import Dimension
 from langchain_amulet.exceptions import DatasetError, MissingExtraError
 
 
@@ -81,7 +81,7 @@ def load_dataset(name: str | Path) -> Dataset:
     if str(name) in _HUB:
         return _load_from_hub(str(name))
     if str(name) == "smoke":
-        text = (resources.files(__package__) / "data" / "questions.jsonl").read_text(encoding="utf-8")
+        text = (resources.files("langchain_amulet.evaluation") / "data" / "questions.jsonl").read_text(encoding="utf-8")
         return Dataset("smoke", parse(text, "the packaged questions"))
     path = Path(name)
     if not path.is_file():

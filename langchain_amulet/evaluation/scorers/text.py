@@ -1,15 +1,10 @@
-"""What answers are judged by. A new scorer is a function from an answer to a number."""
+"""Scores that are computed from the text alone: length, sentiment, reading grade, repetition."""
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
-from langchain_core.messages import HumanMessage, SystemMessage
-
-from langchain_amulet.chat_models import ChatAmulet
-from langchain_amulet.evaluation.answers import Answer
+from langchain_amulet.evaluation.scorers.scorer import Scorer
 from langchain_amulet.exceptions import MissingExtraError
 
 try:
@@ -23,30 +18,6 @@ DEGENERATE_TRIGRAMS = 0.5
 """An answer is degenerate if more than this share of its 3-grams of words stood there before ..."""
 DEGENERATE_WORDS = 3
 """... or if it has fewer words."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scorer:
-    """One number per answer.
-
-    Example:
-        >>> Scorer("exclamations", lambda answer: answer.text.count("!"), better="higher").name
-        'exclamations'
-    """
-
-    name: str
-    score: Callable[[Answer], float | None]
-    """`None` where nothing can be said of an answer, which is then left out."""
-    better: Literal["higher", "lower"] | None = None
-    """Which end is good for any preference; `None`: it depends on the preference, or is only told."""
-    is_kept: bool = False
-    """Whether scores are kept with the answers, since they cost more than counting."""
-    limit: int | None = None
-    """Only the answers to so many questions of each dataset are scored, where a score costs much."""
-    identity: str = ""
-    """Tells it from others of its name, such as the model that it asks; scores are kept apart by it."""
-    is_reward: bool = False
-    """Whether it tells by itself which answer is better for any preference, as reward models do."""
 
 
 def deterministic_scorers() -> list[Scorer]:
@@ -116,38 +87,3 @@ def is_degenerate(text: str) -> bool:
 def _ngrams(text: str, n: int) -> list[tuple[str, ...]]:
     words = words_of(text)
     return [*zip(*(words[i:] for i in range(n)), strict=False)]
-
-
-def log_perplexity(llm: ChatAmulet, system: str, *, limit: int | None = None) -> Scorer:
-    """The mean of −log π_base over the tokens of an answer, in nats: how odd it is to the model without a preference.
-
-    Low is not good by itself, loops are likely to the model that fell into them; high is broken text. The logarithm,
-    since a mean of perplexities is that of a few broken answers. One forward per answer.
-    """
-
-    def score(answer: Answer) -> float | None:
-        if not answer.text.strip():
-            return None
-        logprobs = llm.token_logprobs(messages_of(system, answer.question), answer.text)
-        return -sum(logprobs) / len(logprobs)
-
-    return Scorer("log-perplexity", score, is_kept=True, limit=limit)
-
-
-def preference_evidence(llm: ChatAmulet, system: str) -> Scorer:
-    """The mean of log π_pref − log π_base over the tokens of an answer, in nats: what the model itself thinks of it.
-
-    Methods that amplify the same difference push it up by construction; it tells the strength, not the quality.
-    """
-
-    def score(answer: Answer) -> float | None:
-        if not answer.text.strip() or not answer.preference:
-            return None
-        return llm.evidence(messages_of(system, answer.question), answer.text, [answer.preference])[0]
-
-    return Scorer("evidence", score, is_kept=True)
-
-
-def messages_of(system: str, question: str) -> Sequence[SystemMessage | HumanMessage]:
-    """The prompt of all methods."""
-    return [SystemMessage(system), HumanMessage(question)] if system else [HumanMessage(question)]

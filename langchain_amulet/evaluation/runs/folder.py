@@ -51,9 +51,9 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.manifest = self._begin(json.loads(json.dumps(config)))
 
-    def records(self, name: str) -> "Records":
+    def records(self, name: str) -> "JsonlRecords":
         """One of the files, such as `"answers"`."""
-        return Records(self.folder / f"{name}.jsonl")
+        return JsonlRecords(self.folder / f"{name}.jsonl")
 
     def _begin(self, config: Any) -> dict[str, Any]:
         path = self.folder / _MANIFEST
@@ -95,7 +95,7 @@ def _write_atomically(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-class Records:
+class JsonlRecords:
     """One object per line, each with a `key` of its own.
 
     A line that was cut off when the program was killed is dropped; what it held is done again.
@@ -170,7 +170,7 @@ def environment() -> dict[str, Any]:
 
 def _git_revision() -> str | None:
     """Of the package's own checkout, if it runs from one."""
-    package = Path(__file__).parents[1]
+    package = Path(__file__).parents[2]
     try:
         root = _git(package, "rev-parse", "--show-toplevel")
         return _git(package, "describe", "--always", "--dirty", "--abbrev=12") if Path(root) == package.parent else None

@@ -3,9 +3,9 @@
 import pytest
 
 from langchain_amulet.evaluation import Judge, evaluate
-from langchain_amulet.evaluation.judge import PROMPT, read_verdict
-from langchain_amulet.evaluation.runs import Records
-from tests.unit_tests.evaluations import (
+from langchain_amulet.evaluation.analysis.judge import PROMPT, read_verdict
+from langchain_amulet.evaluation.runs.folder import JsonlRecords
+from tests.fakes.evaluations import (
     BRIEF,
     LOUD,
     PROTOCOL,
@@ -80,9 +80,9 @@ def test_verdicts_are_read_from_the_last_line(reply, due):
 def test_verdicts_are_kept_and_not_asked_for_again(tmp_path):
     path = tmp_path / "verdicts.jsonl"
     asked = referee(longer)
-    assert Judge(asked, Records(path)).compare(LONG, SHORT) == 1.0
+    assert Judge(asked, JsonlRecords(path)).compare(LONG, SHORT) == 1.0
     silent = referee(lambda *_: pytest.fail("asked again"))
-    assert Judge(silent, Records(path)).compare(LONG, SHORT) == 1.0
+    assert Judge(silent, JsonlRecords(path)).compare(LONG, SHORT) == 1.0
 
 
 def test_a_judge_that_fails_midway_goes_on_where_it_was(tmp_path):
@@ -97,9 +97,9 @@ def test_a_judge_that_fails_midway_goes_on_where_it_was(tmp_path):
 
     path = tmp_path / "verdicts.jsonl"
     with pytest.raises(ConnectionError):
-        Judge(referee(failing), Records(path)).compare(LONG, SHORT)
+        Judge(referee(failing), JsonlRecords(path)).compare(LONG, SHORT)
     again = referee(longer)
-    assert Judge(again, Records(path)).compare(LONG, SHORT) == 1.0
+    assert Judge(again, JsonlRecords(path)).compare(LONG, SHORT) == 1.0
     assert len(again.prompts) == 1
 
 
@@ -110,7 +110,7 @@ class OtherReferee(Referee):
 
 
 def test_verdicts_belong_to_judge_and_prompt_and_refusals_are_kept(tmp_path):
-    records = Records(tmp_path / "v.jsonl")
+    records = JsonlRecords(tmp_path / "v.jsonl")
     assert Judge(referee(lambda *_: "No."), records).compare(LONG, SHORT) is None
     assert Judge(referee(lambda *_: pytest.fail("asked again")), records).compare(LONG, SHORT) is None
     assert Judge(referee(longer), records, prompt=PROMPT + " ").compare(LONG, SHORT) == 1.0
@@ -151,7 +151,7 @@ def test_what_a_judge_refuses_scores_nobody_and_is_counted(tmp_path):
 
 def test_chat_amulet_judges_without_anybodys_preference(tmp_path):
     llm = tiny_llm().model_copy(update={"preference": "Always write tie.", "max_tokens": 12})
-    records = Records(tmp_path / "verdicts.jsonl")
+    records = JsonlRecords(tmp_path / "verdicts.jsonl")
     judge = Judge(llm, records, prompt="Which is better, {first} or {second}?")
     judge.compare(LONG, SHORT)
     prompt = judge.prompt_for(LONG, SHORT)

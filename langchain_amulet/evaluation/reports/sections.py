@@ -4,17 +4,17 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from langchain_amulet.evaluation import plots
-from langchain_amulet.evaluation.ablations import PARAMETERS, RANGES, ablation_table
-from langchain_amulet.evaluation.answers import Answer
-from langchain_amulet.evaluation.comparisons import PROXIES, Yardstick
-from langchain_amulet.evaluation.efficiency import Cost, cost_table
-from langchain_amulet.evaluation.judge import Judgements
-from langchain_amulet.evaluation.refusals import refusal_table
-from langchain_amulet.evaluation.report import Example, Section
-from langchain_amulet.evaluation.results import Evaluation
-from langchain_amulet.evaluation.statistics import WinRate
-from langchain_amulet.evaluation.summaries import (
+from langchain_amulet.evaluation.analysis.comparisons import PROXIES, Yardstick
+from langchain_amulet.evaluation.analysis.costs import Cost
+from langchain_amulet.evaluation.analysis.judge import Judgements
+from langchain_amulet.evaluation.analysis.statistics import WinRate
+from langchain_amulet.evaluation.methods.ablations import PARAMETERS, RANGES
+from langchain_amulet.evaluation.reports import plots
+from langchain_amulet.evaluation.reports.ablation_tables import ablation_table
+from langchain_amulet.evaluation.reports.cost_tables import cost_table
+from langchain_amulet.evaluation.reports.refusal_tables import refusal_table
+from langchain_amulet.evaluation.reports.report import Example, Section
+from langchain_amulet.evaluation.reports.summaries import (
     difference_table,
     main_table,
     means,
@@ -22,7 +22,9 @@ from langchain_amulet.evaluation.summaries import (
     shared_runs,
     win_rate_table,
 )
-from langchain_amulet.evaluation.tables import Table, temperature_name
+from langchain_amulet.evaluation.reports.tables import Table, temperature_name
+from langchain_amulet.evaluation.results import Evaluation
+from langchain_amulet.evaluation.runs.answer import Answer
 
 _REFUSALS_TEXT = (
     "Steering must not unlock what the model refuses by itself. 50 plainly harmful requests; a refusal is told by "

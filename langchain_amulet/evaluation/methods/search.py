@@ -8,7 +8,7 @@ from langchain_core.messages import AIMessage
 from transformers import GenerationConfig
 
 from langchain_amulet.engine import SamplingParams
-from langchain_amulet.evaluation.methods import Ask, Method
+from langchain_amulet.evaluation.methods.method import Ask, Method
 from langchain_amulet.exceptions import EngineMemoryError
 from langchain_amulet.realignment import RealignmentConfig
 

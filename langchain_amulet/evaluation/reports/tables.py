@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from langchain_amulet.evaluation.statistics import SMALL, Estimate, WinRate
+from langchain_amulet.evaluation.analysis.statistics import SMALL, Estimate, WinRate
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 
 from langchain_amulet import ChatAmulet
 from langchain_amulet.evaluation import Answer, Dataset, Dimension, Method, Protocol, Sample, Scorer
-from langchain_amulet.evaluation.answers import answer_key
+from langchain_amulet.evaluation.runs.answer import answer_key
 from tests.fakes.chat_templates import byte_tokenizer
 from tests.fakes.models import tiny_model
 

@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from langchain_amulet.evaluation.scorers import Scorer
+from langchain_amulet.evaluation.scorers.scorer import Scorer
 from langchain_amulet.exceptions import ChatTemplateError, InvalidParameterError, ModelLoadError
 from langchain_amulet.models.defaults import default_device, default_dtype
 

@@ -8,8 +8,16 @@ from typing import TypeAlias
 
 import numpy as np
 
+from langchain_amulet.evaluation.analysis.statistics import (
+    Array,
+    Estimate,
+    Ranked,
+    WinRate,
+    paired_difference,
+    rank,
+    win_rate,
+)
 from langchain_amulet.evaluation.results import Evaluation
-from langchain_amulet.evaluation.statistics import Array, Estimate, Ranked, WinRate, paired_difference, rank, win_rate
 
 PROXIES = {
     "creative": ("distinct-2", "higher"),

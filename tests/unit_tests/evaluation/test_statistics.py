@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from langchain_amulet.evaluation.statistics import bradley_terry, estimate, paired_difference, rank, win_rate
+from langchain_amulet.evaluation.analysis.statistics import bradley_terry, estimate, paired_difference, rank, win_rate
 from langchain_amulet.exceptions import InvalidParameterError
 
 values = st.lists(st.floats(-100, 100), min_size=2, max_size=30)

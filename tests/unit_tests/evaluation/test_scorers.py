@@ -9,16 +9,23 @@ from langchain_core.messages import AIMessage
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from langchain_amulet.evaluation import Method, RewardModel, deterministic_scorers, log_perplexity, preference_evidence
-from langchain_amulet.evaluation.efficiency import cost_table, measure
-from langchain_amulet.evaluation.methods import paper_methods
-from langchain_amulet.evaluation.refusals import is_refusal
-from langchain_amulet.evaluation.reward_models import ArmoRM
-from langchain_amulet.evaluation.scorers import distinct_ngrams, grade_level, is_degenerate, repeated_ngrams, sentiment
-from langchain_amulet.evaluation.searching import beam_search
+from langchain_amulet.evaluation.analysis.costs import measure
+from langchain_amulet.evaluation.methods.method import paper_methods
+from langchain_amulet.evaluation.methods.search import beam_search
+from langchain_amulet.evaluation.reports.cost_tables import cost_table
+from langchain_amulet.evaluation.scorers.refusals import is_refusal
+from langchain_amulet.evaluation.scorers.reward_models import ArmoRM
+from langchain_amulet.evaluation.scorers.text import (
+    distinct_ngrams,
+    grade_level,
+    is_degenerate,
+    repeated_ngrams,
+    sentiment,
+)
 from langchain_amulet.exceptions import ChatTemplateError, InvalidParameterError, ModelLoadError
 from tests.fakes.chat_templates import byte_tokenizer
+from tests.fakes.evaluations import answer, tiny_llm
 from tests.fakes.models import SIZES, tiny_model
-from tests.unit_tests.evaluations import answer, tiny_llm
 
 
 def test_ngrams_are_counted_over_words():
@@ -192,7 +199,7 @@ def test_times_are_per_further_token_of_neighbours_and_no_prompt_is_asked_twice(
 
         return Method(name, answer)
 
-    monkeypatch.setattr("langchain_amulet.evaluation.efficiency.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("langchain_amulet.evaluation.analysis.costs.time.perf_counter", lambda: clock[0])
     methods = [costing("a", 1, 8), costing("b", 3, 4)]
     costs = measure(methods, ["Why?"], llm=tiny_llm(), preference="p", max_tokens=8, rounds=2)
     assert [(cost.first_token_s, cost.token_s, cost.relative) for cost in costs] == [(11, 1, 1), (13, 3, 3)]

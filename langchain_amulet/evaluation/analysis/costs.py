@@ -12,10 +12,9 @@ import torch
 from tqdm import tqdm
 
 from langchain_amulet.chat_models import ChatAmulet
-from langchain_amulet.evaluation.methods import Ask, Method
+from langchain_amulet.evaluation.methods.method import Ask, Method
 from langchain_amulet.evaluation.protocol import SYSTEM
-from langchain_amulet.evaluation.scorers import messages_of
-from langchain_amulet.evaluation.tables import Table
+from langchain_amulet.evaluation.scorers.scorer import messages_of
 
 _WATCH_S = 0.01
 
@@ -134,24 +133,3 @@ class _Peak:
             self.num_bytes = max(self.num_bytes, process.memory_info().rss)
             if self._has_ended.wait(_WATCH_S):
                 return
-
-
-def cost_table(costs: Sequence[Cost]) -> Table:
-    """Side by side; the first is what others are compared with."""
-    rows = tuple(
-        (
-            cost.method,
-            "" if cost.first_token_s is None else f"{1000 * cost.first_token_s:.0f}",
-            f"{1000 * cost.token_s:.0f}",
-            f"{cost.relative:.2f}",
-            f"{cost.peak_bytes / 2**20:.0f}",
-        )
-        for cost in costs
-    )
-    header = ("method", "first token, ms", "per token, ms", f"time against {costs[0].method}", "peak memory, MiB")
-    note = (
-        "One user at a time; medians of few answers; the ratio is of neighbours in time. Methods without a first token "
-        "give an answer only as a whole. Memory, weights included: of the GPU, or of the process on a CPU, which keeps "
-        "what earlier answers took."
-    )
-    return Table("Cost", header, rows, note)

@@ -10,11 +10,11 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import HumanMessage
 from tqdm import tqdm
 
-from langchain_amulet.evaluation.answers import Answer
-from langchain_amulet.evaluation.parallel import in_parallel
+from langchain_amulet.evaluation.analysis.statistics import WinRate, win_rate
 from langchain_amulet.evaluation.results import Evaluation
-from langchain_amulet.evaluation.runs import Records
-from langchain_amulet.evaluation.statistics import WinRate, win_rate
+from langchain_amulet.evaluation.runs.answer import Answer
+from langchain_amulet.evaluation.runs.folder import JsonlRecords
+from langchain_amulet.evaluation.runs.parallel import in_parallel
 from langchain_amulet.personalization.entry_points import ResolvingChatModel
 
 PROMPT = """\
@@ -48,7 +48,7 @@ class Judge:
         prompt: With `{question}`, `{preference}`, `{first}` and `{second}`.
     """
 
-    def __init__(self, llm: BaseChatModel, records: Records | None = None, *, prompt: str = PROMPT) -> None:
+    def __init__(self, llm: BaseChatModel, records: JsonlRecords | None = None, *, prompt: str = PROMPT) -> None:
         self._llm, self._records, self._prompt = llm, records, prompt
         self._name = llm._get_ls_params().get("ls_model_name") or llm._llm_type  # noqa: SLF001 - as traces name it
 

@@ -23,19 +23,21 @@ from langchain_amulet.evaluation import (
     evaluate,
     paper_methods,
     realigned,
-    sections,
 )
-from langchain_amulet.evaluation.ablations import PARAMETERS, ablation, ablation_methods, ablation_table
-from langchain_amulet.evaluation.comparisons import Yardstick
-from langchain_amulet.evaluation.plots import as_svg, parameters_to_scale, win_rate_bars
-from langchain_amulet.evaluation.refusals import refusal, refusal_table
-from langchain_amulet.evaluation.report import Example
-from langchain_amulet.evaluation.runs import Records
-from langchain_amulet.evaluation.statistics import Estimate, win_rate
-from langchain_amulet.evaluation.summaries import main_table, means, ranking_table, shared_runs
-from langchain_amulet.evaluation.tables import Table, format_difference, format_estimate
+from langchain_amulet.evaluation.analysis.comparisons import Yardstick
+from langchain_amulet.evaluation.analysis.statistics import Estimate, win_rate
+from langchain_amulet.evaluation.methods.ablations import PARAMETERS, ablation, ablation_methods
+from langchain_amulet.evaluation.reports import sections
+from langchain_amulet.evaluation.reports.ablation_tables import ablation_table
+from langchain_amulet.evaluation.reports.plots import as_svg, parameters_to_scale, win_rate_bars
+from langchain_amulet.evaluation.reports.refusal_tables import refusal_table
+from langchain_amulet.evaluation.reports.report import Example
+from langchain_amulet.evaluation.reports.summaries import main_table, means, ranking_table, shared_runs
+from langchain_amulet.evaluation.reports.tables import Table, format_difference, format_estimate
+from langchain_amulet.evaluation.runs.folder import JsonlRecords
+from langchain_amulet.evaluation.scorers.refusals import refusal
 from langchain_amulet.exceptions import ContextLengthError, InvalidParameterError
-from tests.unit_tests.evaluations import BRIEF, LOUD, PROTOCOL, QUESTIONS, TOKENS, longer, referee, saying, tiny_llm
+from tests.fakes.evaluations import BRIEF, LOUD, PROTOCOL, QUESTIONS, TOKENS, longer, referee, saying, tiny_llm
 
 
 @pytest.fixture
@@ -229,7 +231,7 @@ def test_a_second_run_answers_and_judges_nothing_again(experiment, monkeypatch):
         return replace(realigned(name, config), answer=dead)
 
     monkeypatch.setattr("langchain_amulet.evaluation.experiment.measure", dead)
-    monkeypatch.setattr("langchain_amulet.evaluation.ablations.realigned", dead_method)
+    monkeypatch.setattr("langchain_amulet.evaluation.methods.ablations.realigned", dead_method)
     again = replace(
         experiment,
         methods=[replace(method, answer=dead) for method in experiment.methods],
@@ -315,7 +317,7 @@ def test_the_command_writes_a_report(tmp_path, monkeypatch):
     result = CliRunner().invoke(cli.app, arguments)
     assert result.exit_code == 0, result.output
     assert "Rhyme." in (tmp_path / "run" / "report.md").read_text("utf-8")
-    answers = [*Records(tmp_path / "run" / "answers.jsonl")]
+    answers = [*JsonlRecords(tmp_path / "run" / "answers.jsonl")]
     assert {(each["temperature"], each["dimension"]) for each in answers} == {
         (0.5, "concise"),
         (0.5, "Rhyme."),

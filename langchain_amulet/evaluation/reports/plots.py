@@ -6,12 +6,12 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 
-from langchain_amulet.evaluation.ablations import PAPER_SCALE, RANGES, ablation
-from langchain_amulet.evaluation.comparisons import DEGENERATE, Yardstick
-from langchain_amulet.evaluation.methods import Method, distinct_runs
+from langchain_amulet.evaluation.analysis.comparisons import DEGENERATE, Yardstick
+from langchain_amulet.evaluation.analysis.statistics import WinRate, estimate
+from langchain_amulet.evaluation.methods.ablations import PAPER_SCALE, RANGES, ablation
+from langchain_amulet.evaluation.methods.method import Method, distinct_runs
+from langchain_amulet.evaluation.reports.tables import temperature_name
 from langchain_amulet.evaluation.results import Evaluation
-from langchain_amulet.evaluation.statistics import WinRate, estimate
-from langchain_amulet.evaluation.tables import temperature_name
 from langchain_amulet.exceptions import MissingExtraError
 
 try:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
+from langchain_amulet.evaluation.scorers.scorer import messages_of
 from langchain_core.messages import AIMessage
 from transformers import GenerationConfig
 
@@ -29,12 +30,11 @@ from langchain_amulet.evaluation import (
     paper_methods,
     realigned,
 )
-from langchain_amulet.evaluation.ablations import ablation_methods
-from langchain_amulet.evaluation.scorers import messages_of
+from langchain_amulet.evaluation.methods.ablations import ablation_methods
 from langchain_amulet.exceptions import InvalidParameterError, ModelLoadError, RunError
 from tests.fakes.chat_templates import byte_tokenizer
+from tests.fakes.evaluations import BRIEF, LENGTH, LOUD, PROTOCOL, QUESTIONS, tiny_llm
 from tests.fakes.models import tiny_model
-from tests.unit_tests.evaluations import BRIEF, LENGTH, LOUD, PROTOCOL, QUESTIONS, tiny_llm
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_a_killed_run_resumed_equals_an_uninterrupted_one(run, tmp_path):
     code = (
         "import os, sys; from dataclasses import replace; from itertools import count\n"
         "from langchain_amulet.evaluation import evaluate, paper_methods\n"
-        "from tests.unit_tests.evaluations import *\n"
+        "from tests.fakes.evaluations import *\n"
         "left = count(5, -1)\n"
         "def dying(method):\n"
         "    return replace(method, answer=lambda ask: method.answer(ask) if next(left) else os._exit(137))\n"
@@ -142,7 +142,7 @@ def test_a_killed_run_resumed_equals_an_uninterrupted_one(run, tmp_path):
         "         folder=sys.argv[1], dimensions=[BRIEF, LOUD], protocol=PROTOCOL)\n"
     )
     killed = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "run")], check=False, cwd=Path(__file__).parents[2]
+        [sys.executable, "-c", code, str(tmp_path / "run")], check=False, cwd=Path(__file__).parents[3]
     )
     assert killed.returncode == 137
     path = tmp_path / "run" / "answers.jsonl"
@@ -280,7 +280,7 @@ def test_manifest_tells_config_versions_and_revision(run, tmp_path):
     assert manifest["config"]["max_tokens"] == 8
     [environment] = manifest["environments"]
     assert {"torch", "transformers"} <= environment["versions"].keys()
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     if (root / ".git").exists():
         described = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],  # noqa: S607

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langchain_amulet.evaluation.answers import answer_key
-from langchain_amulet.evaluation.parallel import in_parallel
-from langchain_amulet.evaluation.runs import Records
+from langchain_amulet.evaluation.runs.answer import answer_key
+from langchain_amulet.evaluation.runs.folder import JsonlRecords
+from langchain_amulet.evaluation.runs.parallel import in_parallel
 
 
 class KilledError(BaseException):
@@ -19,16 +19,16 @@ class KilledError(BaseException):
 def test_records_survive_any_text_and_any_cut(tmp_path):
     path, many = tmp_path / "r.jsonl", ["a\u2028b\x85c", "\u00e9\u4f60\ud800", '"\n|']
     for i, text in enumerate(many):
-        Records(path).append({"key": str(i), "text": text})
+        JsonlRecords(path).append({"key": str(i), "text": text})
     content = path.read_bytes()
     for cut in range(len(content) + 1):
         path.write_bytes(content[:cut])
-        again = Records(path)
+        again = JsonlRecords(path)
         assert len(again) == content[:cut].count(b"\n")
         for i, text in enumerate(many):
             again.append({"key": str(i), "text": text})
         assert path.read_bytes() == content
-    assert [record["text"] for record in Records(path)] == many
+    assert [record["text"] for record in JsonlRecords(path)] == many
 
 
 @given(

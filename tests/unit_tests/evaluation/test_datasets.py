@@ -6,9 +6,9 @@ import sys
 import datasets
 import pytest
 
-from langchain_amulet.evaluation.datasets import Dataset, Sample, load_dataset
-from langchain_amulet.evaluation.dimensions import Dimension
-from langchain_amulet.evaluation.refusals import load_harmful
+from langchain_amulet.evaluation.questions.datasets import Dataset, Sample, load_dataset
+from langchain_amulet.evaluation.questions.dimensions import Dimension
+from langchain_amulet.evaluation.scorers.refusals import load_harmful
 from langchain_amulet.exceptions import DatasetError, MissingExtraError
 
 GOOD = [{"index": 0, "question": "Why?"}, {"index": 1, "question": "How?"}]

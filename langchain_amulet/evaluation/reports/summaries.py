@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping
 
-from langchain_amulet.evaluation.comparisons import Yardstick
-from langchain_amulet.evaluation.methods import Method
-from langchain_amulet.evaluation.results import Evaluation
-from langchain_amulet.evaluation.statistics import Estimate, WinRate, estimate
-from langchain_amulet.evaluation.tables import (
+from langchain_amulet.evaluation.analysis.comparisons import Yardstick
+from langchain_amulet.evaluation.analysis.statistics import Estimate, WinRate, estimate
+from langchain_amulet.evaluation.methods.method import Method
+from langchain_amulet.evaluation.reports.tables import (
     Table,
     bold,
     format_difference,
@@ -17,6 +16,7 @@ from langchain_amulet.evaluation.tables import (
     small_note,
     temperature_name,
 )
+from langchain_amulet.evaluation.results import Evaluation
 
 _RAW = "Scores as they are, of degenerate answers too."
 

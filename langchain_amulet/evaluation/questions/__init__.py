@@ -1,0 +1,1 @@
+"""Question sets and the preferences that they are asked with."""

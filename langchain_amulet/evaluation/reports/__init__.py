@@ -1,0 +1,1 @@
+"""Reports in Markdown and HTML, with their tables and plots."""

@@ -1,0 +1,1 @@
+"""The folder in which an evaluation is kept, so that it can be resumed."""

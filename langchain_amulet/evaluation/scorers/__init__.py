@@ -1,0 +1,1 @@
+"""Scorers: functions from an answer to a number."""

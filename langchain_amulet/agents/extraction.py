@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from langchain_amulet.agents.wording import MAX_PREFERENCE_LENGTH, essence, stated
 from langchain_amulet.memory.items import usable
-from langchain_amulet.personalization.entry_points import ResolvingChatModel
+from langchain_amulet.personalization.entry_points import PersonalizedChatModel
 from langchain_amulet.preferences import Preference
 
 
@@ -49,7 +49,7 @@ def extract_preferences(llm: BaseChatModel) -> Runnable[LanguageModelInput, list
         >>> for preference in extract_preferences(llm).invoke(conversation):  # doctest: +SKIP
         ...     memory.remember(user_id, preference)
     """
-    plain: dict[str, Any] = {"preference": []} if isinstance(llm, ResolvingChatModel) else {}
+    plain: dict[str, Any] = {"preference": []} if isinstance(llm, PersonalizedChatModel) else {}
     extract: Runnable[Any, Any] = llm.with_structured_output(ProposedPreferences, **plain)
     return RunnableLambda(_as_task) | extract | RunnableLambda(_as_preferences)
 

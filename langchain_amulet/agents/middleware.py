@@ -9,7 +9,7 @@ from langchain_core.runnables import RunnableBinding
 from langchain_amulet.exceptions import InvalidParameterError
 from langchain_amulet.memory.preference_memory import PreferenceMemory, as_memory
 from langchain_amulet.memory.sources import PreferenceSource
-from langchain_amulet.personalization.entry_points import ResolvingChatModel
+from langchain_amulet.personalization.entry_points import PersonalizedChatModel
 from langchain_amulet.personalization.lookup import Lookup, OnStoreError, alook_up, find_lookup, look_up
 from langchain_amulet.personalization.resolved import ResolvedPreferences, resolve
 
@@ -68,21 +68,21 @@ class AmuletMiddleware(AgentMiddleware[Any, Any]):
         return await handler(_with(request, await alook_up(*self._question(model, request))))
 
     def _question(
-        self, model: ResolvingChatModel, request: ModelRequest[Any]
+        self, model: PersonalizedChatModel, request: ModelRequest[Any]
     ) -> tuple[Lookup | None, ResolvedPreferences, OnStoreError]:
         memory = model.memory if self._memory is None else self._memory
         default = resolve(model.preference) if self._default is None else self._default
         return find_lookup(None, memory, request.runtime), default, self._on_store_error or model.on_store_error
 
 
-def _model_to_prefer(request: ModelRequest[Any]) -> ResolvingChatModel | None:
+def _model_to_prefer(request: ModelRequest[Any]) -> PersonalizedChatModel | None:
     """The model to be called, if it knows preferences and has not been given any."""
     model: Any = request.model
     given = {*request.model_settings}
     while isinstance(model, RunnableBinding):
         given |= {*model.kwargs}
         model = model.bound
-    return model if isinstance(model, ResolvingChatModel) and "preference" not in given else None
+    return model if isinstance(model, PersonalizedChatModel) and "preference" not in given else None
 
 
 def _with(request: ModelRequest[Any], resolved: ResolvedPreferences) -> ModelRequest[Any]:

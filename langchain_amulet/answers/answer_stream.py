@@ -10,13 +10,13 @@ from langchain_core.outputs import ChatGenerationChunk
 from transformers import PreTrainedTokenizerFast
 
 from langchain_amulet.answers.detokenizer import TextStream
-from langchain_amulet.answers.parser import AnswerParser, Delta, Reading
+from langchain_amulet.answers.parser import AnswerParser, AnswerSyntax, Delta
 from langchain_amulet.engine.generation import Generation
 
 _LEAST_LOGPROB = -9999.0  # what OpenAI reports for tokens that are next to impossible; JSON has no infinity
 
 
-class Answer:
+class AnswerStream:
     """One answer in the making: tokens go in, chunks come out.
 
     Args:
@@ -36,7 +36,7 @@ class Answer:
         *,
         stop: Sequence[str],
         spell: Callable[[int], bytes],
-        reading: Reading | None,
+        reading: AnswerSyntax | None,
         num_prompt_tokens: Sequence[int],
         metadata: Mapping[str, Any],
     ) -> None:

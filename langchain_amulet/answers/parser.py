@@ -42,7 +42,7 @@ def response_template(
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class AnswerSyntax:
     """How the parts of an answer are told apart."""
 
     template: Mapping[str, Any]
@@ -77,7 +77,7 @@ class AnswerParser:
 
     """
 
-    def __init__(self, reading: Reading) -> None:
+    def __init__(self, reading: AnswerSyntax) -> None:
         self._new_parser = partial(ResponseParser, dict(reading.template), prefix="", tools=list(reading.tools))
         self._parser = self._new_parser(prefix=reading.written)
         calls = reading.template["fields"].get("tool_calls", {})

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from langchain_core.messages import BaseMessage
 
-from langchain_amulet.answers.answer_stream import Answer
-from langchain_amulet.answers.parser import Reading, knows_reasoning, opened_reasoning, response_template
+from langchain_amulet.answers.answer_stream import AnswerStream
+from langchain_amulet.answers.parser import AnswerSyntax, knows_reasoning, opened_reasoning, response_template
 from langchain_amulet.chat.settings import CallSettings
 from langchain_amulet.engine.engine import Engine
 from langchain_amulet.engine.generation import Generation
@@ -27,7 +27,7 @@ class Call(NamedTuple):
 
     engine: Engine
     request: Request
-    answer: Callable[[Generation], Answer]
+    answer: Callable[[Generation], AnswerStream]
 
 
 def prepare_call(
@@ -57,7 +57,7 @@ def prepare_call(
         timeout_s=settings.timeout_s,
     )
     answer = partial(
-        Answer,
+        AnswerStream,
         tokenizer=loaded.tokenizer,
         spell=loaded.constraints.spell,
         stop=() if output.is_structure else settings.stop,  # JSON cut off by a text in it would be none
@@ -90,18 +90,18 @@ def render(
     ]
 
 
-def _reading(loaded: LoadedModel, output: OutputSpec, prompt: Sequence[int], written: str) -> Reading | None:
+def _reading(loaded: LoadedModel, output: OutputSpec, prompt: Sequence[int], written: str) -> AnswerSyntax | None:
     """How the answer's text is told apart; `None` if all of it is content."""
     tokenizer, tool_format = loaded.tokenizer, loaded.renderer.tool_format
     has_reasoning = bool(written) or (not output.is_structure and knows_reasoning(tokenizer))
     if output.may_call and output.choice != "any" and not tool_format.is_known:
-        return Reading(tokenizer.response_template, _text(loaded, prompt), output.tools, shown=None)
+        return AnswerSyntax(tokenizer.response_template, _text(loaded, prompt), output.tools, shown=None)
     if not output.may_call and not has_reasoning:
         return None
     template = response_template(
         tool_format if output.may_call else None, output.callable_names, has_reasoning=has_reasoning
     )
-    return Reading(template, written, output.tools)
+    return AnswerSyntax(template, written, output.tools)
 
 
 def _text(loaded: LoadedModel, token_ids: Sequence[int]) -> str:

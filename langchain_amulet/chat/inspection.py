@@ -16,14 +16,14 @@ from langchain_amulet.chat.call import render
 from langchain_amulet.chat.settings import CallSettings
 from langchain_amulet.exceptions import NumericalError
 from langchain_amulet.models.registry import LoadedModel
-from langchain_amulet.personalization.entry_points import ResolvingChatModel
+from langchain_amulet.personalization.entry_points import PersonalizedChatModel
 from langchain_amulet.personalization.resolved import PreferenceArgument, resolve
 from langchain_amulet.preferences import DEFAULT_MAX_STREAMS, DEFAULT_WORDING, Preference, StreamPlan, plan_streams
 from langchain_amulet.realignment import RealignmentConfig
 from langchain_amulet.structured.output_spec import as_openai_tool
 
 
-class PromptingChatModel(ResolvingChatModel, ABC):
+class PromptingChatModel(PersonalizedChatModel, ABC):
     """What a model with prompt streams can be asked besides for answers."""
 
     realignment: RealignmentConfig = Field(default_factory=RealignmentConfig)

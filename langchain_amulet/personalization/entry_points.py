@@ -19,7 +19,7 @@ from langchain_amulet.personalization.resolved import ResolvedPreferences, resol
 _MAX_THREADS = 256  # of one batch(); they wait for tokens and do little else
 
 
-class ResolvingChatModel(BaseChatModel):
+class PersonalizedChatModel(BaseChatModel):
     """Puts the preferences of a call's user into its arguments, as an opaque object, before LangChain sees them.
 
     LangChain's inner methods do not get the config, and its caches and traces are made of the arguments: so here, and
@@ -152,7 +152,7 @@ class PersonalBinding(RunnableBinding[LanguageModelInput, AIMessage]):  # type: 
 
     def bind(self, **arguments: Any) -> Any:
         """Fix more call arguments."""
-        return super().bind(**ResolvingChatModel._opaque(arguments))  # noqa: SLF001 - of the same room
+        return super().bind(**PersonalizedChatModel._opaque(arguments))  # noqa: SLF001 - of the same room
 
     @classmethod
     def lc_id(cls) -> list[str]:

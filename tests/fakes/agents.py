@@ -13,10 +13,8 @@ from langgraph.store.memory import InMemoryStore
 from pydantic import Field
 
 from langchain_amulet import PreferenceMemory
+from tests.fakes.leak_watch import make_llm
 from tests.fakes.roomy import roomy_model
-from tests.unit_tests.leak_watch import (
-    make_llm,
-)
 
 LLM = make_llm(model=roomy_model())  # with room for tools in its prompts
 ASKED = {"messages": [("human", "Why?")]}

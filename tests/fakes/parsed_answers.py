@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from langchain_core.messages import AIMessageChunk
 
-from langchain_amulet.answers.parser import AnswerParser, Reading, knows_reasoning, response_template
+from langchain_amulet.answers.parser import AnswerParser, AnswerSyntax, knows_reasoning, response_template
 from langchain_amulet.prompts.renderer import PromptRenderer
 from tests.fakes.tool_templates import FAMILIES, tool_tokenizer
 
@@ -41,19 +41,19 @@ class Read(NamedTuple):
     invalid: list[tuple[str | None, str | None]]
 
 
-def reading(family: str, written: str = "") -> Reading:
+def reading(family: str, written: str = "") -> AnswerSyntax:
     """How the answers of this family's models are read."""
     if responses := FAMILIES[family].responses:
         anchor = responses["start_anchor"]
-        return Reading(responses, (anchor if isinstance(anchor, str) else anchor[0]) + written, TOOLS, shown=None)
+        return AnswerSyntax(responses, (anchor if isinstance(anchor, str) else anchor[0]) + written, TOOLS, shown=None)
     tokenizer = tool_tokenizer(family)
     template = response_template(
         PromptRenderer(tokenizer).tool_format, NAMES, has_reasoning=bool(written) or knows_reasoning(tokenizer)
     )
-    return Reading(template, written, TOOLS)
+    return AnswerSyntax(template, written, TOOLS)
 
 
-def read(pieces: Iterable[str], how: Reading) -> Read:
+def read(pieces: Iterable[str], how: AnswerSyntax) -> Read:
     """Feed an answer's pieces, and join the chunks that they become as LangChain does."""
     parser = AnswerParser(how)
     deltas = [*map(parser.push, pieces), parser.finish()]

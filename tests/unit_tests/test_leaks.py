@@ -29,7 +29,7 @@ from pydantic import BaseModel, ValidationError
 
 from langchain_amulet import ChatAmulet, Preference, PreferenceMemory
 from langchain_amulet.exceptions import ContextLengthError, StoredPreferenceError
-from tests.unit_tests.leak_watch import (
+from tests.fakes.leak_watch import (
     ALL_PATHS,
     ENGINE,
     PROMPT,

@@ -15,7 +15,7 @@ from langchain_amulet.evaluation.results import Evaluation
 from langchain_amulet.evaluation.runs.answer import Answer
 from langchain_amulet.evaluation.runs.folder import JsonlRecords
 from langchain_amulet.evaluation.runs.parallel import in_parallel
-from langchain_amulet.personalization.entry_points import ResolvingChatModel
+from langchain_amulet.personalization.entry_points import PersonalizedChatModel
 
 PROMPT = """\
 Below are a question, what the person who asks it prefers, and two texts that answer it. Which text answers it more as \
@@ -101,7 +101,7 @@ class Judge:
         if self._records is not None and key in self._records:
             kept: float | None = self._records[key]["outcome"]
             return kept
-        plain: Mapping[str, Any] = {"preference": []} if isinstance(self._llm, ResolvingChatModel) else {}
+        plain: Mapping[str, Any] = {"preference": []} if isinstance(self._llm, PersonalizedChatModel) else {}
         reply = self._llm.invoke(messages, **plain).text
         outcome = read_verdict(reply)
         if self._records is not None:

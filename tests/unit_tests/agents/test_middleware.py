@@ -30,8 +30,7 @@ from tests.fakes.agents import (
     last,
     store_of,
 )
-from tests.fakes.roomy import roomy_model
-from tests.unit_tests.leak_watch import (
+from tests.fakes.leak_watch import (
     App,
     AsyncEavesdropper,
     Eavesdropper,
@@ -43,6 +42,7 @@ from tests.unit_tests.leak_watch import (
     watched_logs,
     watched_warnings,
 )
+from tests.fakes.roomy import roomy_model
 
 # The middleware
 

@@ -16,8 +16,7 @@ from langchain_amulet import Preference, PreferenceMemory
 from langchain_amulet.agents import MAX_PREFERENCE_LENGTH, MAX_PREFERENCES, AmuletMiddleware, preference_tools
 from langchain_amulet.exceptions import UserIdError
 from tests.fakes.agents import ALICE, ASKED, LLM, CallsFirst, Context, Scripted, agent_with, calling, last, store_of
-from tests.fakes.roomy import roomy_model
-from tests.unit_tests.leak_watch import (
+from tests.fakes.leak_watch import (
     App,
     AsyncEavesdropper,
     Visit,
@@ -27,6 +26,7 @@ from tests.unit_tests.leak_watch import (
     watched_logs,
     watched_warnings,
 )
+from tests.fakes.roomy import roomy_model
 
 
 def run_tool(name: str, store: Any = None, tools: Any = None, **arguments: Any) -> ToolMessage:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from langchain_amulet.answers.parser import Reading, opened_reasoning, response_template
+from langchain_amulet.answers.parser import AnswerSyntax, opened_reasoning, response_template
 from langchain_amulet.structured.tool_formats import HERMES, LLAMA3, MISTRAL, MISTRAL_V11
 from tests.fakes.parsed_answers import NAMES, Read, cut, read, reading
 from tests.fakes.tool_templates import FAMILIES
@@ -195,7 +195,7 @@ def test_reasoning_that_the_prompt_has_begun_needs_no_opening_tag(family):
 @pytest.mark.parametrize("family", JSON_FAMILIES)
 def test_calls_that_are_thought_about_are_not_made(family):
     text = f"<think>\n{write(family, ('search', {'text': 'a'}))}\n</think>\nNo."
-    message = read(text, Reading(response_template(FORMATS[family], NAMES)))
+    message = read(text, AnswerSyntax(response_template(FORMATS[family], NAMES)))
     assert (message.content, message.calls) == ("No.", [])
 
 
@@ -250,5 +250,5 @@ def test_calls_that_only_the_end_of_the_answer_closes_are_whole_there():
     fields = {**FAMILIES["gemma4"].responses["fields"]}
     fields["tool_calls"] = {key: value for key, value in fields["tool_calls"].items() if key != "close"}
     template = {**FAMILIES["gemma4"].responses, "fields": fields}
-    message = read("<|tool_call>call:search{number:3}", Reading(template, "", shown=None))
+    message = read("<|tool_call>call:search{number:3}", AnswerSyntax(template, "", shown=None))
     assert message == Read("", "", [("search", {"number": 3})], [])

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
-from langchain_amulet.evaluation.scorers.scorer import messages_of
 from langchain_core.messages import AIMessage
 from transformers import GenerationConfig
 
@@ -31,6 +30,7 @@ from langchain_amulet.evaluation import (
     realigned,
 )
 from langchain_amulet.evaluation.methods.ablations import ablation_methods
+from langchain_amulet.evaluation.scorers.scorer import messages_of
 from langchain_amulet.exceptions import InvalidParameterError, ModelLoadError, RunError
 from tests.fakes.chat_templates import byte_tokenizer
 from tests.fakes.evaluations import BRIEF, LENGTH, LOUD, PROTOCOL, QUESTIONS, tiny_llm

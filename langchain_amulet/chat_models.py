@@ -30,6 +30,7 @@ from langchain_amulet.chat.settings import (
     warn_of_unknown,
 )
 from langchain_amulet.engine.config import EngineConfig
+from langchain_amulet.engine.engine import Engine
 from langchain_amulet.engine.params import SamplingParams
 from langchain_amulet.exceptions import ModelClosedError
 from langchain_amulet.memory.preference_memory import tell_when_forgetting
@@ -280,6 +281,30 @@ class ChatAmulet(PromptingChatModel):
         """
         return structured(self, schema, method=method, include_raw=include_raw, strict=strict, **kwargs)
 
+    def load(self) -> LoadedModel:
+        """Load the model now, or share it with whoever has loaded the same one; later calls return it at once.
+
+        Returns:
+            The transformers model, its tokenizer and the engine that runs it.
+
+        Raises:
+            ModelClosedError: This `ChatAmulet` was closed.
+            ModelNotFoundError: There is no such model.
+            ModelLoadError: The model or its tokenizer cannot be loaded.
+        """
+        if self._is_closed:
+            msg = "This ChatAmulet was closed. Make a new one to load the model again."
+            raise ModelClosedError(msg)
+        if self._loaded is None or self._loaded.engine.is_closed:
+            self._loaded = load(self.model, self.tokenizer, self.model_kwargs, self.engine_config)
+            tell_when_forgetting(self._loaded.engine)
+        return self._loaded
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that answers, shared by all who use the same model; loads the model if need be."""
+        return self.load().engine
+
     def close(self) -> None:
         """Let go of the model; its memory is freed once nobody else uses it."""
         self._is_closed = True
@@ -353,20 +378,11 @@ class ChatAmulet(PromptingChatModel):
         warn_of_unknown(kwargs, known=CALL_ARGUMENTS, place="A call of ChatAmulet")
         resolved = resolve(kwargs.get("preference", self.preference))
         call_settings(None, self.__dict__, {**kwargs, "stop": stop})  # refuses before a model is loaded
-        loaded = self._load()
+        loaded = self.load()
         return prepare_call(loaded, messages, resolved, self._settings(loaded, {**kwargs, "stop": stop}))
 
     def _settings(self, loaded: LoadedModel, call: Mapping[str, Any]) -> CallSettings:
         return call_settings(loaded.model.generation_config, self.__dict__, call)
-
-    def _load(self) -> LoadedModel:
-        if self._is_closed:
-            msg = "This ChatAmulet was closed. Make a new one to load the model again."
-            raise ModelClosedError(msg)
-        if self._loaded is None or self._loaded.engine.is_closed:
-            self._loaded = load(self.model, self.tokenizer, self.model_kwargs, self.engine_config)
-            tell_when_forgetting(self._loaded.engine)
-        return self._loaded
 
     # Identity
 

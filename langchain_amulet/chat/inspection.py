@@ -99,7 +99,7 @@ class PromptingChatModel(PersonalizedChatModel, ABC):
     ) -> "Future[Tensor]":
         plan = single_streams(preferences)
         prompts = self._render(self._convert_input(messages).to_messages(), plan, {})
-        loaded = self._load()
+        loaded = self.load()
         # Not get_token_ids, which may count by another tokenizer.
         return loaded.engine.score(prompts, loaded.tokenizer.encode(response, add_special_tokens=False))
 
@@ -107,7 +107,7 @@ class PromptingChatModel(PersonalizedChatModel, ABC):
         """The model's own token ids of a text, without control tokens around it."""
         if self.custom_get_token_ids is not None:
             return self.custom_get_token_ids(text)
-        ids: list[int] = self._load().tokenizer.encode(text, add_special_tokens=False)
+        ids: list[int] = self.load().tokenizer.encode(text, add_special_tokens=False)
         return ids
 
     def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
@@ -117,7 +117,7 @@ class PromptingChatModel(PersonalizedChatModel, ABC):
         return len(base)
 
     def _render(self, messages: list[BaseMessage], plan: StreamPlan, call: Mapping[str, Any]) -> list[list[int]]:
-        loaded = self._load()
+        loaded = self.load()
         return render(loaded, messages, plan, self._settings(loaded, call))
 
     @abstractmethod
@@ -125,7 +125,7 @@ class PromptingChatModel(PersonalizedChatModel, ABC):
         """What holds for one call."""
 
     @abstractmethod
-    def _load(self) -> LoadedModel:
+    def load(self) -> LoadedModel:
         """The model, its tokenizer and its engine."""
 
 

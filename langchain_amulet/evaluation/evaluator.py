@@ -146,7 +146,7 @@ def _check(
 
 def _config(llm: ChatAmulet, protocol: Protocol) -> dict[str, Any]:
     """What all answers of a folder have in common; methods, questions and temperatures may be added."""
-    loaded = llm._load()  # noqa: SLF001 - a room of the same package; what cannot be loaded shows before anything is asked
+    loaded = llm.load()  # what cannot be loaded shows before anything is asked
     settings = identifying(llm.__dict__)
     own = {name: value for name, value in settings.items() if name not in _OF_THE_PROTOCOL}
     return {

@@ -142,7 +142,7 @@ class Experiment:
         questions = [sample.question for sample in self.datasets[0].samples[:_NUM_TIMED]]
         preference = as_dimension(self.dimensions[0]).text
         kept = JsonlRecords(Path(self.folder) / "costs.jsonl")
-        model = self.llm._load().model  # noqa: SLF001 - a room of the same package
+        model = self.llm.load().model
         place = [str(model.device), str(model.dtype)]
         key = json.dumps([[method.run for method in timed], questions, preference, self.protocol.max_tokens, place])
         if key not in kept:

@@ -31,7 +31,7 @@ def run(llm: ChatAmulet, arguments: argparse.Namespace) -> None:
         print("\nFor a comparison with ChatHuggingFace: pip install --no-deps langchain-huggingface")
         return
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    loaded, num_users = llm._load(), len(PREFERENCES)
+    loaded, num_users = llm.load(), len(PREFERENCES)
     loaded.model.generation_config.eos_token_id = None
     cold = EngineConfig(prefix_cache_bytes=0)
     settings = {"temperature": 0.0, "max_tokens": arguments.tokens, "engine_config": cold}

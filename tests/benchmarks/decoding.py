@@ -46,7 +46,7 @@ def bare_loop(runner: TransformersRunner, prompts: list[list[int]], num_tokens: 
 def contenders(llm: ChatAmulet, num_tokens: int) -> dict[str, Callable[[], list[int]]]:
     """Six ways to answer the same question with `num_tokens` tokens."""
     base, pref = llm.prompt_streams(MESSAGES, PREFERENCE)
-    model = llm._load().model
+    model = llm.load().model
     engine = Engine(TransformersRunner(model), EngineConfig(prefix_cache_bytes=0))
     runner = TransformersRunner(model)
     sampling = SamplingParams(max_tokens=num_tokens)
@@ -75,7 +75,7 @@ def run(llm: ChatAmulet, arguments: argparse.Namespace) -> None:
     lengths = " and ".join(str(len(prompt)) for prompt in llm.prompt_streams(MESSAGES, PREFERENCE))
     times = take_turns(contenders(llm, arguments.tokens), arguments.rounds, "one user")
     print_table(
-        f"One user: {llm._load().name}, {arguments.tokens} tokens, prompts of {lengths}, {arguments.rounds} rounds",
+        f"One user: {llm.load().name}, {arguments.tokens} tokens, prompts of {lengths}, {arguments.rounds} rounds",
         "medians | ms per token | time against generate | against CFG | against the bare loop",
         [
             [name, statistics.median(each) / arguments.tokens]

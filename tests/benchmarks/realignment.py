@@ -42,7 +42,7 @@ def papers_loop(base: Tensor, pref: Tensor, num_iterations: int = 60) -> Tensor:
 def run(llm: ChatAmulet, arguments: argparse.Namespace) -> None:  # noqa: ARG001 - every section takes both
     """Print the table."""
     prompts = llm.prompt_streams(MESSAGES, PREFERENCES[0])
-    runner = TransformersRunner(llm._load().model)
+    runner = TransformersRunner(llm.load().model)
     runner.reserve(2, 256, 2**62)
     logits = runner.prefill(0, prompts)
     length = len(prompts[0])
@@ -63,7 +63,7 @@ def run(llm: ChatAmulet, arguments: argparse.Namespace) -> None:  # noqa: ARG001
     contenders["the paper's 60-step loop, its argmax"] = lambda: papers_loop(logits[0], logits[1]).argmax()
     times = take_turns(contenders, NUM_STEPS, "realignment")
     print_table(
-        f"Realignment and the draw, one user: {llm._load().name}, {NUM_STEPS} steps",
+        f"Realignment and the draw, one user: {llm.load().name}, {NUM_STEPS} steps",
         "medians | ms | share of the step",
         [
             [

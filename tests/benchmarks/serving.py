@@ -126,10 +126,10 @@ def second_turn(model: PreTrainedModel, num_rounds: int) -> list[object]:
 
 def run(llm: ChatAmulet, arguments: argparse.Namespace) -> None:
     """Print the tables."""
-    model = llm._load().model
+    model = llm.load().model
     engine = Engine(TransformersRunner(model), COLD)
     lengths = " and ".join(str(len(prompt)) for prompt in requests_of(llm, 1, 1)[0].prompts)
-    print(f"\n## Many users: {llm._load().name}, {arguments.tokens} tokens, prompts of {lengths} and the like")
+    print(f"\n## Many users: {llm.load().name}, {arguments.tokens} tokens, prompts of {lengths} and the like")
     numbers = arguments.users or [8, 24]
     users_at_once(
         engine, lambda number: requests_of(llm, number, arguments.tokens), numbers, max(1, arguments.rounds - 1)

@@ -31,7 +31,7 @@ def llm() -> ChatAmulet:
 
 def transformers_greedy(llm: ChatAmulet, prompt: list[int], **keywords) -> list[int]:
     """Transformers' own answer, and its end-of-turn token left out as ours leaves it out."""
-    model, ids = llm._load().model, torch.tensor([prompt])
+    model, ids = llm.load().model, torch.tensor([prompt])
     output = model.generate(
         ids, attention_mask=torch.ones_like(ids), max_new_tokens=NUM_TOKENS, do_sample=False, **keywords
     )[0, len(prompt) :].tolist()
@@ -39,9 +39,9 @@ def transformers_greedy(llm: ChatAmulet, prompt: list[int], **keywords) -> list[
 
 
 def ours(llm: ChatAmulet, prompts: list[list[int]], realignment: RealignmentConfig = PAPER) -> list[int]:
-    eos = frozenset([llm._load().model.generation_config.eos_token_id])
+    eos = frozenset([llm.load().model.generation_config.eos_token_id])
     sampling = SamplingParams(max_tokens=NUM_TOKENS, stop_token_ids=eos)
-    return list(llm._load().engine.submit(Request(prompts, [1.0] * (len(prompts) - 1), realignment, sampling)))
+    return list(llm.engine.submit(Request(prompts, [1.0] * (len(prompts) - 1), realignment, sampling)))
 
 
 @pytest.mark.parametrize("preference", PREFERENCES)
@@ -59,7 +59,7 @@ def test_no_iterations_equal_plain_generation_on_the_preference_prompt(llm):
     no_iterations = RealignmentConfig.amulet(num_iterations=0)
     text = llm.invoke(QUESTIONS[0], preference=PREFERENCES[0], realignment=no_iterations).text
     expected = transformers_greedy(llm, pref)
-    assert text == llm._load().tokenizer.decode(expected)
+    assert text == llm.load().tokenizer.decode(expected)
     # The pair of streams at w = 1 agrees with the preference stream alone.
     base = llm.prompt_streams(QUESTIONS[0])[0]
     assert ours(llm, [base, pref], RealignmentConfig.classifier_free_guidance(1.0)) == expected
@@ -70,7 +70,7 @@ def test_scale_zero_equals_plain_generation_on_the_base_prompt(llm):
     zero = RealignmentConfig(guidance_scale=0.0)
     text = llm.invoke(QUESTIONS[0], preference=PREFERENCES[0], realignment=zero).text
     expected = transformers_greedy(llm, base)
-    assert text == llm._load().tokenizer.decode(expected)
+    assert text == llm.load().tokenizer.decode(expected)
     _, pref = llm.prompt_streams(QUESTIONS[0], PREFERENCES[0])
     assert ours(llm, [base, pref], RealignmentConfig.classifier_free_guidance(0.0)) == expected
 
@@ -114,13 +114,13 @@ def requests(llm) -> list[Request]:
 
 @pytest.fixture(scope="module")
 def one_by_one(llm, requests) -> list[list[int]]:
-    engine = Engine(TransformersRunner(llm._load().model), COLD)
+    engine = Engine(TransformersRunner(llm.load().model), COLD)
     return [list(engine.submit(request)) for request in requests]
 
 
 def test_batched_joined_late_and_chunked_equal_one_by_one(llm, requests, one_by_one):
     config = EngineConfig(prefix_cache_bytes=0, prefill_tokens=32)
-    engine = Engine(TransformersRunner(llm._load().model), config)
+    engine = Engine(TransformersRunner(llm.load().model), config)
     early = [engine.submit(request) for request in requests[:2]]
     first = [next(generation) for generation in early]
     late = [engine.submit(request) for request in requests[2:]]
@@ -129,7 +129,7 @@ def test_batched_joined_late_and_chunked_equal_one_by_one(llm, requests, one_by_
 
 
 def test_prefix_cached_equals_cold(llm, requests, one_by_one):
-    engine = Engine(TransformersRunner(llm._load().model))
+    engine = Engine(TransformersRunner(llm.load().model))
     for _ in range(2):
         assert [list(generation) for generation in [engine.submit(r) for r in requests]] == one_by_one
     assert engine.stats.num_reused_tokens > sum(len(prompt) for r in requests for prompt in r.prompts) - 20
@@ -137,7 +137,7 @@ def test_prefix_cached_equals_cold(llm, requests, one_by_one):
 
 def test_preempted_equals_never_preempted(llm, requests, one_by_one, monkeypatch):
     monkeypatch.setattr("langchain_amulet.engine.scheduler._HEADROOM", 0)
-    runner = TransformersRunner(llm._load().model)
+    runner = TransformersRunner(llm.load().model)
     longest = max(len(prompt) for request in requests for prompt in request.prompts)
     config = EngineConfig(cache_bytes=4 * (longest + 10) * runner.bytes_per_token, prefix_cache_bytes=0)
     engine = Engine(runner, config)

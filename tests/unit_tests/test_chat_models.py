@@ -345,7 +345,7 @@ def test_stop_strings_end_the_answer(llm, answers):
 
 def test_end_of_turn_token_ends_the_answer(llm):
     request = Request(llm.prompt_streams(QUESTION), sampling=SamplingParams(max_tokens=12))
-    tokens = list(llm._load().engine.submit(request))
+    tokens = list(llm.engine.submit(request))
     model = copy.deepcopy(MODEL)
     model.generation_config.eos_token_id = tokens[4]
     message = ChatAmulet(model=model, tokenizer=TOKENIZER, **SHORT).invoke(QUESTION)
@@ -409,7 +409,7 @@ def test_prompt_longer_than_the_context_is_refused(llm):
 
 def test_instances_and_copies_share_one_engine(llm):
     engines = {
-        id(each._load().engine)
+        id(each.engine)
         for each in (llm, ChatAmulet(model=MODEL, tokenizer=TOKENIZER), llm.model_copy(), copy.copy(llm))
     }
     assert len(engines) == 1

@@ -92,7 +92,7 @@ def test_stop_token_has_no_logprob():
 
 def test_logprobs_of_a_plain_answer_are_the_models_own(llm):
     message = llm.invoke(QUESTION, logprobs=True, preference=None, temperature=1.0, seed=4)
-    request = llm._load().engine.submit(requests_of(llm, preference=None, temperature=1.0, seed=4))
+    request = llm.engine.submit(requests_of(llm, preference=None, temperature=1.0, seed=4))
     prompt, answer = llm.prompt_streams(QUESTION, [])[0], list(request)
     with torch.no_grad():
         logits = roomy_model()(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
@@ -103,7 +103,7 @@ def test_logprobs_of_a_plain_answer_are_the_models_own(llm):
 def test_logprobs_of_a_personal_answer_are_realigned(llm):
     asked = {"logprobs": True, "temperature": 1.0, "seed": 4}
     message = llm.invoke(QUESTION, **asked)
-    answer = list(llm._load().engine.submit(requests_of(llm, temperature=1.0, seed=4)))
+    answer = list(llm.engine.submit(requests_of(llm, temperature=1.0, seed=4)))
     streams = llm.prompt_streams(QUESTION)
     with torch.no_grad():
         base, pref = (
@@ -227,7 +227,7 @@ def test_answer_that_takes_too_long_is_an_error_and_frees_its_rows():
         llm.invoke(QUESTION, timeout=0.2)
     assert isinstance(raised.value, TimeoutError)
     assert isinstance(raised.value, AmuletError)
-    wait_until(lambda: llm._load().engine.stats.num_rows == 0)
+    wait_until(lambda: llm.engine.stats.num_rows == 0)
     assert llm.invoke(QUESTION, timeout=60, max_tokens=3).usage_metadata["output_tokens"] == 3
 
 

@@ -61,7 +61,7 @@ def measure(
     """
     timings: dict[str, list[_Timing]] = {method.name: [] for method in methods}
     peaks = {method.name: 0 for method in methods}
-    device = llm._load().model.device  # noqa: SLF001 - a room of the same package
+    device = llm.load().model.device
     turns = [(question, method) for _ in range(rounds) for question in questions for method in methods]
     for number, (question, method) in enumerate(tqdm(turns, desc="efficiency", unit="answer")):
         prompts = [messages_of(f"{2 * number + i}. {SYSTEM}", question) for i in range(2)]

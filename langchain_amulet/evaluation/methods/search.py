@@ -57,7 +57,7 @@ def _evidence(ask: Ask, answer: AIMessage) -> float:
 @torch.inference_mode()
 def _generate(ask: Ask, num_beams: int) -> AIMessage:
     llm = ask.llm.model_copy(update={"realignment": _PROMPTED})
-    loaded = llm._load()  # noqa: SLF001 - a room of the same package
+    loaded = llm.load()
     model: Any = loaded.model
     prompt = llm.prompt_streams(ask.messages, ask.preference)[-1]
     config = _generation_config(llm._settings(loaded, dict(ask.sampling)).sampling, num_beams)  # noqa: SLF001

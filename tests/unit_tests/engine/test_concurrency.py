@@ -76,7 +76,7 @@ def steps(monkeypatch) -> SlowSteps:
 
 
 def is_idle(llm: ChatAmulet) -> bool:
-    return llm._load().engine.stats.num_running == 0
+    return llm.engine.stats.num_running == 0
 
 
 def test_closed_stream_frees_its_rows_within_a_step(llm, steps):
@@ -149,11 +149,11 @@ def test_usage_counts_no_token_after_the_stop_string(llm, answers):
 
 
 def test_engine_that_has_failed_is_made_anew(llm, answers):
-    loaded = llm._load()
+    loaded = llm.load()
     loaded.engine.close()
     assert llm.invoke(QUESTION, ALICE).text == answers["alice"]
-    assert llm._load().engine is not loaded.engine
-    assert llm._load().model is loaded.model
+    assert llm.engine is not loaded.engine
+    assert llm.load().model is loaded.model
 
 
 # Many at once
@@ -216,7 +216,7 @@ def test_full_queue_is_an_error_where_it_is_configured_so():
     next(first)  # has the only row
     with ThreadPoolExecutor(1) as threads:
         second = threads.submit(llm.invoke, QUESTION, max_tokens=1)
-        wait_until(lambda: llm._load().engine.stats.num_waiting == 1)
+        wait_until(lambda: llm.engine.stats.num_waiting == 1)
         with pytest.raises(EngineBusyError, match="queue is full: 1 requests.*max_waiting"):
             llm.invoke(QUESTION, max_tokens=1)
         first.close()
@@ -240,7 +240,7 @@ def keeping(memory) -> ChatAmulet:
 
 
 def num_reused_by(llm: ChatAmulet, config) -> int:
-    engine = llm._load().engine
+    engine = llm.engine
     wait_until(lambda: is_idle(llm))
     before = engine.stats.num_reused_tokens
     llm.invoke(QUESTION, config)

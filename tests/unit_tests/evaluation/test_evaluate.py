@@ -322,7 +322,7 @@ def test_beam_search_of_one_beam_is_greedy(run):
 
 def test_beam_search_is_that_of_transformers(run, llm):
     found = run([beam_search(4), paper_methods()[1]], protocol=replace(PROTOCOL, temperatures=(0.0,)))
-    loaded, differs = llm._load(), False
+    loaded, differs = llm.load(), False
     for name, question in (("a", "Why?"), ("b", "How?")):
         for preference in (BRIEF, LOUD):
             prompt = llm.prompt_streams(messages_of(PROTOCOL.system, question), preference.text)[-1]

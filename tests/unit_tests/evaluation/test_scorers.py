@@ -66,7 +66,7 @@ def test_every_deterministic_scorer_takes_any_answer():
 
 def test_perplexity_and_evidence_are_those_of_plain_forwards():
     llm = tiny_llm()
-    loaded = llm._load()
+    loaded = llm.load()
     said, asked = answer("So it is."), [("system", "Help."), ("human", "Why?")]
     base, pref = llm.prompt_streams(asked, "Be brief.")
     due = {}

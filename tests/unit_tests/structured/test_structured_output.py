@@ -196,9 +196,9 @@ class Prompts(BaseCallbackHandler):
 def prompt_of(llm: ChatAmulet, runnable: Runnable, monkeypatch) -> str:
     """The base prompt of a call."""
     prompts = []
-    submit = type(llm._load().engine).submit
+    submit = type(llm.engine).submit
     monkeypatch.setattr(
-        type(llm._load().engine),
+        type(llm.engine),
         "submit",
         lambda self, request: prompts.append(request.prompts) or submit(self, request),
     )

@@ -134,6 +134,21 @@ class RealignmentConfig:
             _check_range("nucleus", self.nucleus, low=_LEAST, high=1, remedy="Use None to turn it off.")
         _check_range("nucleus_temperature", self.nucleus_temperature, low=_LEAST)
 
+    @property
+    def active_guards(self) -> dict[str, float]:
+        """The guards that are on, by name."""
+        guards = {"plausibility": self.plausibility} if self.plausibility > 0 else {}
+        if self.max_kl is not None:
+            guards["max_kl"] = self.max_kl
+        if self.nucleus is not None:
+            guards |= {"nucleus": self.nucleus, "nucleus_temperature": self.nucleus_temperature}
+        return guards
+
+    def without_guards(self, guidance_scale: float | None = None) -> "RealignmentConfig":
+        """The same without guards, at another guidance scale if one is given."""
+        scale = self.guidance_scale if guidance_scale is None else guidance_scale
+        return RealignmentConfig(guidance_scale=scale, plausibility=0.0)
+
     @classmethod
     def amulet(
         cls,

@@ -70,9 +70,10 @@ class AmuletMiddleware(AgentMiddleware[Any, Any]):
     def _question(
         self, model: PersonalizedChatModel, request: ModelRequest[Any]
     ) -> tuple[Lookup | None, ResolvedPreferences, OnStoreError]:
-        memory = model.memory if self._memory is None else self._memory
-        default = resolve(model.preference) if self._default is None else self._default
-        return find_lookup(None, memory, request.runtime), default, self._on_store_error or model.on_store_error
+        memory, default, on_store_error = model.preference_settings
+        lookup = find_lookup(None, memory if self._memory is None else self._memory, request.runtime)
+        default = default if self._default is None else self._default
+        return lookup, default, self._on_store_error or on_store_error
 
 
 def _model_to_prefer(request: ModelRequest[Any]) -> PersonalizedChatModel | None:

@@ -1,10 +1,11 @@
-"""From what one call is given to a request of the engine, and back to an answer."""
+"""One call: from messages, preferences and settings to a request of the engine, and from its tokens to chunks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 from langchain_core.messages import BaseMessage
+from langchain_core.outputs import ChatGenerationChunk
 
 from langchain_amulet.answers.answer_stream import AnswerStream
 from langchain_amulet.answers.parser import AnswerSyntax, knows_reasoning, opened_reasoning, response_template
@@ -19,25 +20,48 @@ from langchain_amulet.realignment import RealignmentConfig
 from langchain_amulet.structured.output_spec import OutputSpec, instructions
 
 _END_OF_REASONING = "</think>\n\n"
-_TAIL = 16  # tokens at the end of a prompt, among which a part of the answer may have been opened
+_TAIL = 16  # tokens at the end of a prompt, which may open a reasoning block
 
 
 class Call(NamedTuple):
-    """What one call asks of the engine, and what becomes of the tokens."""
+    """A request, the engine that takes it, and what turns its tokens into an answer."""
 
     engine: Engine
     request: Request
     answer: Callable[[Generation], AnswerStream]
 
+    def stream(self) -> Generator[ChatGenerationChunk]:
+        """Generate the answer; closing the iterator cancels the request."""
+        answer = self.answer(self.engine.submit(self.request))
+        try:
+            for token_id in answer.generation:
+                if chunk := answer.push(token_id):
+                    yield chunk
+            yield from answer.finish()
+        finally:
+            answer.generation.cancel()
+
+    async def astream(self) -> AsyncGenerator[ChatGenerationChunk]:
+        """Async `stream`."""
+        answer = self.answer(await self.engine.asubmit(self.request))
+        try:
+            async for token_id in answer.generation:
+                if chunk := answer.push(token_id):
+                    yield chunk
+            for chunk in answer.finish():
+                yield chunk
+        finally:
+            answer.generation.cancel()
+
 
 def prepare_call(
     loaded: LoadedModel, messages: Sequence[BaseMessage], resolved: ResolvedPreferences, settings: CallSettings
 ) -> Call:
-    """Render the prompts of a call, and say how its answer is drawn and told.
+    """Render the prompts of a call and build its request.
 
     Raises:
-        MessageError: The chat template cannot take the messages.
-        SchemaError: A schema cannot be followed.
+        MessageError: The chat template does not accept the messages.
+        SchemaError: A grammar cannot enforce a schema.
     """
     realignment, output = settings.effective_realignment, settings.output
     plan = plan_streams(resolved.preferences, realignment.guidance_scale, max_streams=settings.max_streams)
@@ -47,21 +71,21 @@ def prepare_call(
         prompts,
         plan.weights,
         realignment,
-        settings.sampling,
-        logprobs=settings.top_logprobs,
-        # Rows that hold preferences serve those with the same profile alone: reuse is quick, and quickness tells.
-        prefix_keys=[repr(resolved) if preferences else "" for preferences in plan.preferences],
+        settings.sampling_params(loaded.model.generation_config),
+        logprobs=settings.num_top_logprobs,
+        # Reuse is fast, and its timing must not reveal one user's preferences to another.
+        prefix_keys=[resolved.digest if preferences else "" for preferences in plan.preferences],
         guide=loaded.constraints.guide(
             output, is_steered=settings.steer_structured, before=_END_OF_REASONING if written else ""
         ),
-        timeout_s=settings.timeout_s,
+        timeout_s=settings.timeout,
     )
     answer = partial(
         AnswerStream,
         tokenizer=loaded.tokenizer,
         spell=loaded.constraints.spell,
-        stop=() if output.is_structure else settings.stop,  # JSON cut off by a text in it would be none
-        reading=_reading(loaded, output, prompts[0], written),
+        stop=() if output.is_structure else settings.stop,  # a stop string would cut JSON off
+        reading=_syntax(loaded, output, prompts[0], written),
         num_prompt_tokens=[len(prompt) for prompt in prompts],
         metadata={
             "model_name": loaded.name,
@@ -83,15 +107,15 @@ def render(
             preferences,
             tools=output.tools if output.may_call else (),
             instructions=instructions(output, tells_choice=not tool_format.is_native),
-            wording=settings.wording,
-            template_kwargs=settings.template_kwargs,
+            wording=settings.preference_template,
+            template_kwargs=settings.chat_template_kwargs,
         )
         for preferences in plan.preferences
     ]
 
 
-def _reading(loaded: LoadedModel, output: OutputSpec, prompt: Sequence[int], written: str) -> AnswerSyntax | None:
-    """How the answer's text is told apart; `None` if all of it is content."""
+def _syntax(loaded: LoadedModel, output: OutputSpec, prompt: Sequence[int], written: str) -> AnswerSyntax | None:
+    """How to tell reasoning, content and tool calls apart in the answer; `None` if all of it is content."""
     tokenizer, tool_format = loaded.tokenizer, loaded.renderer.tool_format
     has_reasoning = bool(written) or (not output.is_structure and knows_reasoning(tokenizer))
     if output.may_call and output.choice != "any" and not tool_format.is_known:
@@ -110,12 +134,10 @@ def _text(loaded: LoadedModel, token_ids: Sequence[int]) -> str:
 
 
 def _metadata(plan: StreamPlan, realignment: RealignmentConfig) -> dict[str, Any]:
+    """What `response_metadata["amulet"]` reports of the realignment."""
     is_plain = plan.preferences == ((),)
-    guards = {"plausibility": realignment.plausibility, "max_kl": realignment.max_kl} if plan.weights else {}
-    if plan.weights and realignment.nucleus is not None:
-        guards |= {"nucleus": realignment.nucleus, "nucleus_temperature": realignment.nucleus_temperature}
     return {
         "guidance_scale": 0.0 if is_plain else realignment.guidance_scale,
         "num_streams": len(plan.preferences),
-        **guards,
+        **(realignment.active_guards if plan.weights else {}),
     }

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from langchain_core.messages import AIMessage
 from tqdm import tqdm
 
-from langchain_amulet.chat.settings import identifying
+from langchain_amulet.chat.settings import answer_settings
 from langchain_amulet.chat_models import ChatAmulet
 from langchain_amulet.evaluation.methods.method import Ask, Method, by_name, distinct_runs
 from langchain_amulet.evaluation.protocol import PAPER_TABLE, Protocol
@@ -147,7 +147,7 @@ def _check(
 def _config(llm: ChatAmulet, protocol: Protocol) -> dict[str, Any]:
     """What all answers of a folder have in common; methods, questions and temperatures may be added."""
     loaded = llm.load()  # what cannot be loaded shows before anything is asked
-    settings = identifying(llm.__dict__)
+    settings = answer_settings(dict(llm))
     own = {name: value for name, value in settings.items() if name not in _OF_THE_PROTOCOL}
     return {
         "model": str(llm.model) if isinstance(llm.model, str | Path) else loaded.name,

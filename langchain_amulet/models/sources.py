@@ -27,7 +27,7 @@ ModelSource: TypeAlias = str | os.PathLike[str] | PreTrainedModel | None
 TokenizerSource: TypeAlias = str | os.PathLike[str] | PreTrainedTokenizerFast | None
 
 
-def check_source(model: object) -> None:
+def check_source(model: Any) -> Any:
     """Refuse at the edge what can be no model.
 
     Raises:
@@ -39,6 +39,7 @@ def check_source(model: object) -> None:
             f"{type(model).__name__}. Of a PEFT model, give what merge_and_unload() returns."
         )
         raise ModelLoadError(msg)
+    return model
 
 
 def model_name(model: ModelSource) -> str:

@@ -5,11 +5,19 @@ from typing import Any
 
 from langchain_amulet.exceptions import UserIdError
 
-_AUTHENTICATED_USER_KEY = "langgraph_auth_user"  # where LangGraph's server keeps who has logged in
+AUTHENTICATED_USER_KEY = "langgraph_auth_user"
+"""Where LangGraph's server stores the authenticated user in `configurable`."""
 
 
 def user_id_of(configurable: Mapping[str, Any], runtime: object) -> str | None:
-    """The user id of the platform's login, else of the config, else of the run's context; `None` without a user.
+    """The user id of a call.
+
+    It is the identity that the LangGraph platform has authenticated, else `configurable["user_id"]`, else `user_id` of
+    the LangGraph run's context, else `None`.
+
+    Args:
+        configurable: The `configurable` part of the call's config.
+        runtime: The LangGraph runtime, or `None` outside a run.
 
     Raises:
         UserIdError: The user id is not a string, or differs from the authenticated one.
@@ -26,16 +34,16 @@ def user_id_of(configurable: Mapping[str, Any], runtime: object) -> str | None:
         return authenticated
     user_id = claimed if claimed is not None else _get(getattr(runtime, "context", None), "user_id")
     if user_id is not None and not isinstance(user_id, str):
-        msg = f"A user id is a string, got {type(user_id).__name__}. Convert it, say by str(user_id)."
+        msg = f"A user id must be a string, got {type(user_id).__name__}. Convert it, for example by str(user_id)."
         raise UserIdError(msg)
     return user_id
 
 
 def _authenticated_identity(configurable: Mapping[str, Any], runtime: object) -> str | None:
     of_run: str | None = _get(getattr(getattr(runtime, "server_info", None), "user", None), "identity")
-    of_config: str | None = _get(configurable.get(_AUTHENTICATED_USER_KEY), "identity")
+    of_config: str | None = _get(configurable.get(AUTHENTICATED_USER_KEY), "identity")
     if None not in (of_run, of_config) and of_run != of_config:
-        msg = f"configurable[{_AUTHENTICATED_USER_KEY!r}] differs from the authenticated user of the run. Leave it out."
+        msg = f"configurable[{AUTHENTICATED_USER_KEY!r}] differs from the authenticated user of the run. Leave it out."
         raise UserIdError(msg)
     return of_config if of_run is None else of_run
 

@@ -1,4 +1,4 @@
-"""A keyed digest of preferences, equal in all processes of this machine's user."""
+"""A keyed digest of preferences, equal in all processes of the same operating system user."""
 
 import hashlib
 import hmac
@@ -15,19 +15,19 @@ from langchain_amulet.preferences import Preference
 
 logger = logging.getLogger(__name__)
 
-_WORDING_VERSION = 1  # raise it when the wording of preferences in prompts changes: answers cached before are stale
+_WORDING_VERSION = 1  # raise it when prompts word preferences differently: answers cached before are stale
 _KEY_BYTES = 32
 
 
 def digest_of(preferences: tuple[Preference, ...]) -> str:
-    """A digest that tells nothing of the texts without the key of this machine's user."""
+    """HMAC-SHA256 over texts and weights, 32 hexadecimal digits; it reveals nothing without the key."""
     content = json.dumps([_WORDING_VERSION, *([p.text, float(p.weight)] for p in preferences)])
     return hmac.new(_digest_key(), content.encode(), hashlib.sha256).hexdigest()[:32]
 
 
 @cache
 def _digest_key() -> bytes:
-    """The key of this machine's user, made on first use; of this process alone where it cannot be kept."""
+    """The key in the user's data directory, created on first use; a key of this process if it cannot be stored."""
     path = Path(platformdirs.user_data_path("langchain-amulet")) / "digest.key"
     try:
         return _read_or_create_key(path)
@@ -50,6 +50,6 @@ def _read_or_create_key(path: Path) -> bytes:
             draft.unlink(missing_ok=True)
     key = path.read_bytes()
     if len(key) != _KEY_BYTES:
-        msg = f"{path} holds {len(key)} bytes and no key of {_KEY_BYTES}; delete it"
+        msg = f"{path} holds {len(key)} bytes instead of a key of {_KEY_BYTES}; delete the file"
         raise OSError(msg)
     return key

@@ -1,8 +1,13 @@
-"""A chat model that finds out, where a call enters, who is asking and what they prefer."""
+"""The public entry points of a chat model, which look up the preferences of a call's user.
 
+LangChain's inner methods do not receive the config, and its caches and traces are keyed by the call's arguments. So
+preferences are looked up here, and only here, and put into the arguments as an opaque object.
+"""
+
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from langchain_core.callbacks import Callbacks
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
@@ -10,63 +15,53 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import LLMResult
 from langchain_core.runnables import RunnableBinding, RunnableConfig
 from langchain_core.runnables.config import get_config_list
-from pydantic import Field, field_validator
 
-from langchain_amulet.memory.preference_memory import PreferenceMemory, as_memory
+from langchain_amulet.memory.preference_memory import PreferenceMemory
 from langchain_amulet.personalization.lookup import OnStoreError, alook_up, find_lookup, look_up
 from langchain_amulet.personalization.resolved import ResolvedPreferences, resolve
 
-_MAX_THREADS = 256  # of one batch(); they wait for tokens and do little else
+_MAX_THREADS = 256  # of one batch(); they mostly wait for tokens
 
 
-class PersonalizedChatModel(BaseChatModel):
-    """Puts the preferences of a call's user into its arguments, as an opaque object, before LangChain sees them.
+class PreferenceSettings(NamedTuple):
+    """Where a chat model gets the preferences of its users from."""
 
-    LangChain's inner methods do not get the config, and its caches and traces are made of the arguments: so here, and
-    only here, preferences are looked up.
-    """
+    memory: PreferenceMemory | None
+    default: ResolvedPreferences
+    """For calls without a user, and for users of whom nothing is stored."""
+    on_store_error: OnStoreError
 
-    memory: PreferenceMemory | None = Field(default=None, repr=False, exclude=True)
-    """Where users' preferences are kept. `None`: in a LangGraph run that has a store, that store; else nowhere."""
-    on_store_error: OnStoreError = "raise"
-    """Whether a call whose user's preferences cannot be read fails, or is given a plain answer, with a warning and
-    `response_metadata["amulet"]["store_error"]`."""
-    preference: Any = Field(default=None, repr=False, exclude=True)
-    """Preferences of a caller of whom nothing is remembered: a string, a `Preference`, or a list of those. Set it here,
-    by `bind()` or per call; LangChain traces what `configurable_fields` are given in the config."""
 
-    @field_validator("memory", mode="before")
-    @classmethod
-    def _wrap_store(cls, value: Any) -> Any:
-        return as_memory(value)
+class PersonalizedChatModel(BaseChatModel, ABC):
+    """Entry points that look up preferences. It has no fields: `ChatAmulet` has them all."""
 
-    @field_validator("preference", mode="before")
-    @classmethod
-    def _make_preference_opaque(cls, value: Any) -> ResolvedPreferences | None:
-        return None if value is None else resolve(value)
+    @property
+    @abstractmethod
+    def preference_settings(self) -> PreferenceSettings:
+        """Where to look preferences up."""
 
     def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:
-        """Answer, as this config's user prefers."""
-        return super().invoke(input, config, **self._resolved(config, kwargs))
+        """Answer as the config's user prefers."""
+        return super().invoke(input, config, **self._with_preference(config, kwargs))
 
     async def ainvoke(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> AIMessage:
-        """Answer, as this config's user prefers."""
-        return await super().ainvoke(input, config, **await self._aresolved(config, kwargs))
+        """Answer as the config's user prefers."""
+        return await super().ainvoke(input, config, **await self._awith_preference(config, kwargs))
 
     def stream(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Iterator[AIMessageChunk]:
-        """Stream an answer, as this config's user prefers."""
-        return super().stream(input, config, **self._resolved(config, kwargs))
+        """Stream an answer as the config's user prefers."""
+        return super().stream(input, config, **self._with_preference(config, kwargs))
 
     async def astream(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncIterator[AIMessageChunk]:
-        """Stream an answer, as this config's user prefers."""
-        resolved = await self._aresolved(config, kwargs)
-        stream = cast("AsyncGenerator[AIMessageChunk]", super().astream(input, config, **resolved))
+        """Stream an answer as the config's user prefers."""
+        arguments = await self._awith_preference(config, kwargs)
+        stream = cast("AsyncGenerator[AIMessageChunk]", super().astream(input, config, **arguments))
         async with aclosing(stream) as chunks:
             async for chunk in chunks:
                 yield chunk
@@ -78,17 +73,17 @@ class PersonalizedChatModel(BaseChatModel):
     def batch_as_completed(
         self, inputs: Sequence[LanguageModelInput], config: Any = None, **kwargs: Any
     ) -> Iterator[tuple[int, Any]]:
-        """Answer all inputs in one batch of the engine; yields each answer, with its number, once it is complete."""
+        """Answer all inputs in one batch of the engine; yield the index and the answer of each as it completes."""
         return super().batch_as_completed(inputs, _unbounded(config, len(inputs)), **kwargs)
 
     def stream_events(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        """Stream events of an answer, as this config's user prefers."""
-        return super().stream_events(input, config, **self._resolved(config, kwargs))
+        """Stream the events of an answer as the config's user prefers."""
+        return super().stream_events(input, config, **self._with_preference(config, kwargs))
 
     def astream_events(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        """Stream events of an answer, as this config's user prefers."""
+        """Stream the events of an answer as the config's user prefers."""
         if kwargs.get("version") != "v3":  # these go through astream
-            return super().astream_events(input, config, **self._opaque(kwargs))
+            return super().astream_events(input, config, **opaque_arguments(kwargs))
         return self._astream_events_v3(input, config, kwargs)
 
     def generate(
@@ -99,7 +94,7 @@ class PersonalizedChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> LLMResult:
         """Answer several conversations of one user."""
-        return super().generate(messages, stop, callbacks, **self._resolved(None, kwargs))
+        return super().generate(messages, stop, callbacks, **self._with_preference(None, kwargs))
 
     async def agenerate(
         self,
@@ -109,52 +104,57 @@ class PersonalizedChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> LLMResult:
         """Answer several conversations of one user."""
-        return await super().agenerate(messages, stop, callbacks, **await self._aresolved(None, kwargs))
+        return await super().agenerate(messages, stop, callbacks, **await self._awith_preference(None, kwargs))
 
     def bind(self, **kwargs: Any) -> Any:
-        """Fix call arguments; a preference among them shows no text in traces and `repr`."""
-        return PersonalBinding(bound=self, kwargs=self._opaque(kwargs), config={})
+        """Fix call arguments. The text of a preference among them does not appear in traces or in `repr`."""
+        return PersonalizedBinding(bound=self, kwargs=opaque_arguments(kwargs), config={})
 
     async def _astream_events_v3(
         self, input: LanguageModelInput, config: RunnableConfig | None, kwargs: dict[str, Any]
     ) -> Any:
-        resolved = await self._aresolved(config, kwargs)
-        return await super().astream_events(input, config, **resolved)
+        arguments = await self._awith_preference(config, kwargs)
+        return await super().astream_events(input, config, **arguments)
 
-    def _resolved(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
+    def _with_preference(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
         if "preference" in kwargs:
-            return self._opaque(kwargs)
-        lookup = find_lookup(config, self.memory)
-        return self._opaque({**kwargs, "preference": look_up(lookup, resolve(self.preference), self.on_store_error)})
+            return opaque_arguments(kwargs)
+        memory, default, on_store_error = self.preference_settings
+        preference = look_up(find_lookup(config, memory), default, on_store_error)
+        return {**opaque_arguments(kwargs), "preference": preference}
 
-    async def _aresolved(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
+    async def _awith_preference(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
         if "preference" in kwargs:
-            return self._opaque(kwargs)
-        lookup = find_lookup(config, self.memory)
-        found = await alook_up(lookup, resolve(self.preference), self.on_store_error)
-        return self._opaque({**kwargs, "preference": found})
+            return opaque_arguments(kwargs)
+        memory, default, on_store_error = self.preference_settings
+        preference = await alook_up(find_lookup(config, memory), default, on_store_error)
+        return {**opaque_arguments(kwargs), "preference": preference}
 
-    @staticmethod
-    def _opaque(kwargs: dict[str, Any]) -> dict[str, Any]:
-        # None falls back to the field, so it must not replace the field's value in LangChain's cache key.
-        given = {name: value for name, value in kwargs.items() if value is not None}
-        return {**given, "preference": resolve(kwargs["preference"])} if "preference" in kwargs else given
+
+def opaque_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Call arguments with the preference made opaque, without those that are `None`.
+
+    `None` means the field's value, which LangChain's cache key must then contain; a `preference` of `None` means a
+    plain answer.
+    """
+    arguments = {name: value for name, value in kwargs.items() if value is not None}
+    return {**arguments, "preference": resolve(kwargs["preference"])} if "preference" in kwargs else arguments
 
 
 def _unbounded(config: RunnableConfig | Sequence[RunnableConfig] | None, num_inputs: int) -> list[RunnableConfig]:
-    """Configs that let inputs wait in the engine, and not in LangChain's pool of a few threads."""
+    """Configs that let inputs queue in the engine rather than in LangChain's small thread pool."""
     configs = get_config_list(config, num_inputs)
     return [{**each, "max_concurrency": each.get("max_concurrency") or _MAX_THREADS} for each in configs]
 
 
-class PersonalBinding(RunnableBinding[LanguageModelInput, AIMessage]):  # type: ignore[no-redef] # its field kwargs
-    """A model with some arguments fixed, which fixes more of them without showing a preference among them either."""
+class PersonalizedBinding(RunnableBinding[LanguageModelInput, AIMessage]):  # type: ignore[no-redef] # its field kwargs
+    """A model with some call arguments fixed; fixing more of them keeps preferences opaque too."""
 
     def bind(self, **arguments: Any) -> Any:
         """Fix more call arguments."""
-        return super().bind(**PersonalizedChatModel._opaque(arguments))  # noqa: SLF001 - of the same room
+        return super().bind(**opaque_arguments(arguments))
 
     @classmethod
     def lc_id(cls) -> list[str]:
-        """Saved as LangChain's own binding, which is what it does."""
+        """Saved under the name of LangChain's own binding, which does the same."""
         return RunnableBinding.lc_id()

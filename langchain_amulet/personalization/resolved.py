@@ -1,6 +1,7 @@
 """The preferences of one call, as an opaque object.
 
-LangChain's cache keys, traces and callbacks see a keyed digest of them and never a text.
+Preferences are resolved once, where a call enters. From there on, LangChain's cache keys, traces and callbacks see a
+keyed digest of them and never their text.
 """
 
 from typing import Any, TypeAlias
@@ -12,15 +13,15 @@ from langchain_amulet.preferences import Preference, PreferenceLike, as_preferen
 
 
 class ResolvedPreferences:
-    """What was found for one call, nothing included; shows a keyed digest in place of the texts.
+    """The preferences that apply to one call, possibly none; `repr` shows a keyed digest in place of their text.
 
-    Equal preferences have equal digests, in every process of this machine's user, so they may share cached answers.
-    Without the key, which never leaves the user's data directory, a digest does not tell which text it is of.
+    Equal preferences have equal digests in all processes of the same operating system user, so they can share cached
+    answers. The key never leaves the user's data directory; without it, a digest does not reveal a text.
 
     Args:
-        preferences: What was found; what expires counts until then.
+        preferences: The preferences. Each is left out once it has expired.
         age_s: Seconds since they were read from the store.
-        store_error: The kind of error for which the store could not be read, so that the answer is a plain one.
+        store_error: The type of the error for which the store could not be read, so that the answer is a plain one.
     """
 
     __slots__ = ("_preferences", "age_s", "store_error")
@@ -34,12 +35,20 @@ class ResolvedPreferences:
 
     @property
     def preferences(self) -> tuple[Preference, ...]:
-        """The preferences themselves, for the model alone."""
-        return tuple(each for each in self._preferences if not each.is_expired)
+        """The preferences that have not expired. Only the model may see them."""
+        return tuple(preference for preference in self._preferences if not preference.is_expired)
+
+    @property
+    def digest(self) -> str:
+        """A keyed digest of the texts and weights alone: however they were read, equal preferences have equal digests.
+
+        Kept keys and values of prompts that contain preferences are reused under this digest only.
+        """
+        return digest_of(self.preferences)
 
     @property
     def notes(self) -> dict[str, Any]:
-        """What an answer says of how its preferences were found."""
+        """What `response_metadata["amulet"]` reports of how the preferences were read."""
         notes: dict[str, Any] = {}
         if self.age_s:
             notes["preferences_age_s"] = round(self.age_s, 3)
@@ -48,18 +57,18 @@ class ResolvedPreferences:
         return notes
 
     def __repr__(self) -> str:
-        # Answers tell of both, so that response caches must not take one kind for the other.
-        notes = "".join(f", {each}" for each in ("not new" if self.age_s else "", self.store_error) if each)
-        return f"ResolvedPreferences({digest_of(self.preferences)}{notes})"
+        # Answers report both notes, so response caches must keep such answers apart.
+        notes = "".join(f", {note}" for note in ("from cache" if self.age_s else "", self.store_error) if note)
+        return f"ResolvedPreferences({self.digest}{notes})"
 
     def __bool__(self) -> bool:
-        """Whether anything was found."""
+        """Whether there are any preferences."""
         return bool(self.preferences)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _source: Any, _handler: Any) -> CoreSchema:
         """Pydantic's schemas and dumps show what `repr` shows."""
-        return core_schema.any_schema(serialization=core_schema.to_string_ser_schema())
+        return core_schema.is_instance_schema(cls, serialization=core_schema.to_string_ser_schema())
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ResolvedPreferences) and repr(self) == repr(other)
@@ -69,13 +78,14 @@ class ResolvedPreferences:
 
 
 PreferenceArgument: TypeAlias = PreferenceLike | ResolvedPreferences
+"""What users may pass as `preference`: a string, a `Preference`, a list of those, or `None` for a plain answer."""
 
 
 def resolve(preference: PreferenceArgument) -> ResolvedPreferences:
-    """Make what a user wrote opaque; what is resolved already stays as it is.
+    """Make preferences opaque; resolved ones are returned as they are.
 
     Raises:
-        PreferenceError: It is no preference.
+        PreferenceError: The argument is not a preference.
     """
     if isinstance(preference, ResolvedPreferences):
         return preference

@@ -1,10 +1,13 @@
 """A PostgreSQL of the tests' own."""
 
+import logging
 from collections.abc import Iterator
 
 import psycopg
 import pytest
 
+from langchain_amulet.personalization import lookup
+from langchain_amulet.personalization.outage_log import OutageLog
 from tests.fakes.databases import Postgres, started_postgres
 
 
@@ -21,3 +24,9 @@ def empty_postgres(postgres) -> Postgres:
     with psycopg.connect(postgres.uri, autocommit=True) as connection:
         connection.execute("DELETE FROM store")
     return postgres
+
+
+@pytest.fixture(autouse=True)
+def fresh_outage_log(monkeypatch) -> None:
+    """Each test sees the first outage of each kind logged, whatever other tests logged."""
+    monkeypatch.setattr(lookup, "_outages", OutageLog(logging.getLogger(lookup.__name__)))

@@ -16,7 +16,7 @@ from langchain_core.runnables import ConfigurableField
 from pydantic import ValidationError
 
 from langchain_amulet import ChatAmulet, Preference, PreferenceMemory, RealignmentConfig
-from langchain_amulet.chat.settings import sampling_params
+from langchain_amulet.chat.settings import CallSettings
 from langchain_amulet.engine.engine import Engine
 from langchain_amulet.engine.params import Request, SamplingParams
 from langchain_amulet.exceptions import (
@@ -246,7 +246,7 @@ def test_metadata_of_a_personalised_answer(llm):
         "model_name": "Qwen2ForCausalLM",
         "model_provider": "amulet",
         "finish_reason": "length",
-        "amulet": {"guidance_scale": 3.0, "num_streams": 2, "plausibility": 0.1, "max_kl": None},
+        "amulet": {"guidance_scale": 3.0, "num_streams": 2, "plausibility": 0.1},
     }
     assert message.usage_metadata == {
         "input_tokens": len(base),
@@ -280,6 +280,7 @@ def test_prompt_streams_are_those_that_a_call_runs(llm):
     )
     assert once.prompt_streams(QUESTION) == [pref]
     assert once.prompt_streams(QUESTION, []) == [base]
+    assert once.prompt_streams(QUESTION, None) == [base]
 
 
 @pytest.mark.parametrize("preference", [None, BRIEF, Preference(CHEERFUL, -0.5), [BRIEF, Preference(CHEERFUL, 0.5)]])
@@ -325,11 +326,12 @@ def test_calls_settings_replace_the_fields(llm, answers):
 def test_generation_config_serves_where_nothing_is_said():
     model = copy.deepcopy(MODEL)
     model.generation_config.update(do_sample=True, temperature=1.5, top_k=40, max_new_tokens=7, eos_token_id=[2, 5])
-    params = sampling_params(model.generation_config, {}, {})
+    params = CallSettings.merge({}, {}).sampling_params(model.generation_config)
     assert (params.temperature, params.top_k, params.max_tokens, params.stop_token_ids) == (1.5, 40, 7, {2, 5})
-    assert sampling_params(model.generation_config, {"temperature": 2}, {"temperature": 0}).temperature == 0
+    overridden = CallSettings.merge({"temperature": 2}, {"temperature": 0})
+    assert overridden.sampling_params(model.generation_config).temperature == 0
     model.generation_config.temperature = None
-    assert sampling_params(model.generation_config, {}, {}).temperature == 1
+    assert CallSettings.merge({}, {}).sampling_params(model.generation_config).temperature == 1
 
 
 def test_stop_strings_end_the_answer(llm, answers):
@@ -379,7 +381,7 @@ def test_unknown_call_argument_warns_with_the_nearest_valid_one(llm):
         ({"preference": 7}, PreferenceError, "Give a string"),
         ({"memory": 7}, StoreTypeError, "PreferenceMemory"),
         ({"realignment": 2.0}, ValidationError, "RealignmentConfig"),
-        ({"stop": [""]}, ValidationError, "none of them empty"),
+        ({"stop": [""]}, ValidationError, "list of non-empty strings"),
     ],
 )
 def test_wrong_constructor_argument_is_refused(arguments, error, remedy):
@@ -393,8 +395,8 @@ def test_wrong_constructor_argument_is_refused(arguments, error, remedy):
         ({"temperature": -1.0}, InvalidParameterError, "temperature must be at least 0"),
         ({"preference": 7}, PreferenceError, "Give a string"),
         ({"realignment": 0}, InvalidParameterError, "RealignmentConfig"),
-        ({"stop": "END"}, InvalidParameterError, "list of texts"),
-        ({"stop": [""]}, InvalidParameterError, "none of them empty"),
+        ({"stop": "END"}, InvalidParameterError, "list of non-empty strings"),
+        ({"stop": [""]}, InvalidParameterError, "list of non-empty strings"),
     ],
 )
 def test_wrong_call_argument_is_refused(llm, arguments, error, remedy):

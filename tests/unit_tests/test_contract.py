@@ -133,7 +133,7 @@ def test_logprobs_end_with_the_answer_at_a_stop_string(llm):
     ("wrong", "words"),
     [
         ({"logprobs": 3}, "True or False"),
-        ({"logprobs": False, "top_logprobs": 2}, "goes with"),
+        ({"logprobs": False, "top_logprobs": 2}, "needs logprobs=True"),
         ({"top_logprobs": -1}, "logprobs"),
     ],
 )
@@ -327,6 +327,7 @@ CHANGES = {
     "model_kwargs": {"revision": "x"},
     "preference": "Be loud.",
     "preference_template": "{preferences} Heed it.",
+    "ignore_unsupported_keywords": True,
     "model": "some/model",
     "tokenizer": "some/tokenizer",
 }

@@ -60,7 +60,7 @@ def _generate(ask: Ask, num_beams: int) -> AIMessage:
     loaded = llm.load()
     model: Any = loaded.model
     prompt = llm.prompt_streams(ask.messages, ask.preference)[-1]
-    config = _generation_config(llm._settings(loaded, dict(ask.sampling)).sampling, num_beams)  # noqa: SLF001
+    config = _generation_config(llm.sampling_params(**ask.sampling), num_beams)
     input_ids = torch.tensor([prompt], device=model.device)
     with _generating:
         torch.manual_seed(int(ask.sampling.get("seed") or 0))

@@ -257,6 +257,16 @@ def test_rows_that_hold_preferences_serve_their_profile_alone(keeping, memory):
     assert num_reused_by(keeping, {"configurable": {"user_id": "carol"}}) == base + pref
 
 
+def test_prefixes_are_reused_whether_preferences_come_from_the_store_or_from_its_cache(keeping):
+    memory = PreferenceMemory(cache_seconds=600)
+    memory.remember("alice@example.com", BRIEF)
+    cached = keeping.model_copy(update={"memory": memory})
+    base, pref = (len(prompt) - 1 for prompt in keeping.prompt_streams(QUESTION, BRIEF))
+    cached.invoke(QUESTION, ALICE)
+    assert cached.invoke(QUESTION, ALICE).response_metadata["amulet"]["preferences_age_s"] > 0
+    assert num_reused_by(cached, ALICE) == base + pref
+
+
 async def test_forgetting_drops_rows_that_hold_preferences(keeping, memory):
     base, pref = (len(prompt) - 1 for prompt in keeping.prompt_streams(QUESTION, BRIEF))
     keeping.invoke(QUESTION, ALICE)

@@ -84,7 +84,7 @@ def test_braces_in_preferences_are_only_braces():
 
 @pytest.mark.parametrize("template", ["Heed the user.", "{preferences} {preferences}", ""])
 def test_wording_without_one_place_for_preferences_is_refused(template):
-    with pytest.raises(ValidationError, match="preference_template has to have one"):
+    with pytest.raises(ValidationError, match="preference_template must contain"):
         chat(preference_template=template)
 
 

@@ -1,0 +1,35 @@
+"""How a chat model appears in cache keys, traces and saved copies: by its settings, never by a preference's text."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from langchain_amulet.chat.settings import answer_settings
+from langchain_amulet.models.identity import identity, plain
+from langchain_amulet.personalization.resolved import resolve
+
+
+def identifying_params(model_fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that an answer depends on besides the messages and the call's arguments; preferences as a digest."""
+    kwargs = model_fields["model_kwargs"]
+    return {
+        "model": identity(model_fields["model"]),
+        "tokenizer": identity(model_fields["tokenizer"]),
+        "model_kwargs": {name: repr(value) for name, value in kwargs.items() if name != "token"},
+        **answer_settings(model_fields),
+        "preference": repr(resolve(model_fields["preference"])),
+    }
+
+
+def saved_attributes(model_fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that saved copies contain in another form than the model does."""
+    engine_config, preference = model_fields["engine_config"], model_fields["preference"]
+    attributes = {
+        "model": identity(model_fields["model"]),
+        "tokenizer": identity(model_fields["tokenizer"]),
+        "model_kwargs": plain(model_fields["model_kwargs"]),
+        "engine_config": engine_config and asdict(engine_config),
+        "preference_digest": repr(resolve(preference)) if preference else None,
+    }
+    realignment = asdict(model_fields["realignment"])
+    return {"realignment": realignment, **{name: value for name, value in attributes.items() if value}}

@@ -1,0 +1,45 @@
+"""Logging outages of preference stores: each one is counted, and the log is not flooded."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+_INTERVAL_S = 60.0
+
+
+class OutageLog:
+    """Logs a warning for the first failure of each kind, and then at most one per kind and minute.
+
+    Args:
+        logger: Where to log.
+        clock: Seconds, from any origin.
+    """
+
+    def __init__(self, logger: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
+        self._logger = logger
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._last_logged_s: dict[str, float] = {}
+        self._num_suppressed: dict[str, int] = {}
+
+    def report(self, kind: str) -> None:
+        """Log that a store could not be read.
+
+        Args:
+            kind: The type of the error. Its message may quote the user, so it is not logged.
+        """
+        now = self._clock()
+        with self._lock:
+            last = self._last_logged_s.get(kind)
+            if last is not None and now - last < _INTERVAL_S:
+                self._num_suppressed[kind] = self._num_suppressed.get(kind, 0) + 1
+                return
+            self._last_logged_s[kind] = now
+            num_suppressed = self._num_suppressed.pop(kind, 0)
+        self._logger.warning(
+            "The preference store could not be read (%s), so an answer ignores its user's preferences. "
+            "%d more such failures since the last message.",
+            kind,
+            num_suppressed,
+        )

@@ -1,0 +1,66 @@
+"""Settings of calls: each is listed once, and merged once per call."""
+
+from dataclasses import fields
+
+import pytest
+
+from langchain_amulet import ChatAmulet
+from langchain_amulet.chat.settings import CALL_ARGUMENTS, CallSettings
+from langchain_amulet.engine.params import SamplingParams
+from langchain_amulet.personalization import resolved
+from tests.fakes.chat_templates import byte_tokenizer
+from tests.fakes.models import tiny_model
+
+NO_CALL_SETTINGS = {
+    "model",
+    "tokenizer",
+    "model_kwargs",
+    "engine_config",
+    "memory",
+    "on_store_error",
+    "streaming",
+}
+CALL_ONLY = {"tools", "tool_choice", "parallel_tool_calls", "response_format", "stream"}
+
+
+@pytest.fixture(scope="module")
+def llm() -> ChatAmulet:
+    return ChatAmulet(model=tiny_model(), tokenizer=byte_tokenizer(), max_tokens=4)
+
+
+def test_fields_of_the_model_and_call_arguments_agree():
+    own = ChatAmulet.model_fields.keys() - ChatAmulet.__mro__[2].model_fields.keys()
+    assert own - NO_CALL_SETTINGS == CALL_ARGUMENTS - CALL_ONLY
+
+
+def test_each_sampling_parameter_is_a_call_argument_by_itself():
+    assert {each.name for each in fields(SamplingParams)} - {"stop_token_ids"} <= CALL_ARGUMENTS
+
+
+def test_call_argument_overrides_the_field_and_none_does_not():
+    settings = CallSettings.merge({"timeout": 1.0, "seed": 3}, {"timeout": 2.0, "seed": None})
+    assert (settings.timeout, settings.sampling) == (2.0, {"seed": 3})
+
+
+def test_settings_are_merged_once_per_call(llm, monkeypatch):
+    merged = []
+    merge = CallSettings.merge
+    monkeypatch.setattr(CallSettings, "merge", lambda *args: merged.append(args) or merge(*args))
+    llm.invoke("Hi", preference="Be brief.", temperature=0.5)
+    assert len(merged) == 1
+
+
+def test_preferences_are_converted_once_per_call(llm, monkeypatch):
+    converted = []
+    as_preferences = resolved.as_preferences
+    monkeypatch.setattr(resolved, "as_preferences", lambda value: converted.append(value) or as_preferences(value))
+    llm.invoke("Hi", preference="Be brief.")
+    assert [value for value in converted if value] == ["Be brief."]
+
+
+def test_max_streams_and_template_may_be_set_per_call(llm):
+    shouted = llm.invoke("Hi", preference="Be brief.", preference_template="{preferences} NOW!")
+    assert (
+        shouted.usage_metadata["input_token_details"]["preference_streams"]
+        > (llm.invoke("Hi", preference="Be brief.").usage_metadata["input_token_details"]["preference_streams"])
+    )

@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt
 
-.PHONY: help demo test lint types format coverage bench campaign clean
+.PHONY: help demo test lint types format docs map coverage bench campaign clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
@@ -26,6 +26,12 @@ types: $(VENV)/.dev  ## mypy, strict
 format: $(VENV)/.dev  ## let ruff fix and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/.docs  ## build the documentation into site/; warnings are errors
+	$(BIN)/zensical build --strict --clean
+
+map: $(BIN)/python  ## write the generated parts of docs/architecture.md
+	$(BIN)/python -m tests.architecture_map --write
 
 coverage: $(VENV)/.dev  ## tests, with the coverage floor
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder --cov --cov-report=term $(ARGS)
@@ -49,4 +55,8 @@ $(VENV)/.demo: pyproject.toml .ci/constraints.txt | $(BIN)/python
 
 $(VENV)/.dev: $(VENV)/.demo
 	$(INSTALL) --editable '.[dev]'
+	touch $@
+
+$(VENV)/.docs: pyproject.toml .ci/constraints.txt | $(BIN)/python
+	$(INSTALL) --editable '.[docs]'
 	touch $@

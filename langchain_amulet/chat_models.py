@@ -30,7 +30,8 @@ from langchain_amulet.engine.config import EngineConfig
 from langchain_amulet.engine.engine import Engine
 from langchain_amulet.engine.params import SamplingParams
 from langchain_amulet.exceptions import ModelClosedError
-from langchain_amulet.memory.preference_memory import PreferenceMemory, as_memory, tell_when_forgetting
+from langchain_amulet.memory.access import tell_when_forgetting
+from langchain_amulet.memory.preference_memory import PreferenceMemory, as_memory
 from langchain_amulet.models.identity import profile
 from langchain_amulet.models.registry import LoadedModel, load
 from langchain_amulet.models.sources import ModelSource, TokenizerSource, check_source, model_name

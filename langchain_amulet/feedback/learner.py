@@ -1,4 +1,4 @@
-"""Learning what users prefer from what they like, without training anything."""
+"""Learning the weights of users' preferences from feedback, without training the model."""
 
 import asyncio
 import time
@@ -7,100 +7,112 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+import numpy as np
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage
 
 from langchain_amulet.chat_models import ChatAmulet
 from langchain_amulet.exceptions import StoreTypeError
-from langchain_amulet.feedback.bradley_terry import Fit, LearningConfig, Observation, fit
-from langchain_amulet.memory.items import FeedbackEvent, FeedbackKind, Kept, key_of
-from langchain_amulet.memory.operations import find_events, keep_event, keep_learned
-from langchain_amulet.memory.preference_memory import PreferenceMemory
+from langchain_amulet.feedback.bradley_terry import LearningConfig, Observation, WeightFit, fit_weights
+from langchain_amulet.memory.items import FeedbackEvent, FeedbackKind, StoredPreference, key_of
+from langchain_amulet.memory.operations import read_feedback, write_feedback, write_learned_weights
+from langchain_amulet.memory.preference_memory import PreferenceMemory, access_to
 from langchain_amulet.memory.sources import FunctionStore
 from langchain_amulet.memory.store_ops import StoreOperation
 from langchain_amulet.preferences import Preference
 
-_HORIZON = 20  # half-lives: older feedback counts less than a millionth, and is deleted
-_MIN_Z = 1.64  # standard errors from 0 at which a candidate is proposed: 95 % one-sided
+_HORIZON = 20  # half-lives; older feedback has a weight below a millionth and is deleted
+_MIN_Z = 1.64  # a candidate is proposed if its weight is this many standard errors from 0: 95 %, one-sided
 
 
 @dataclass(frozen=True, slots=True)
 class WeightReport:
-    """What is known of one weight."""
+    """One preference, and how its weight was fitted."""
 
     preference: Preference
-    """As it counts now."""
+    """The preference with its effective weight."""
     fitted_weight: float
-    """What the feedback makes of its weight; it counts unless the user has said something else since."""
+    """The weight fitted to the feedback. It is the effective weight unless the user has stated another one since."""
     start: float
-    """The part of the fitted weight that was there before any feedback, on the same scale."""
+    """The part of the fitted weight that comes from the stated weight and not from feedback, on the same scale."""
     std_error: float
-    """Of the fitted weight."""
+    """The standard error of the fitted weight."""
 
 
 @dataclass(frozen=True, slots=True)
 class FeedbackEffect:
-    """What one piece of feedback has done."""
+    """How one piece of feedback moved the fitted weights."""
 
     feedback_id: str
-    """As `record` and `record_comparison` have returned it."""
+    """The id that `record` or `record_comparison` returned."""
     at: datetime
-    """When, in UTC."""
+    """The time of the feedback, in UTC."""
     kind: FeedbackKind
     effects: dict[str, float] = field(repr=False)
-    """By the text of a preference, by how much it moved that fitted weight."""
+    """By text of a preference, the change of its fitted weight."""
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why a user's weights are what they are: each fitted one is its start and the effects of all feedback, summed up.
+    """Why a user's weights are what they are.
 
-    The largest is scaled to the confidence, and the others, starts and effects with it.
+    Each fitted weight is the sum of its start and of the effects of all pieces of feedback. All are scaled so that the
+    largest absolute weight equals the confidence.
     """
 
     weights: list[WeightReport]
-    """In the order of the profile."""
+    """In the order in which the memory recalls the preferences."""
     feedback: list[FeedbackEffect]
     """Oldest first."""
     confidence: float
-    """From 0 to 1: how sure the direction of the weights is. The largest weight is as large."""
+    """From 0 to 1: how certain the direction of the fitted weights is."""
 
 
-class _Known(NamedTuple):
-    """What the memory holds of a user."""
+class _UserData(NamedTuple):
+    """A user's preferences and feedback, as read from the memory."""
 
-    profile: list[Kept]
+    profile: list[StoredPreference]
     events: dict[str, FeedbackEvent]
+    """By feedback id, oldest first."""
 
 
-class _Learned(NamedTuple):
-    """A user's profile, with what their feedback makes of it."""
+class _FittedProfile(NamedTuple):
+    """A user's preferences with the weights fitted to their feedback."""
 
-    preferences: list[Kept]
-    num_known: int
-    """How many of them are the profile; the rest are candidates."""
+    preferences: list[StoredPreference]
+    """The profile, followed by candidates."""
+    num_remembered: int
+    """The length of the profile, without candidates."""
     events: dict[str, FeedbackEvent]
-    fit: Fit
+    """The feedback used, by id, oldest first."""
+    fit: WeightFit
 
 
 class FeedbackLearner:
-    """Fits the weights of users' preferences to what they like.
+    """Fits the weights of users' preferences to their feedback.
 
-    For every response that a user judges, the model itself tells by how much each of their preferences makes it more
-    likely: the mean over its tokens of log p(token | prompt with the preference) − log p(token | prompt). A regularised
-    Bradley-Terry model then finds the weights that explain the judgements; the memory keeps them, and the next answer
-    uses them. Of what was judged, only these numbers are kept. Every method has an async twin, named with an `a`.
+    For every response that a user judges, the model computes the evidence for each of the user's preferences: the mean
+    over the response's tokens of log p(token | prompt with the preference) − log p(token | prompt). A regularised
+    Bradley-Terry model is fitted to the evidence and the judgements. The memory stores the fitted weights, and the next
+    answer uses them. Of the judged texts, only the evidence is stored. Every method has an async twin with the prefix
+    `a`.
 
     Args:
-        llm: Reads the responses.
-        memory: Whose preferences' weights are fitted; the feedback is kept in the same store.
-        candidates: Texts of preferences that users may turn out to have, for `propose`.
-        config: How fast, and how far, weights follow feedback.
+        llm: The model that computes the evidence.
+        memory: The memory that holds the preferences; feedback is stored in the same store.
+        candidates: Texts of preferences that users may have without having stated them, for `propose`.
+        config: How fast and how far weights follow feedback.
+
+    Raises:
+        StoreTypeError: The memory is read-only.
 
     Example:
-        >>> learner = FeedbackLearner(llm, memory)  # doctest: +SKIP
-        >>> learner.record("alice", "How do I sleep better?", answer, liked=True)  # doctest: +SKIP
-        >>> learner.explain("alice").weights  # doctest: +SKIP
+        >>> memory.remember("bob", "Answer as concisely as possible.")
+        Preference(weight=1.0)
+        >>> learner = FeedbackLearner(llm, memory)
+        >>> feedback_id = learner.record("bob", "How do I sleep better?", "Go to bed early.", liked=True)
+        >>> [effect.feedback_id == feedback_id for effect in learner.explain("bob").feedback]
+        [True]
     """
 
     def __init__(
@@ -112,28 +124,30 @@ class FeedbackLearner:
         config: LearningConfig | None = None,
     ) -> None:
         if isinstance(memory.store, FunctionStore):
-            msg = "What is learned has to be kept: give FeedbackLearner a memory over a store that can be written."
+            msg = "This memory is read-only. Give FeedbackLearner a memory over a store that can be written."
             raise StoreTypeError(msg)
         self._llm = llm
         self._memory = memory
+        self._access = access_to(memory)
         self._candidates = [Preference(text, 0.0, "learned") for text in dict.fromkeys(candidates)]
         self._config = config or LearningConfig()
 
     def record(self, user_id: str, messages: LanguageModelInput, response: str | AIMessage, *, liked: bool) -> str:
-        """Learn from a response that a user has liked or disliked.
+        """Learn from a response that a user liked or disliked.
 
         Args:
-            user_id: Who has judged.
-            messages: What the response was an answer to.
+            user_id: The user who judged the response.
+            messages: The conversation that the response answers.
             response: The answer.
-            liked: How they have judged.
+            liked: Whether the user liked it.
 
         Returns:
-            An id, by which `explain` names this feedback.
+            The id of this feedback in `explain`.
 
         Raises:
             InvalidParameterError: The response is empty.
-            ContextLengthError: It is too long to be read after the messages.
+            ContextLengthError: Messages and response are longer than the model's context.
+            UserIdError: The user id is empty or not a string.
         """
         texts = self._texts(self._memory.recall(user_id))
         evidence = self._llm.evidence(messages, _text(response), texts) if texts else []
@@ -150,102 +164,128 @@ class FeedbackLearner:
     def record_comparison(
         self, user_id: str, messages: LanguageModelInput, better: str | AIMessage, worse: str | AIMessage
     ) -> str:
-        """Learn from two responses to the same messages, of which a user prefers the first.
+        """Learn from two responses to the same messages, of which the user prefers one.
+
+        Args:
+            user_id: The user who judged the responses.
+            messages: The conversation that both responses answer.
+            better: The response that the user prefers.
+            worse: The other response.
 
         Returns:
-            An id, by which `explain` names this feedback.
+            The id of this feedback in `explain`.
 
         Raises:
             InvalidParameterError: A response is empty.
-            ContextLengthError: One is too long to be read after the messages.
+            ContextLengthError: Messages and a response are longer than the model's context.
+            UserIdError: The user id is empty or not a string.
         """
         texts = self._texts(self._memory.recall(user_id))
-        both = [self._llm.evidence(messages, _text(each), texts) if texts else [] for each in (better, worse)]
-        return self._learn(user_id, _event("comparison", texts, _difference(*both)))
+        pair = [self._llm.evidence(messages, _text(response), texts) if texts else [] for response in (better, worse)]
+        return self._learn(user_id, _event("comparison", texts, _difference(*pair)))
 
     async def arecord_comparison(
         self, user_id: str, messages: LanguageModelInput, better: str | AIMessage, worse: str | AIMessage
     ) -> str:
         """Async `record_comparison`."""
         texts = self._texts(await self._memory.arecall(user_id))
-        both = [await self._llm.aevidence(messages, _text(each), texts) if texts else [] for each in (better, worse)]
-        return await self._alearn(user_id, _event("comparison", texts, _difference(*both)))
+        pair = [
+            await self._llm.aevidence(messages, _text(response), texts) if texts else [] for response in (better, worse)
+        ]
+        return await self._alearn(user_id, _event("comparison", texts, _difference(*pair)))
 
     def explain(self, user_id: str) -> Explanation:
-        """Which feedback has moved which weight, and how sure the weights are."""
-        return _explanation(self._fit(self._memory.read(self._plan_to_read(user_id))))
+        """Explain a user's weights: how much each piece of feedback moved each, and how certain they are.
+
+        Raises:
+            StoreTimeoutError: The store did not answer within the memory's `read_timeout`.
+            UserIdError: The user id is empty or not a string.
+        """
+        return _explanation(self._fit(self._access.read(self._read_user_data(user_id))))
 
     async def aexplain(self, user_id: str) -> Explanation:
         """Async `explain`."""
-        known = await self._memory.aread(self._plan_to_read(user_id))
-        return _explanation(await asyncio.to_thread(self._fit, known))
+        data = await self._access.aread(self._read_user_data(user_id))
+        return _explanation(await asyncio.to_thread(self._fit, data))
 
     def propose(self, user_id: str) -> list[Preference]:
-        """Candidates that this user's feedback speaks for, or, with a negative weight, against; the surest first.
+        """Return the candidates whose fitted weights differ significantly from 0, the most significant first.
 
-        Nothing is stored: `memory.remember(user_id, proposal)` does.
+        A negative weight means that the user dislikes what the candidate asks for. Nothing is stored; call
+        `memory.remember(user_id, proposal)` to accept a proposal.
+
+        Raises:
+            StoreTimeoutError: The store did not answer within the memory's `read_timeout`.
+            UserIdError: The user id is empty or not a string.
         """
-        return _proposals(self._fit(self._memory.read(self._plan_to_read(user_id)), self._candidates))
+        return _proposals(self._fit(self._access.read(self._read_user_data(user_id)), self._candidates))
 
     async def apropose(self, user_id: str) -> list[Preference]:
         """Async `propose`."""
-        known = await self._memory.aread(self._plan_to_read(user_id))
-        return _proposals(await asyncio.to_thread(self._fit, known, self._candidates))
+        data = await self._access.aread(self._read_user_data(user_id))
+        return _proposals(await asyncio.to_thread(self._fit, data, self._candidates))
 
     def _texts(self, profile: Sequence[Preference]) -> list[str]:
-        return [*dict.fromkeys(each.text for each in (*profile, *self._candidates) if each.text.strip())]
+        """The texts to compute evidence for: those of the profile and of all candidates."""
+        return [*dict.fromkeys(p.text for p in (*profile, *self._candidates) if p.text.strip())]
 
     def _learn(self, user_id: str, event: FeedbackEvent) -> str:
-        """Keep one piece of feedback, and let the weights follow."""
-        feedback_id, known = self._memory.carry_out(user_id, self._plan_to_keep(user_id, event))
-        self._memory.carry_out(user_id, self._plan_to_write(user_id, known, self._fit(known)))
+        """Store one piece of feedback, fit the weights anew and store them."""
+        feedback_id, data = self._access.write(user_id, self._write_event(user_id, event))
+        self._access.write(user_id, self._write_weights(user_id, data, self._fit(data)))
         return feedback_id
 
     async def _alearn(self, user_id: str, event: FeedbackEvent) -> str:
-        feedback_id, known = await self._memory.acarry_out(user_id, self._plan_to_keep(user_id, event))
-        learned = await asyncio.to_thread(self._fit, known)
-        await self._memory.acarry_out(user_id, self._plan_to_write(user_id, known, learned))
+        feedback_id, data = await self._access.awrite(user_id, self._write_event(user_id, event))
+        fitted = await asyncio.to_thread(self._fit, data)
+        await self._access.awrite(user_id, self._write_weights(user_id, data, fitted))
         return feedback_id
 
-    def _plan_to_keep(self, user_id: str, event: FeedbackEvent) -> StoreOperation[tuple[str, _Known]]:
-        feedback_id = yield from keep_event(user_id, event)
-        return feedback_id, (yield from self._plan_to_read(user_id))
+    def _write_event(self, user_id: str, event: FeedbackEvent) -> StoreOperation[tuple[str, _UserData]]:
+        feedback_id = yield from write_feedback(user_id, event)
+        return feedback_id, (yield from self._read_user_data(user_id))
 
-    def _plan_to_read(self, user_id: str) -> StoreOperation[_Known]:
-        profile = yield from self._memory.plan_to_recall(user_id)
-        events = yield from find_events(user_id)
-        return _Known([each for each in profile if each.preference.text.strip()], events)
+    def _read_user_data(self, user_id: str) -> StoreOperation[_UserData]:
+        profile = yield from self._access.recall_operation(user_id)
+        events = yield from read_feedback(user_id)
+        return _UserData([stored for stored in profile if stored.preference.text.strip()], events)
 
-    def _plan_to_write(self, user_id: str, known: _Known, learned: _Learned) -> StoreOperation[None]:
-        found = zip(known.profile, learned.fit.weights, strict=True)
-        now = {each.preference.text for each in (yield from self._memory.plan_to_recall(user_id))}
-        # Nothing is kept of what was forgotten while the weights were fitted.
+    def _write_weights(self, user_id: str, data: _UserData, fitted: _FittedProfile) -> StoreOperation[None]:
+        profile_now = yield from self._access.recall_operation(user_id)
+        texts_now = {stored.preference.text for stored in profile_now}
+        # Preferences that were deleted while the weights were fitted are left out.
         weights = {
-            each.preference.text: (each.stated, float(weight)) for each, weight in found if each.preference.text in now
+            stored.preference.text: (stored.stated_weight, float(weight))
+            for stored, weight in zip(data.profile, fitted.fit.weights, strict=True)
+            if stored.preference.text in texts_now
         }
-        outdated = known.events.keys() - learned.events.keys()
+        outdated = data.events.keys() - fitted.events.keys()
         if weights or outdated:
-            yield from keep_learned(user_id, weights, sorted(outdated))
+            yield from write_learned_weights(user_id, weights, sorted(outdated))
 
-    def _fit(self, known: _Known, candidates: Sequence[Preference] = ()) -> _Learned:
-        """Fit the weights of the profile, and of candidates that are not in it."""
-        texts = {each.preference.text for each in known.profile}
-        preferences = [*known.profile, *(Kept(each, 0.0) for each in candidates if each.text not in texts)]
-        newest = [*known.events.items()][-round(_HORIZON * self._config.half_life) :]
-        observations = [_observation(event) for _, event in newest]
-        start = [_start(each) for each in preferences]
-        found = fit([key_of(each.preference.text) for each in preferences], observations, start, self._config)
-        return _Learned(preferences, len(known.profile), dict(newest), found)
+    def _fit(self, data: _UserData, candidates: Sequence[Preference] = ()) -> _FittedProfile:
+        """Fit the weights of the profile, and of the candidates that are not in it."""
+        texts = {stored.preference.text for stored in data.profile}
+        others = [StoredPreference(candidate, 0.0) for candidate in candidates if candidate.text not in texts]
+        preferences = [*data.profile, *others]
+        newest = [*data.events.items()][-round(_HORIZON * self._config.half_life) :]
+        fitted = fit_weights(
+            [key_of(stored.preference.text) for stored in preferences],
+            [_observation(event) for _, event in newest],
+            [_start(stored) for stored in preferences],
+            self._config,
+        )
+        return _FittedProfile(preferences, len(data.profile), dict(newest), fitted)
 
 
-def _start(kept: Kept) -> float:
-    """The weight that the user has stated; what was only learned starts at 0."""
-    return min(1.0, max(-1.0, kept.stated)) if kept.preference.source == "stated" else 0.0
+def _start(stored: StoredPreference) -> float:
+    """The stated weight, from -1 to 1; 0 for a preference that was only learned."""
+    return min(1.0, max(-1.0, stored.stated_weight)) if stored.preference.source == "stated" else 0.0
 
 
 def _event(kind: FeedbackKind, texts: Sequence[str], evidence: Sequence[float]) -> FeedbackEvent:
-    told = {key_of(text): value for text, value in zip(texts, evidence, strict=True)}
-    return FeedbackEvent(time.time_ns(), kind, told)
+    evidence_by_key = {key_of(text): value for text, value in zip(texts, evidence, strict=True)}
+    return FeedbackEvent(time.time_ns(), kind, evidence_by_key)
 
 
 def _difference(better: Sequence[float], worse: Sequence[float]) -> list[float]:
@@ -256,17 +296,16 @@ def _observation(event: FeedbackEvent) -> Observation:
     return Observation(event.evidence, is_comparison=event.kind == "comparison", is_positive=event.kind != "disliked")
 
 
-def _explanation(learned: _Learned) -> Explanation:
-    found, texts = learned.fit, [each.preference.text for each in learned.preferences]
+def _explanation(fitted: _FittedProfile) -> Explanation:
+    fit, texts = fitted.fit, [stored.preference.text for stored in fitted.preferences]
     reports = [
-        WeightReport(kept.preference, float(weight), float(start), float(std_error))
-        for kept, weight, start, std_error in zip(
-            learned.preferences, found.weights, found.start, found.std_errors, strict=True
+        WeightReport(stored.preference, float(weight), float(start), float(std_error))
+        for stored, weight, start, std_error in zip(
+            fitted.preferences, fit.weights, fit.start, fit.std_errors, strict=True
         )
     ]
-    if not learned.events:  # nothing has been fitted, nor scaled
-        now = [each.preference.weight for each in reports]
-        reports = [replace(each, fitted_weight=w, start=w) for each, w in zip(reports, now, strict=True)]
+    if not fitted.events:  # without feedback the effective weights are the stated ones, which are not scaled
+        reports = [replace(r, fitted_weight=r.preference.weight, start=r.preference.weight) for r in reports]
     return Explanation(
         weights=reports,
         feedback=[
@@ -276,18 +315,17 @@ def _explanation(learned: _Learned) -> Explanation:
                 event.kind,
                 dict(zip(texts, map(float, effects), strict=True)),
             )
-            for (feedback_id, event), effects in zip(learned.events.items(), found.effects, strict=True)
+            for (feedback_id, event), effects in zip(fitted.events.items(), fit.effects, strict=True)
         ],
-        confidence=found.confidence,
+        confidence=fit.confidence,
     )
 
 
-def _proposals(learned: _Learned) -> list[Preference]:
-    found = learned.fit
-    candidates = range(learned.num_known, len(learned.preferences))
-    sure = [i for i in candidates if abs(found.weights[i]) > _MIN_Z * found.std_errors[i]]
-    sure.sort(key=lambda i: abs(found.weights[i]) / found.std_errors[i], reverse=True)
-    return [replace(learned.preferences[i].preference, weight=float(found.weights[i])) for i in sure]
+def _proposals(fitted: _FittedProfile) -> list[Preference]:
+    z = np.abs(fitted.fit.weights) / fitted.fit.std_errors
+    candidates = range(fitted.num_remembered, len(fitted.preferences))
+    significant = sorted((i for i in candidates if z[i] > _MIN_Z), key=lambda i: z[i], reverse=True)
+    return [replace(fitted.preferences[i].preference, weight=float(fitted.fit.weights[i])) for i in significant]
 
 
 def _text(response: str | AIMessage) -> str:

@@ -1,4 +1,4 @@
-"""A few threads that do what may never end, and that hold up no exit."""
+"""A small thread pool for calls that may never return; it does not delay the exit of the interpreter."""
 
 import threading
 from collections import deque
@@ -12,10 +12,12 @@ _IDLE_S = 10.0
 
 
 class DaemonThreads:
-    """Like `ThreadPoolExecutor`, whose threads the interpreter would wait for at exit.
+    """A thread pool of daemon threads.
+
+    `ThreadPoolExecutor` does not serve here: the interpreter waits for its threads at exit.
 
     Args:
-        max_threads: More work than that waits for one of them.
+        max_threads: The maximum number of threads. Further calls wait until a thread is free.
     """
 
     def __init__(self, max_threads: int = 32) -> None:
@@ -25,11 +27,11 @@ class DaemonThreads:
         self._num_threads = 0
         self._num_idle = 0
 
-    def submit(self, work: Callable[[], _T]) -> "Future[_T]":
-        """Do it as soon as a thread is free; what is cancelled before is not begun."""
+    def submit(self, function: Callable[[], _T]) -> "Future[_T]":
+        """Call `function` as soon as a thread is free, unless the returned future is cancelled before."""
         future: Future[_T] = Future()
         with self._wakes:
-            self._waiting.append((future, work))
+            self._waiting.append((future, function))
             if self._num_idle < len(self._waiting) and self._num_threads < self._max_threads:
                 self._num_threads += 1
                 threading.Thread(target=self._serve, name="amulet-store", daemon=True).start()
@@ -38,16 +40,16 @@ class DaemonThreads:
         return future
 
     def _serve(self) -> None:
-        while (next_one := self._next()) is not None:
-            future, work = next_one
-            del next_one
+        while (item := self._next()) is not None:
+            future, function = item
+            del item
             if not future.set_running_or_notify_cancel():
                 continue
             try:
-                future.set_result(work())
-            except BaseException as error:  # noqa: BLE001 - it is the caller's
+                future.set_result(function())
+            except BaseException as error:  # noqa: BLE001 - passed on to the caller
                 future.set_exception(error)
-            del future, work  # an idle thread holds on to nothing
+            del future, function  # an idle thread keeps no references
 
     def _next(self) -> tuple[Future[Any], Callable[[], Any]] | None:
         with self._wakes:

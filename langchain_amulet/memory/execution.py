@@ -1,24 +1,31 @@
-"""Executing store operations, sync and async: threads, timeouts and retries."""
+"""Executing store operations, for sync and async callers: threads, timeouts and retries.
+
+`_steps` says what an operation takes, retries included. `_perform_all` and `_aperform_all` perform its steps.
+"""
 
 import asyncio
 import contextlib
 import contextvars
 import logging
 import time
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine, Generator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from langgraph.store.base import BaseStore, Op
 from langgraph.store.base.batch import AsyncBatchedBaseStore
 
 from langchain_amulet.exceptions import StoreTimeoutError
 from langchain_amulet.memory.daemon_threads import DaemonThreads
-from langchain_amulet.memory.store_ops import OnePerStore, StoreOperation
+from langchain_amulet.memory.store_ops import OnePerStore, ReadPreferences, StoreOperation, StoreRequest
 from langchain_amulet.memory.store_quirks import (
     BoundStoreError,
     aroll_back,
     as_configured,
     ask,
+    has_sync_connection,
     is_bound_to_another_thread,
     is_in_event_loop,
     is_in_memory,
@@ -28,58 +35,56 @@ from langchain_amulet.memory.store_quirks import (
 )
 
 logger = logging.getLogger(__name__)
-_DELAYS_S = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # SQLite itself has waited for 5 s before each
+_DELAYS_S = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # SQLite itself waits up to 5 s before each attempt fails
 
 _T = TypeVar("_T")
 
-
-def run(store: BaseStore, plan: StoreOperation[_T], timeout_s: float | None = None) -> _T:
-    """Carry a plan out.
-
-    Raises:
-        StoreTimeoutError: The store has not answered in time.
-    """
-    # An async store refuses to be waited for by the thread of its own event loop, and tells by the thread.
-    if timeout_s is None or (isinstance(store, AsyncBatchedBaseStore) and is_in_event_loop()):
-        return _carry_out(store, plan)
-    context = contextvars.copy_context()
-
-    def work() -> _T:
-        if is_bound_to_another_thread(store):
-            raise BoundStoreError
-        return context.run(_carry_out, store, plan)
-
-    done = threads.of(store).submit(work)
-    try:
-        return done.result(timeout_s)
-    except BoundStoreError:
-        return _carry_out(store, plan)
-    except TimeoutError as error:
-        if not done.cancel() and done.done():  # the store's own, or just in time
-            return done.result()
-        raise _timed_out(timeout_s) from error
-
-
-# One store that hangs takes neither the threads of others nor those of event loops.
+# Each store has its own threads, so that a store that hangs does not block others or the threads of event loops.
 threads = OnePerStore(DaemonThreads)
 
 
-async def arun(store: BaseStore, plan: StoreOperation[_T], timeout_s: float | None = None) -> _T:
-    """Carry a plan out, without holding up the event loop.
+def run(store: BaseStore, operation: StoreOperation[_T], timeout_s: float | None = None) -> _T:
+    """Execute an operation and return its result.
+
+    Args:
+        store: The store to read or write.
+        operation: What to do.
+        timeout_s: Seconds to wait; `None` waits without a limit, and in the calling thread.
 
     Raises:
-        StoreTimeoutError: The store has not answered in time.
+        StoreTimeoutError: The store did not answer within `timeout_s`.
     """
-    return await to_the_end(_acarry_out(store, plan), timeout_s)
+    perform = partial(_perform_all, store, _steps(operation))
+    # An async store refuses sync calls from the thread of its event loop. It recognises them by the thread.
+    if timeout_s is None or (isinstance(store, AsyncBatchedBaseStore) and is_in_event_loop()):
+        return perform()
+    future = _submit(store, perform)
+    try:
+        return future.result(timeout_s)
+    except BoundStoreError:
+        return perform()
+    except TimeoutError as error:
+        if not future.cancel() and future.done():  # the store raised the error, or it answered just in time
+            return future.result()
+        raise _timed_out(timeout_s) from error
 
 
-async def to_the_end(work: Coroutine[Any, Any, _T], timeout_s: float | None = None) -> _T:
-    """Wait for work that goes on even if nobody waits any more.
-
-    A store's connection whose work is cancelled may be left inside a transaction, and of no more use to anybody.
+async def arun(store: BaseStore, operation: StoreOperation[_T], timeout_s: float | None = None) -> _T:
+    """Async `run`; the event loop is not blocked.
 
     Raises:
-        StoreTimeoutError: It has taken too long.
+        StoreTimeoutError: The store did not answer within `timeout_s`.
+    """
+    return await finish(_aperform_all(store, _steps(operation)), timeout_s)
+
+
+async def finish(work: Coroutine[Any, Any, _T], timeout_s: float | None = None) -> _T:
+    """Wait for a coroutine, which runs to its end even if the caller is cancelled or the timeout is over.
+
+    Cancelling a call in progress could leave the store's connection inside a transaction, and so unusable.
+
+    Raises:
+        StoreTimeoutError: The coroutine did not finish within `timeout_s`.
     """
     task = asyncio.ensure_future(work)
     _under_way.add(task)
@@ -90,87 +95,152 @@ async def to_the_end(work: Coroutine[Any, Any, _T], timeout_s: float | None = No
     return task.result()
 
 
-_under_way: set[asyncio.Future[Any]] = set()  # event loops forget tasks that nobody holds
+_under_way: set[asyncio.Future[Any]] = set()  # event loops hold weak references to tasks only
 
 
 def _let_go(task: asyncio.Future[Any]) -> None:
     _under_way.discard(task)
     if not task.cancelled():
-        task.exception()  # told to whoever waits; asyncio need not complain if nobody does
+        task.exception()  # mark it as retrieved, or asyncio logs an error when no caller is waiting any more
 
 
-def _carry_out(store: BaseStore, plan: StoreOperation[_T]) -> _T:
-    with contextlib.closing(plan):
-        results: list[Any] | None = None
+class _RollBack(NamedTuple):
+    """A step: end the transaction that a failed write has left open."""
+
+
+class _Sleep(NamedTuple):
+    """A step: wait."""
+
+    delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Done(Generic[_T]):
+    """The last step: there is nothing left to do."""
+
+    result: _T
+
+
+_Step: TypeAlias = StoreRequest | _RollBack | _Sleep | _Done[_T]
+_Steps: TypeAlias = Generator[_Step[_T], Any, None]
+
+
+def _steps(operation: StoreOperation[_T]) -> _Steps[_T]:
+    """All steps of an operation. The caller performs each, and sends its result or throws its error."""
+    with contextlib.closing(operation):
+        result: Any = None
         while True:
             try:
-                ops = plan.send(results)  # type: ignore[arg-type] # the first is None
+                request = operation.send(result)
             except StopIteration as end:
-                answer: _T = end.value
-                return answer
-            results = _batch(store, ops)
+                done = _Done(end.value)
+                break
+            result = yield from _attempts(request)
+    yield done
 
 
-async def _acarry_out(store: BaseStore, plan: StoreOperation[_T]) -> _T:
-    with contextlib.closing(plan):
-        results: list[Any] | None = None
-        while True:
-            try:
-                ops = plan.send(results)  # type: ignore[arg-type] # the first is None
-            except StopIteration as end:
-                answer: _T = end.value
-                return answer
-            results = await _abatch(store, ops)
-
-
-def _batch(store: BaseStore, ops: list[Op]) -> list[Any]:
-    ops = [as_configured(store, op) for op in ops]
+def _attempts(request: StoreRequest) -> Generator[StoreRequest | _RollBack | _Sleep, Any, Any]:
+    """Make a request, and make it again after a delay if the store was in use."""
     delays_s = iter(_DELAYS_S)
     while True:
         try:
-            return ask(store, ops)
+            return (yield request)
         except Exception as error:
             if is_locked(error):
-                roll_back(store)
+                yield _RollBack()
             if not is_transient(error) or (delay_s := next(delays_s, None)) is None:
                 raise
             logger.info("The store of preferences is in use (%s); trying again.", type(error).__name__)
-        time.sleep(delay_s)
+        yield _Sleep(delay_s)
+
+
+def _perform_all(store: BaseStore, steps: _Steps[_T]) -> _T:
+    with contextlib.closing(steps):
+        step = next(steps)
+        while not isinstance(step, _Done):
+            try:
+                result = _perform(store, step)
+            except StopIteration:  # of a user's function; generators cannot raise it (PEP 479)
+                raise
+            except Exception as error:  # noqa: BLE001 - `_attempts` raises it again, unless it is transient
+                step = steps.throw(error)
+            else:
+                step = steps.send(result)
+        return step.result
+
+
+async def _aperform_all(store: BaseStore, steps: _Steps[_T]) -> _T:
+    with contextlib.closing(steps):
+        step = next(steps)
+        while not isinstance(step, _Done):
+            try:
+                result = await _aperform(store, step)
+            except Exception as error:  # noqa: BLE001 - `_attempts` raises it again, unless it is transient
+                step = steps.throw(error)
+            else:
+                step = steps.send(result)
+        return step.result
+
+
+def _perform(store: BaseStore, step: StoreRequest | _RollBack | _Sleep) -> Any:
+    match step:
+        case _Sleep():
+            return time.sleep(step.delay_s)
+        case _RollBack():
+            return roll_back(store)
+        case ReadPreferences():
+            return step.reader.read(step.user_id)
+        case ops:
+            return ask(store, [as_configured(store, op) for op in ops])
+
+
+async def _aperform(store: BaseStore, step: StoreRequest | _RollBack | _Sleep) -> Any:
+    match step:
+        case _Sleep():
+            return await asyncio.sleep(step.delay_s)
+        case _RollBack() if has_sync_connection(store):
+            return await _in_thread(store, partial(roll_back, store))
+        case _RollBack():
+            return await aroll_back(store)
+        case ReadPreferences():
+            return await step.reader.aread(step.user_id)
+        case ops:
+            return await _abatch(store, [as_configured(store, op) for op in ops])
 
 
 async def _abatch(store: BaseStore, ops: list[Op]) -> list[Any]:
-    configured = [as_configured(store, op) for op in ops]
-    delays_s = iter(_DELAYS_S)
-    while True:
-        try:
-            return ask(store, configured) if is_in_memory(store) else await store.abatch(configured)
-        except NotImplementedError:  # a sync store, such as SqliteStore
-            return await _batch_in_thread(store, ops)
-        except Exception as error:
-            if is_locked(error):
-                await aroll_back(store)
-            if not is_transient(error) or (delay_s := next(delays_s, None)) is None:
-                raise
-            logger.info("The store of preferences is in use (%s); trying again.", type(error).__name__)
-        await asyncio.sleep(delay_s)
+    if is_in_memory(store):
+        return ask(store, ops)
+    try:
+        return await store.abatch(ops)
+    except NotImplementedError:  # a sync store, such as SqliteStore
+        return await _in_thread(store, partial(ask, store, ops))
 
 
-async def _batch_in_thread(store: BaseStore, ops: list[Op]) -> list[Any]:
+async def _in_thread(store: BaseStore, function: Callable[[], _T]) -> _T:
+    try:
+        return await asyncio.wrap_future(_submit(store, function))
+    except BoundStoreError:
+        return function()
+
+
+def _submit(store: BaseStore, function: Callable[[], _T]) -> "Future[_T]":
+    """Call a function in one of the store's threads, with the context variables of the caller.
+
+    The future raises `BoundStoreError`, and the function is not called, if the store works in the caller's thread only.
+    """
     context = contextvars.copy_context()
 
-    def work() -> list[Any]:
+    def call() -> _T:
         if is_bound_to_another_thread(store):
             raise BoundStoreError
-        return context.run(_batch, store, ops)
+        return context.run(function)
 
-    try:
-        return await asyncio.wrap_future(threads.of(store).submit(work))
-    except BoundStoreError:
-        return _batch(store, ops)
+    return threads.of(store).submit(call)
 
 
 def _timed_out(timeout_s: float) -> StoreTimeoutError:
     return StoreTimeoutError(
-        f"The store of preferences has not answered within {timeout_s:g} s. See to the store, raise "
+        f"The store of preferences did not answer within {timeout_s:g} s. Check the store, raise "
         f'PreferenceMemory(read_timeout=...), or answer without preferences: ChatAmulet(on_store_error="plain").'
     )

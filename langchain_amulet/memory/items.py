@@ -1,4 +1,4 @@
-"""What memories keep in stores: preferences, how they changed, and what other programs' memories look like."""
+"""The items that a memory writes to a store, and their conversion: preferences, history, feedback, langmem's items."""
 
 import hashlib
 import json
@@ -20,7 +20,8 @@ HISTORY = "preference_history"
 FEEDBACK = "preference_feedback"
 
 WEIGHTS_KEY = "learned_weights"
-"""Of the one item beside the preferences that is none: learning never writes what users have said."""
+"""The key of the item that holds learned weights. It is stored beside the preferences, so that learning never changes
+what users have stated."""
 
 Action: TypeAlias = Literal["remembered", "changed"]
 FeedbackKind: TypeAlias = Literal["liked", "disliked", "comparison"]
@@ -33,32 +34,32 @@ class PreferenceChange:
     at: datetime
     """When, in UTC."""
     action: Action
-    """Whether the preference was new then, or took the place of an earlier version."""
+    """Whether the preference was new, or replaced an earlier version."""
     preference: Preference
-    """What it was from then on."""
+    """The preference after the change."""
 
 
-class Kept(NamedTuple):
-    """A preference of a store."""
+class StoredPreference(NamedTuple):
+    """A preference as read from a store."""
 
     preference: Preference
-    """As it counts: with the weight that was learned, if there is one."""
-    stated: float
-    """The weight that it was remembered with."""
+    """The preference with its effective weight: the learned one, if there is one."""
+    stated_weight: float
+    """The weight with which the preference was remembered."""
 
 
 def key_of(text: str) -> str:
-    """The key of a preference: the same text is the same item, whoever writes it."""
+    """The key of a preference: equal texts give equal keys, whichever program writes them."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def new_change_key() -> str:
-    """Keys that sort by time and that no two writers share."""
+    """A new key, which sorts by time and is unique among all writers."""
     return f"{time.time_ns():020d}-{secrets.token_hex(8)}"
 
 
 def to_fields(preference: Preference) -> dict[str, Any]:
-    """A preference as JSON; what is as always is left out."""
+    """Convert a preference to JSON; `source` and `expires_at` are left out if they have their default values."""
     fields: dict[str, Any] = {"text": preference.text, "weight": preference.weight}
     if preference.source != "stated":
         fields["source"] = preference.source
@@ -68,10 +69,10 @@ def to_fields(preference: Preference) -> dict[str, Any]:
 
 
 def from_fields(fields: Mapping[str, Any]) -> Preference:
-    """A preference from JSON.
+    """Convert JSON to a preference.
 
     Raises:
-        StoredPreferenceError: It is none.
+        StoredPreferenceError: A field is missing or has a wrong type or value.
     """
     try:
         expires_at = fields.get("expires_at")
@@ -82,44 +83,44 @@ def from_fields(fields: Mapping[str, Any]) -> Preference:
             None if expires_at is None else datetime.fromisoformat(expires_at),
         )
     except (KeyError, TypeError, ValueError, AmuletError) as error:
-        msg = "It needs a text and a weight."  # and no more: its text is private
+        msg = "A stored preference needs a text and a weight."  # without its text, which is private
         raise StoredPreferenceError(msg) from error
 
 
 def to_value(user_id: str, preference: Preference, lineage: str) -> dict[str, Any]:
-    """An item of a store.
+    """The value of a preference's item.
 
     Args:
-        user_id: Whose it is; long ids are hashed in the namespace.
-        preference: What is kept.
-        lineage: What its versions in the history have in common.
+        user_id: The user, also stored in the value since the namespace holds only a hash of a long id.
+        preference: The preference to store.
+        lineage: An id that all versions of this preference share in the history.
     """
     return {
         **to_fields(preference),
         "user_id": printable(user_id),
-        "remembered_at": time.time_ns(),  # stores' own times are as coarse as a second
+        "remembered_at": time.time_ns(),  # some stores round their own times to seconds
         "lineage": lineage,
     }
 
 
 def printable(user_id: str) -> str:
-    """The id as stores take it: PostgreSQL's JSON has no NUL."""
+    """The id without characters that stores refuse: PostgreSQL's JSON allows no null character."""
     return user_id.encode(errors="backslashreplace").decode().replace("\0", "\\x00")
 
 
-def to_kept(items: Sequence[SearchItem]) -> list[Kept]:
-    """The preferences that items hold and that have not expired, in the order in which they were first remembered.
+def to_stored_preferences(items: Sequence[SearchItem]) -> list[StoredPreference]:
+    """Convert items to preferences, without expired ones, in the order in which they were first remembered.
 
     Raises:
-        StoredPreferenceError: An item holds none.
+        StoredPreferenceError: An item is not a preference.
     """
-    learned = learned_of(items)
+    learned = learned_weights(items)
     stated = [_read(item) for item in in_order(items)]
-    return [as_kept(preference, learned) for preference in stated if not preference.is_expired]
+    return [with_learned_weight(preference, learned) for preference in stated if not preference.is_expired]
 
 
 def in_order(items: Sequence[SearchItem]) -> list[SearchItem]:
-    """Preferences as they were first remembered; what other programs have written without a time comes first."""
+    """Sort the items of preferences by the time of their first version. Items without a time come first."""
 
     def place(item: SearchItem) -> tuple[int, str]:
         at_ns = item.value.get("remembered_at")
@@ -128,22 +129,22 @@ def in_order(items: Sequence[SearchItem]) -> list[SearchItem]:
     return sorted((item for item in items if item.key != WEIGHTS_KEY), key=place)
 
 
-def learned_of(items: Sequence[Item]) -> dict[str, Any]:
-    """By the key of a preference, the weight that was learned and the one it was learned for."""
+def learned_weights(items: Sequence[Item]) -> dict[str, Any]:
+    """By key of a preference, its learned weight and the stated weight from which it was learned."""
     return next((dict(item.value) for item in items if item.key == WEIGHTS_KEY), {})
 
 
 def to_learned_value(weights: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
-    """An item of a store that holds, by the text of a preference, the stated and the learned weight."""
+    """The value of the item of learned weights, from the stated and the learned weight by text of a preference."""
     return {key_of(text): {"stated": stated, "learned": learned} for text, (stated, learned) in weights.items()}
 
 
-def as_kept(stated: Preference, learned: Mapping[str, Any]) -> Kept:
-    """A preference with the weight learned for it, unless the user has said something else since."""
+def with_learned_weight(stated: Preference, learned: Mapping[str, Any]) -> StoredPreference:
+    """A preference with its learned weight, unless the user has stated another weight since it was learned."""
     match learned.get(key_of(stated.text)):
-        case {"stated": was, "learned": int() | float() as weight} if was == stated.weight:
-            return Kept(replace(stated, weight=weight), stated.weight)
-    return Kept(stated, stated.weight)
+        case {"stated": stated_then, "learned": int() | float() as weight} if stated_then == stated.weight:
+            return StoredPreference(replace(stated, weight=weight), stated.weight)
+    return StoredPreference(stated, stated.weight)
 
 
 def _read(item: SearchItem) -> Preference:
@@ -151,87 +152,89 @@ def _read(item: SearchItem) -> Preference:
         return from_fields(item.value)
     except StoredPreferenceError as error:
         msg = (
-            f"The item {item.key} under {item.namespace} holds no preference: it needs a text and a weight. "
+            f"The item {item.key} in {item.namespace} is not a preference: it needs a text and a weight. "
             f"Delete it, or write it with PreferenceMemory.remember."
         )
         raise StoredPreferenceError(msg) from error.__cause__
 
 
 def to_change(value: Mapping[str, Any]) -> PreferenceChange:
-    """An entry of a user's history.
+    """Convert the value of an item to an entry of the history.
 
     Raises:
-        StoredPreferenceError: It is none.
+        StoredPreferenceError: A field is missing or has a wrong type or value.
     """
     preference = from_fields(value)
     try:
         return PreferenceChange(datetime.fromtimestamp(value["at_ns"] / 1e9, UTC), value["action"], preference)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        msg = "It needs a time and an action."
+        msg = "A stored change of a preference needs a time and an action."
         raise StoredPreferenceError(msg) from error
 
 
 def to_change_value(preference: Preference, action: Action, lineage: str) -> dict[str, Any]:
-    """An item of a store that says what became of a preference."""
+    """The value of an item of the history."""
     return {**to_fields(preference), "action": action, "at_ns": time.time_ns(), "lineage": lineage}
 
 
 @dataclass(frozen=True, slots=True)
 class FeedbackEvent:
-    """One piece of feedback: what was judged is not kept, only what it told of each preference."""
+    """One piece of feedback. It holds the evidence for each preference, and nothing of the text that was judged."""
 
     at_ns: int
-    """When, since 1970."""
+    """Nanoseconds since 1970."""
     kind: FeedbackKind
     evidence: Mapping[str, float] = field(repr=False)
-    """By the key of a preference, in nats per token; of a comparison, of the better response less the worse."""
+    """By key of a preference, the mean log-probability gain in nats per token; for a comparison, that of the better
+    response minus that of the worse one."""
 
 
 def to_event(value: Mapping[str, Any]) -> FeedbackEvent:
-    """One piece of feedback.
+    """Convert the value of an item to a piece of feedback.
 
     Raises:
-        StoredPreferenceError: It is none.
+        StoredPreferenceError: A field is missing or has a wrong type or value.
     """
     match value:
         case {"at_ns": int() as at_ns, "kind": str() as kind, "evidence": {**evidence}} if kind in get_args(
             FeedbackKind
-        ) and all(isinstance(each, int | float) and math.isfinite(each) for each in evidence.values()):
+        ) and all(isinstance(gain, int | float) and math.isfinite(gain) for gain in evidence.values()):
             return FeedbackEvent(at_ns, cast("FeedbackKind", kind), cast("dict[str, float]", evidence))
-    msg = "An item of a user's feedback holds none: it needs a time, a kind and evidence. Delete it."
+    msg = "A stored piece of feedback needs a time, a kind and finite evidence. Delete the item."
     raise StoredPreferenceError(msg)
 
 
 def to_event_value(event: FeedbackEvent) -> dict[str, Any]:
-    """An item of a store that says what was judged how."""
+    """The value of an item of feedback."""
     return {"at_ns": event.at_ns, "kind": event.kind, "evidence": dict(event.evidence)}
 
 
 def memories_to_preferences(items: Sequence[SearchItem]) -> list[Preference]:
-    """What langmem's tools have written, as preferences of weight 1, the last written last.
+    """Convert items of langmem's tools to preferences of weight 1, in the order in which they were written.
 
-    They keep `{"content": ...}`, a text or an object of some schema, also together with the schema's name as `"kind"`.
-    An object is told by its fields, in the order of its keys.
+    An item is `{"content": ...}`, where the content is a text or an object of some schema; the schema's name may be
+    given as `"kind"`. An object becomes a text that lists its fields in the order of their names.
     """
     ordered = sorted(items, key=lambda item: (item.updated_at, item.key))
-    texts = [usable("; ".join(_tell(item.value.get("content")))) for item in ordered]
+    texts = [usable("; ".join(_lines(item.value.get("content")))) for item in ordered]
     return [Preference(text) for text in texts if text.strip()]
 
 
 def usable(text: str) -> str:
-    """A text of another program's or a model's, without the characters that no preference may hold."""
+    """Remove the characters that a preference must not contain from a text of another program or a model."""
     return text.encode(errors="ignore").decode().replace("\0", "")
 
 
-def _tell(content: Any, name: str = "") -> Iterator[str]:
+def _lines(content: Any, name: str = "") -> Iterator[str]:
+    """A line per text or number of a JSON value, with the names of the fields that lead to it."""
     if content is None or content == "":
         return
     if isinstance(content, Mapping):
         for key in sorted(content):
-            yield from _tell(content[key], f"{name} {key}".strip())
+            yield from _lines(content[key], f"{name} {key}".strip())
     elif isinstance(content, list):
-        for each in content:
-            yield from _tell(each, name)
+        for element in content:
+            yield from _lines(element, name)
     else:
         text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
         yield f"{name}: {text}" if name else text

@@ -1,4 +1,4 @@
-"""LangChain's key-value stores as stores of LangGraph's."""
+"""A LangGraph store over a LangChain key-value store."""
 
 import contextlib
 import hashlib
@@ -13,56 +13,56 @@ from langgraph.store.base import BaseStore, GetOp, Item, Op, PutOp, SearchItem, 
 
 
 class KeyValueAdapter(BaseStore):
-    """A LangGraph store over one of LangChain's key-value stores, for items that are found by user and key.
+    """A LangGraph store over a LangChain key-value store, for items that are found by namespace and key.
 
-    Each item is one key and holds JSON, so that stores of bytes and stores in files take it. Files are not written at
-    one stroke: keep `LocalFileStore` to one program at a time.
+    Each item is stored under one key as JSON bytes, which stores of bytes and of files accept. `LocalFileStore` does
+    not write files atomically: use it from one program at a time.
 
     Args:
-        store: Where to keep them: `InMemoryStore`, `LocalFileStore`, `RedisStore`, ...
+        store: The key-value store: `InMemoryStore`, `LocalFileStore`, `RedisStore`, ...
     """
 
     def __init__(self, store: KeyValueStore[str, Any]) -> None:
         self.store = store
 
     def batch(self, ops: Iterable[Op]) -> list[Any]:
-        """Carry operations out, one after another."""
+        """Execute operations one after another."""
         return [self._do(op) for op in ops]
 
     async def abatch(self, ops: Iterable[Op]) -> list[Any]:
-        """Carry operations out, one after another."""
+        """Execute operations one after another."""
         return [await self._ado(op) for op in ops]
 
     def _do(self, op: Op) -> Any:
         match op:
-            case PutOp(where, key, None):
-                return self.store.mdelete([_flat(where, key)])
-            case PutOp(where, key, dict() as value):
-                return self.store.mset([(_flat(where, key), _dump(where, key, value))])
-            case GetOp(where, key):
-                return _load(self.store.mget([_flat(where, key)])[0])
-            case SearchOp(where):
-                keys = self._keys(_flat(where))
+            case PutOp(namespace, key, None):
+                return self.store.mdelete([_flat(namespace, key)])
+            case PutOp(namespace, key, dict() as value):
+                return self.store.mset([(_flat(namespace, key), _dump(namespace, key, value))])
+            case GetOp(namespace, key):
+                return _load(self.store.mget([_flat(namespace, key)])[0])
+            case SearchOp(namespace):
+                keys = self._keys(_flat(namespace))
                 return _page(op, self.store.mget(keys) if keys else [])
         raise NotImplementedError(type(op).__name__)
 
     async def _ado(self, op: Op) -> Any:
         match op:
-            case PutOp(where, key, None):
-                return await self.store.amdelete([_flat(where, key)])
-            case PutOp(where, key, dict() as value):
-                return await self.store.amset([(_flat(where, key), _dump(where, key, value))])
-            case GetOp(where, key):
-                return _load((await self.store.amget([_flat(where, key)]))[0])
-            case SearchOp(where):
-                keys = await self._akeys(_flat(where))
+            case PutOp(namespace, key, None):
+                return await self.store.amdelete([_flat(namespace, key)])
+            case PutOp(namespace, key, dict() as value):
+                return await self.store.amset([(_flat(namespace, key), _dump(namespace, key, value))])
+            case GetOp(namespace, key):
+                return _load((await self.store.amget([_flat(namespace, key)]))[0])
+            case SearchOp(namespace):
+                keys = await self._akeys(_flat(namespace))
                 return _page(op, await self.store.amget(keys) if keys else [])
         raise NotImplementedError(type(op).__name__)
 
     def _keys(self, prefix: str) -> list[str]:
         keys = [*self.store.yield_keys(prefix=prefix)]
         if not keys:
-            with contextlib.suppress(InvalidKeyException):  # of stores in files
+            with contextlib.suppress(InvalidKeyException):  # file stores refuse "*"
                 keys = [*self.store.yield_keys(prefix=_as_pattern(prefix))]
         return sorted(key for key in keys if key.startswith(prefix))
 
@@ -75,19 +75,19 @@ class KeyValueAdapter(BaseStore):
 
 
 def _as_pattern(prefix: str) -> str:
-    """For the stores over Redis, which look for keys that match the prefix as a whole."""
+    """A prefix for stores over Redis, which take it as a pattern that the whole key must match."""
     return f"{prefix}*"
 
 
-def _flat(where: tuple[str, ...], key: str = "") -> str:
-    """A key that stores in files take too: letters, digits, slashes and little else."""
-    owner = hashlib.sha256("/".join(where).encode()).hexdigest()
-    return f"{where[0]}/{owner}/{hashlib.sha256(key.encode()).hexdigest() if key else ''}"
+def _flat(namespace: tuple[str, ...], key: str = "") -> str:
+    """A key that file stores accept too: letters, digits, slashes and few other characters."""
+    owner = hashlib.sha256("/".join(namespace).encode()).hexdigest()
+    return f"{namespace[0]}/{owner}/{hashlib.sha256(key.encode()).hexdigest() if key else ''}"
 
 
-def _dump(where: tuple[str, ...], key: str, value: Mapping[str, Any]) -> bytes:
+def _dump(namespace: tuple[str, ...], key: str, value: Mapping[str, Any]) -> bytes:
     at = datetime.now(UTC).isoformat()
-    return json.dumps({"namespace": where, "key": key, "value": value, "at": at}, ensure_ascii=False).encode()
+    return json.dumps({"namespace": namespace, "key": key, "value": value, "at": at}, ensure_ascii=False).encode()
 
 
 def _load(stored: bytes | None) -> Item | None:
@@ -105,5 +105,5 @@ def _load(stored: bytes | None) -> Item | None:
 
 def _page(op: SearchOp, stored: Iterable[bytes | None]) -> list[SearchItem]:
     items = [item for item in map(_load, stored) if item is not None]
-    found = [SearchItem(item.namespace, item.key, item.value, item.created_at, item.updated_at) for item in items]
-    return found[op.offset : op.offset + op.limit]
+    matches = [SearchItem(item.namespace, item.key, item.value, item.created_at, item.updated_at) for item in items]
+    return matches[op.offset : op.offset + op.limit]

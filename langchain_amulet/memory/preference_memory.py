@@ -1,65 +1,46 @@
 """Per-user preference memory over a LangGraph store."""
 
-import weakref
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal
 
 from langgraph.store.base import BaseStore
 
 from langchain_amulet.exceptions import InvalidParameterError
 from langchain_amulet.memory import operations
-from langchain_amulet.memory.execution import arun, run, to_the_end
-from langchain_amulet.memory.items import PREFERENCES, Kept, PreferenceChange
-from langchain_amulet.memory.recall_cache import Reading, Recalled, caches, drop_everywhere
+from langchain_amulet.memory.access import StoreAccess
+from langchain_amulet.memory.items import PreferenceChange
+from langchain_amulet.memory.operations import UserExport
 from langchain_amulet.memory.sources import PreferenceSource, as_store
-from langchain_amulet.memory.store_ops import StoreOperation, namespace
 from langchain_amulet.preferences import Preference, Source
-
-_T = TypeVar("_T")
 
 DEFAULT_READ_TIMEOUT_S = 10.0
 
 
-class Forgetful(Protocol):
-    """Something that keeps what it has made of preferences, such as an engine its keys and values."""
-
-    def forget_private(self) -> None:
-        """Drop it."""
-
-
-_watchers: "weakref.WeakSet[Forgetful]" = weakref.WeakSet()
-
-
-def tell_when_forgetting(watcher: Forgetful) -> None:
-    """Let it drop what it keeps whenever a preference is forgotten, through whatever memory of this process."""
-    _watchers.add(watcher)
-
-
 class PreferenceMemory:
-    """What each user prefers, in any LangGraph `BaseStore`.
+    """Preferences per user, in any LangGraph `BaseStore`.
 
-    Each preference is one item under the namespace `("preferences", <encoded user id>)`, with a key of its own, so that
-    several programs may write at once; one more item holds the weights that were learned from feedback. Whoever can
-    read the store can read the preferences: keep it where you keep other personal data. Every method has an async twin,
-    named with an `a` before it, for any kind of store.
+    Each preference is an item of its own in the namespace `("preferences", <encoded user id>)`, so several programs may
+    write at once. One more item holds the weights that were learned from feedback. Everyone who can read the store can
+    read the preferences, so protect it like other personal data. Every method has an async twin with the prefix `a`,
+    which works with any kind of store.
 
     Args:
-        store: Where to keep them. `None` keeps them in this process; `SqliteStore`, `PostgresStore` and the like keep
-            them across restarts. A key-value store of LangChain's serves as well. To read only: a mapping from user
-            ids to preferences, or a function, sync or async, that is given a user id.
-        read_timeout: Seconds that the store may take to answer a read; `None` waits. Writes are waited for; so is an
-            SQLite connection that serves one thread alone, and it holds up the event loop of async callers: open it
-            with `check_same_thread=False`.
-        cache_seconds: For how long a user's preferences may be served without asking the store again. What this process
-            writes through a `PreferenceMemory` counts at once; what others write counts after at most this time, and
-            answers say how old the preferences were. 0 always asks.
-        langmem_namespace: Where langmem's tools have written memories to read as preferences of weight 1, with the user
-            id as `"{langgraph_user_id}"`: `("memories", "{langgraph_user_id}")`. `None` does not look for any.
+        store: Where preferences are stored. `None`: in this process only. `SqliteStore`, `PostgresStore` and similar
+            stores keep them across restarts. A LangChain key-value store is accepted too. A mapping from user ids to
+            preferences, or a sync or async function of the user id, gives a read-only memory.
+        read_timeout: Seconds to wait for a read; `None` waits without a limit. Writes have no timeout. An SQLite
+            connection that is bound to one thread has no timeout either, and blocks the event loop of async callers:
+            open it with `check_same_thread=False`.
+        cache_seconds: How long a user's preferences may be served without reading the store again. Writes through any
+            `PreferenceMemory` of this process take effect at once; other writes after at most this time. Answers report
+            the age of cached preferences. 0 reads the store for every answer.
+        langmem_namespace: Where langmem's tools write memories, which are then read as preferences of weight 1, with
+            `"{langgraph_user_id}"` for the user id: `("memories", "{langgraph_user_id}")`. `None` reads none.
 
     Raises:
-        StoreTypeError: `store` is none of these.
-        InvalidParameterError: A time is negative, or the namespace names no user.
+        StoreTypeError: `store` is not one of the accepted kinds.
+        InvalidParameterError: A time is out of range, or the namespace does not contain the user id.
 
     Example:
         >>> memory = PreferenceMemory()
@@ -78,15 +59,22 @@ class PreferenceMemory:
         langmem_namespace: Sequence[str] | None = None,
     ) -> None:
         if read_timeout is not None and not read_timeout > 0:
-            msg = f"read_timeout must be above 0 seconds, got {read_timeout!r}. None waits for as long as it takes."
+            msg = f"read_timeout must be above 0 seconds, got {read_timeout!r}. None waits without a limit."
             raise InvalidParameterError(msg)
         if not cache_seconds >= 0:
-            msg = f"cache_seconds must be at least 0, got {cache_seconds!r}. 0 asks the store for every answer."
+            msg = f"cache_seconds must be at least 0, got {cache_seconds!r}. 0 reads the store for every answer."
             raise InvalidParameterError(msg)
-        self.store: BaseStore = as_store(store)
-        self._read_timeout_s = read_timeout
-        self._cache_s = cache_seconds
-        self._langmem = operations.check_langmem_namespace(langmem_namespace)
+        self._access = StoreAccess(
+            as_store(store),
+            read_timeout_s=read_timeout,
+            cache_s=cache_seconds,
+            langmem_namespace=operations.check_langmem_namespace(langmem_namespace),
+        )
+
+    @property
+    def store(self) -> BaseStore:
+        """The LangGraph store that holds the preferences."""
+        return self._access.store
 
     def remember(
         self,
@@ -97,27 +85,26 @@ class PreferenceMemory:
         source: Source = "stated",
         expires_at: datetime | None = None,
     ) -> Preference:
-        """Store one preference; the same text again takes the place of what was stored.
+        """Store one preference. A stored preference with the same text is replaced.
 
         Args:
-            user_id: Any text but the empty one.
-            preference: What the user prefers, as an instruction to the model; or a `Preference`, which says what the
-                other arguments say.
-            weight: How much it counts; below 0 is a dislike.
-            source: Whether the user has said it or it was learned.
-            expires_at: From when on it does not count any more.
+            user_id: Any non-empty string.
+            preference: An instruction to the model; or a `Preference`, and no other arguments.
+            weight: Strength, from -100 to 100; below 0 is a dislike.
+            source: `"stated"` by the user, or `"learned"` from feedback.
+            expires_at: The time from which the preference no longer applies, with a time zone.
 
         Returns:
             The preference as stored.
 
         Raises:
-            PreferenceError: It is no preference.
-            InvalidParameterError: A value is none that a `Preference` may have, or is given beside one.
-            UserIdError: The user id is empty or no string.
-            StoreTypeError: The memory can only be read.
+            PreferenceError: A value has a wrong type.
+            InvalidParameterError: A value is out of range, or was passed beside a `Preference`.
+            UserIdError: The user id is empty or not a string.
+            StoreTypeError: The memory is read-only.
         """
-        given = _preference(preference, weight, source, expires_at)
-        return self.carry_out(user_id, operations.remember(user_id, given))
+        stored = _preference(preference, weight, source, expires_at)
+        return self._access.write(user_id, operations.remember(user_id, stored))
 
     async def aremember(
         self,
@@ -129,46 +116,24 @@ class PreferenceMemory:
         expires_at: datetime | None = None,
     ) -> Preference:
         """Async `remember`."""
-        given = _preference(preference, weight, source, expires_at)
-        return await self.acarry_out(user_id, operations.remember(user_id, given))
+        stored = _preference(preference, weight, source, expires_at)
+        return await self._access.awrite(user_id, operations.remember(user_id, stored))
 
     def recall(self, user_id: str) -> list[Preference]:
-        """All preferences of this user, in the order of their first remembering; an unknown user has none.
+        """Return all preferences of this user, in the order in which they were first stored.
+
+        An unknown user has no preferences. Expired preferences are left out.
 
         Raises:
-            StoredPreferenceError: An item of the store is no preference.
-            StoreTimeoutError: The store has not answered in time.
-            UserIdError: The user id is empty or no string.
+            StoredPreferenceError: An item of the store is not a preference.
+            StoreTimeoutError: The store did not answer within `read_timeout`.
+            UserIdError: The user id is empty or not a string.
         """
-        return [*self.look_up(user_id).preferences]
+        return [*self._access.recall(user_id).preferences]
 
     async def arecall(self, user_id: str) -> list[Preference]:
         """Async `recall`."""
-        return [*(await self.alook_up(user_id)).preferences]
-
-    def look_up(self, user_id: str) -> Recalled:
-        """`recall`, with the age of what was found."""
-        if known := self._known(user_id):
-            return known
-        reading = caches.of(self.store).begin()
-        return self._keep(user_id, self.read(self.plan_to_recall(user_id)), reading)
-
-    async def alook_up(self, user_id: str) -> Recalled:
-        """Async `look_up`."""
-        if known := self._known(user_id):
-            return known
-        reading = caches.of(self.store).begin()
-        return self._keep(user_id, await self.aread(self.plan_to_recall(user_id)), reading)
-
-    def _known(self, user_id: str) -> Recalled | None:
-        where = namespace(PREFERENCES, user_id)
-        return caches.of(self.store).get(where, self._langmem, self._cache_s) if self._cache_s else None
-
-    def _keep(self, user_id: str, found: Sequence[Kept], reading: Reading) -> Recalled:
-        preferences = tuple(each.preference for each in found)
-        if self._cache_s:
-            caches.of(self.store).put(namespace(PREFERENCES, user_id), self._langmem, preferences, reading)
-        return Recalled(preferences, 0.0)
+        return [*(await self._access.arecall(user_id)).preferences]
 
     def update(
         self,
@@ -180,27 +145,28 @@ class PreferenceMemory:
         source: Source | None = None,
         expires_at: datetime | Literal["keep"] | None = "keep",
     ) -> Preference:
-        """Change one preference; the earlier version stays in the history.
+        """Change one preference. The earlier version remains in the history.
 
         Args:
-            user_id: Whose.
-            text: The preference as it was remembered.
-            new_text: What it says from now on.
-            weight: How much it counts from now on, whatever was learned.
-            source: Whether the user has said it or it was learned.
-            expires_at: From when on it does not count any more; `None`: it stays.
+            user_id: The user.
+            text: The text of the preference, exactly as stored.
+            new_text: The new text; `None` keeps the text.
+            weight: The new weight, which replaces a learned one; `None` keeps the weight.
+            source: The new source; `None` keeps the source.
+            expires_at: The new time of expiry; `None`: the preference does not expire; `"keep"` keeps the time.
 
         Returns:
-            The preference as it is now.
+            The changed preference.
 
         Raises:
-            UnknownPreferenceError: The user has no such preference.
-            PreferenceError: What it is to be is no preference.
-            InvalidParameterError: A value is none that a `Preference` may have.
-            UserIdError: The user id is empty or no string.
-            StoreTypeError: The memory can only be read.
+            UnknownPreferenceError: The user has no preference with this text.
+            PreferenceError: A value has a wrong type.
+            InvalidParameterError: A value is out of range.
+            UserIdError: The user id is empty or not a string.
+            StoreTypeError: The memory is read-only.
         """
-        return self._forget(user_id, operations.update(user_id, text, _changes(new_text, weight, source, expires_at)))
+        changes = _changes(new_text, weight, source, expires_at)
+        return self._access.write(user_id, operations.update(user_id, text, changes), forgets=True)
 
     async def aupdate(
         self,
@@ -214,132 +180,113 @@ class PreferenceMemory:
     ) -> Preference:
         """Async `update`."""
         changes = _changes(new_text, weight, source, expires_at)
-        return await self._aforget(user_id, operations.update(user_id, text, changes))
+        return await self._access.awrite(user_id, operations.update(user_id, text, changes), forgets=True)
 
     def forget(self, user_id: str, text: str | None = None) -> None:
-        """Delete one preference of this user with its history and what feedback told of it, or all of them.
+        """Delete one preference of this user with its history and its evidence from feedback, or everything.
 
         Args:
-            user_id: Whose.
-            text: The preference to delete, as it was remembered; unknown texts are ignored. `None` deletes all.
+            user_id: The user.
+            text: The text of the preference, exactly as stored. An unknown text is ignored. `None` deletes everything,
+                as `forget_user` does.
 
         Raises:
-            UserIdError: The user id is empty or no string.
-            StoreTypeError: The memory can only be read.
+            UserIdError: The user id is empty or not a string.
+            StoreTypeError: The memory is read-only.
         """
-        self._forget(user_id, operations.forget(user_id, text))
+        self._access.write(user_id, operations.forget(user_id, text), forgets=True)
 
     async def aforget(self, user_id: str, text: str | None = None) -> None:
         """Async `forget`."""
-        await self._aforget(user_id, operations.forget(user_id, text))
+        await self._access.awrite(user_id, operations.forget(user_id, text), forgets=True)
 
     def forget_user(self, user_id: str) -> None:
-        """Delete all that is kept of this user: preferences, history and feedback."""
-        self._forget(user_id, operations.forget_user(user_id))
+        """Delete everything stored about this user: preferences, history and feedback.
+
+        Raises:
+            UserIdError: The user id is empty or not a string.
+            StoreTypeError: The memory is read-only.
+        """
+        self._access.write(user_id, operations.forget_user(user_id), forgets=True)
 
     async def aforget_user(self, user_id: str) -> None:
         """Async `forget_user`."""
-        await self._aforget(user_id, operations.forget_user(user_id))
+        await self._access.awrite(user_id, operations.forget_user(user_id), forgets=True)
 
     def history(self, user_id: str) -> list[PreferenceChange]:
-        """How this user's preferences came to be what they are, the first change first; nothing of forgotten ones."""
-        return self.read(operations.history(user_id))
+        """Return all changes of this user's preferences, oldest first, except those of deleted preferences.
+
+        Raises:
+            StoredPreferenceError: An item of the store is not a change of a preference.
+            StoreTimeoutError: The store did not answer within `read_timeout`.
+            UserIdError: The user id is empty or not a string.
+            StoreTypeError: The memory is read-only, and so has no history.
+        """
+        return self._access.read(operations.history(user_id))
 
     async def ahistory(self, user_id: str) -> list[PreferenceChange]:
         """Async `history`."""
-        return await self.aread(operations.history(user_id))
+        return await self._access.aread(operations.history(user_id))
 
-    def export(self, user_id: str) -> dict[str, Any]:
-        """All that is kept of this user, as JSON."""
-        return self.read(operations.export(user_id))
-
-    async def aexport(self, user_id: str) -> dict[str, Any]:
-        """Async `export`."""
-        return await self.aread(operations.export(user_id))
-
-    def import_(self, user_id: str, exported: Mapping[str, Any]) -> None:
-        """Add what `export` has returned; the same texts take the place of what was stored.
+    def export(self, user_id: str) -> UserExport:
+        """Return everything stored about this user, as JSON.
 
         Raises:
-            ImportFormatError: It is nothing that `export` returns; nothing was written.
+            StoreTimeoutError: The store did not answer within `read_timeout`.
+            UserIdError: The user id is empty or not a string.
+            StoreTypeError: The memory is read-only, and so has nothing to export.
         """
-        self.carry_out(user_id, operations.import_(user_id, exported))
+        return self._access.read(operations.export(user_id))
 
-    async def aimport_(self, user_id: str, exported: Mapping[str, Any]) -> None:
+    async def aexport(self, user_id: str) -> UserExport:
+        """Async `export`."""
+        return await self._access.aread(operations.export(user_id))
+
+    def import_(self, user_id: str, exported: Mapping[str, object]) -> None:
+        """Add the result of `export` to what is stored. Stored preferences with the same texts are replaced.
+
+        Args:
+            user_id: The user to write it for, who may be another one than that of the export.
+            exported: The result of `export`, directly or after a round trip through JSON.
+
+        Raises:
+            ImportFormatError: `exported` is not a result of `export`; nothing was written.
+            UserIdError: The user id is empty or not a string.
+            StoreTypeError: The memory is read-only.
+        """
+        self._access.write(user_id, operations.import_(user_id, exported))
+
+    async def aimport_(self, user_id: str, exported: Mapping[str, object]) -> None:
         """Async `import_`."""
-        await self.acarry_out(user_id, operations.import_(user_id, exported))
-
-    # For other rooms of this package
-
-    def plan_to_recall(self, user_id: str) -> StoreOperation[list[Kept]]:
-        """`recall`, as a plan that others can be made of."""
-        return operations.recall(self.store, user_id, self._langmem)
-
-    def carry_out(self, user_id: str, plan: StoreOperation[_T]) -> _T:
-        """Do what changes something of this user's."""
-        where = namespace(PREFERENCES, user_id)
-        try:
-            return run(self.store, plan)
-        finally:  # a store that fails may have written some
-            drop_everywhere(where)
-
-    async def acarry_out(self, user_id: str, plan: StoreOperation[_T]) -> _T:
-        """Async `carry_out`; it is done to the end even if the caller is cancelled."""
-        return await to_the_end(self._acarry_out(namespace(PREFERENCES, user_id), plan))
-
-    async def _acarry_out(self, where: tuple[str, ...], plan: StoreOperation[_T]) -> _T:
-        try:
-            return await arun(self.store, plan)
-        finally:
-            drop_everywhere(where)
-
-    def read(self, plan: StoreOperation[_T]) -> _T:
-        """Do what changes nothing, within `read_timeout`."""
-        return run(self.store, plan, self._read_timeout_s)
-
-    async def aread(self, plan: StoreOperation[_T]) -> _T:
-        """Async `read`."""
-        return await arun(self.store, plan, self._read_timeout_s)
-
-    def _forget(self, user_id: str, plan: StoreOperation[_T]) -> _T:
-        try:
-            return self.carry_out(user_id, plan)
-        finally:
-            _tell_watchers()
-
-    async def _aforget(self, user_id: str, plan: StoreOperation[_T]) -> _T:
-        return await to_the_end(self._acarry_out_and_tell(namespace(PREFERENCES, user_id), plan))
-
-    async def _acarry_out_and_tell(self, where: tuple[str, ...], plan: StoreOperation[_T]) -> _T:
-        try:
-            return await self._acarry_out(where, plan)
-        finally:
-            _tell_watchers()
+        await self._access.awrite(user_id, operations.import_(user_id, exported))
 
 
 def as_memory(memory: PreferenceMemory | PreferenceSource) -> PreferenceMemory | None:
-    """A memory over what was passed, unless it is one already; `None` stays `None`."""
+    """Convert a source of preferences to a memory. A memory and `None` are returned unchanged."""
     return memory if memory is None or isinstance(memory, PreferenceMemory) else PreferenceMemory(memory)
 
 
-def _tell_watchers() -> None:
-    for watcher in list(_watchers):
-        watcher.forget_private()
+def access_to(memory: PreferenceMemory) -> StoreAccess:
+    """How this memory reads and writes its store, for other packages of langchain-amulet."""
+    return memory._access  # noqa: SLF001 - the class above, whose public names are for users
 
 
-def _preference(given: str | Preference, weight: float, source: Source, expires_at: datetime | None) -> Preference:
-    if not isinstance(given, Preference):
-        return Preference(given, weight, source, expires_at)
+def _preference(value: str | Preference, weight: float, source: Source, expires_at: datetime | None) -> Preference:
+    if not isinstance(value, Preference):
+        return Preference(value, weight, source, expires_at)
     if (weight, source, expires_at) != (1.0, "stated", None):
-        msg = "A Preference says its weight, source and end itself: leave the other arguments out, or give its text."
+        msg = (
+            "A Preference has a weight, a source and a time of expiry of its own. "
+            "Leave the other arguments out, or pass its text in place of the Preference."
+        )
         raise InvalidParameterError(msg)
-    return given
+    return value
 
 
 def _changes(
     new_text: str | None, weight: float | None, source: Source | None, expires_at: datetime | Literal["keep"] | None
 ) -> dict[str, Any]:
-    """The fields of a preference that are to change."""
-    given = {"text": new_text, "weight": weight, "source": source}
-    kept = {} if expires_at == "keep" else {"expires_at": expires_at}
-    return {name: value for name, value in given.items() if value is not None} | kept
+    """The fields to change, with their new values."""
+    fields = {"text": new_text, "weight": weight, "source": source}
+    expiry = {} if expires_at == "keep" else {"expires_at": expires_at}
+    return {name: value for name, value in fields.items() if value is not None} | expiry

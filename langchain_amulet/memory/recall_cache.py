@@ -1,4 +1,4 @@
-"""Preferences read a moment ago, per store and user."""
+"""A cache of recently read preferences, per store and user."""
 
 import threading
 import time
@@ -13,15 +13,15 @@ _MAX_USERS = 1024
 
 
 class Recalled(NamedTuple):
-    """A user's preferences, and since when they are known."""
+    """A user's preferences, and how old they are."""
 
     preferences: tuple[Preference, ...]
     age_s: float
-    """Seconds since they were read; 0 if they were read for this call."""
+    """Seconds since they were read from the store; 0 if they were read for this call."""
 
 
-class Reading(NamedTuple):
-    """When a user's preferences began to be read."""
+class ReadStart(NamedTuple):
+    """The state of the cache when a read of the store began."""
 
     at_s: float
     num_writes: int
@@ -29,15 +29,15 @@ class Reading(NamedTuple):
 
 class _Entry(NamedTuple):
     at_s: float
-    reader: Hashable
+    variant: Hashable
     preferences: tuple[Preference, ...]
 
 
 class RecallCache:
-    """What was read of one store, until somebody writes to it through this process or it is too old.
+    """The preferences read from one store. An entry is dropped when this process writes for its user.
 
     Args:
-        clock: Seconds, from any start.
+        clock: Returns the time in seconds, from any origin.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -46,40 +46,46 @@ class RecallCache:
         self._entries: OrderedDict[tuple[str, ...], _Entry] = OrderedDict()
         self._num_writes = 0
 
-    def get(self, where: tuple[str, ...], reader: Hashable, max_age_s: float) -> Recalled | None:
-        """What this kind of reader has found of this user, if it is young enough; nothing that has expired."""
-        with self._lock:
-            entry = self._entries.get(where)
-        if entry is None or entry.reader != reader or (age_s := self._clock() - entry.at_s) > max_age_s:
-            return None
-        return Recalled(tuple(each for each in entry.preferences if not each.is_expired), age_s)
+    def get(self, namespace: tuple[str, ...], variant: Hashable, max_age_s: float) -> Recalled | None:
+        """Return the unexpired preferences of a user, or `None` if they are not cached or older than `max_age_s`.
 
-    def begin(self) -> Reading:
-        """To be called before the store is read."""
-        return Reading(self._clock(), self._num_writes)
+        Args:
+            namespace: The namespace of the user's preferences.
+            variant: What else was read with them. Entries of another variant are not returned.
+            max_age_s: Maximum age in seconds.
+        """
+        with self._lock:
+            entry = self._entries.get(namespace)
+        if entry is None or entry.variant != variant or (age_s := self._clock() - entry.at_s) > max_age_s:
+            return None
+        return Recalled(tuple(preference for preference in entry.preferences if not preference.is_expired), age_s)
+
+    def start_read(self) -> ReadStart:
+        """Call this before the store is read, and pass the result to `put`."""
+        return ReadStart(self._clock(), self._num_writes)
 
     def put(
-        self, where: tuple[str, ...], reader: Hashable, preferences: tuple[Preference, ...], reading: Reading
+        self, namespace: tuple[str, ...], variant: Hashable, preferences: tuple[Preference, ...], start: ReadStart
     ) -> None:
-        """Keep what was read, unless somebody has written meanwhile: it may be what was there before."""
+        """Store what was read, unless there was a write since `start`: the read may have missed it."""
         with self._lock:
-            if reading.num_writes == self._num_writes:
-                self._entries[where] = _Entry(reading.at_s, reader, preferences)
-                self._entries.move_to_end(where)
+            if start.num_writes == self._num_writes:
+                self._entries[namespace] = _Entry(start.at_s, variant, preferences)
+                self._entries.move_to_end(namespace)
                 while len(self._entries) > _MAX_USERS:
                     self._entries.popitem(last=False)
 
-    def drop(self, where: tuple[str, ...]) -> None:
-        """Drop what is known of this user."""
+    def drop(self, namespace: tuple[str, ...]) -> None:
+        """Drop the entry of a user."""
         with self._lock:
             self._num_writes += 1
-            self._entries.pop(where, None)
+            self._entries.pop(namespace, None)
 
 
-caches = OnePerStore(RecallCache)  # for all memories over a store
+caches = OnePerStore(RecallCache)  # shared by all memories over a store
 
 
-def drop_everywhere(where: tuple[str, ...]) -> None:
-    """Drop what is known of this user from whatever store: two of this process may keep to the same database."""
+def drop_everywhere(namespace: tuple[str, ...]) -> None:
+    """Drop a user's entries for all stores, since two stores of this process may use the same database."""
     for cache in caches.all():
-        cache.drop(where)
+        cache.drop(namespace)

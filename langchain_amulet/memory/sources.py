@@ -1,14 +1,14 @@
-"""What a memory can be made of: stores of LangGraph and LangChain, mappings, functions."""
+"""What a `PreferenceMemory` accepts as its store: stores of LangGraph and LangChain, mappings, functions."""
 
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncContextDecorator, ContextDecorator
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from langchain_core.stores import BaseStore as KeyValueStore
-from langgraph.store.base import BaseStore, Op, PutOp, SearchOp
+from langgraph.store.base import BaseStore, Op
 from langgraph.store.memory import InMemoryStore
 
 from langchain_amulet.exceptions import StoreTypeError
@@ -23,10 +23,10 @@ PreferenceSource: TypeAlias = (
 
 
 def as_store(source: PreferenceSource) -> BaseStore:
-    """The LangGraph store of whatever a memory was given; `None` is a new one in this process.
+    """Convert a source to a LangGraph store; `None` gives a new `InMemoryStore`.
 
     Raises:
-        StoreTypeError: Preferences cannot be kept in, nor read from, such a thing.
+        StoreTypeError: `source` is neither a store, a mapping, a function, nor `None`.
     """
     if source is None:
         return InMemoryStore()
@@ -38,58 +38,62 @@ def as_store(source: PreferenceSource) -> BaseStore:
         return FunctionStore(source.get)
     if callable(source) and not isinstance(source, type | ContextDecorator | AsyncContextDecorator):
         return FunctionStore(source)
-    given = source.__name__ if isinstance(source, type) else type(source).__name__
+    name = source.__name__ if isinstance(source, type) else type(source).__name__
     msg = (
-        f"PreferenceMemory keeps preferences in a LangGraph BaseStore, got {given}. Use InMemoryStore, SqliteStore, "
-        f"PostgresStore, ..., or None for this process only. A store of LangChain's, a mapping from user ids or a "
-        f"function of one serve too; what opens a store is entered by `with` first."
+        f"PreferenceMemory needs a LangGraph BaseStore (InMemoryStore, SqliteStore, PostgresStore, ...), a LangChain "
+        f"key-value store, a mapping from user ids to preferences, a function of the user id, or None for this process "
+        f"only; got {name}. A context manager that opens a store must be entered with `with` first."
     )
     raise StoreTypeError(msg)
 
 
 class FunctionStore(BaseStore):
-    """Read-only: a search whose query is a user id finds what a function says that this user prefers.
+    """A read-only source of preferences: a function of the user id.
+
+    It has no items, so every LangGraph operation on it raises `StoreTypeError`.
 
     Args:
-        function: Sync, or async for callers who are.
+        function: Called with a user id. An async function serves async callers only.
     """
 
     def __init__(self, function: PreferenceFunction) -> None:
         self._function = function
 
-    def batch(self, ops: Iterable[Op]) -> list[Any]:
-        """Ask the function.
+    def read(self, user_id: str) -> PreferenceLike:
+        """Call the function.
 
         Raises:
-            StoreTypeError: Something was to be written; or the function is async.
+            StoreTypeError: The function is async.
         """
-        return [self._ask(op) for op in ops]
-
-    async def abatch(self, ops: Iterable[Op]) -> list[Any]:
-        """Ask the function; one that is not async runs in a thread, since it may read files or databases."""
-        answers = []
-        for op in ops:
-            user_id = _user_id(op)
-            answer = await asyncio.wrap_future(threads.of(self).submit(partial(self._function, user_id)))
-            answers.append(await answer if inspect.isawaitable(answer) else answer)
-        return answers
-
-    def _ask(self, op: Op) -> PreferenceLike:
-        answer = self._function(_user_id(op))
+        answer = self._function(user_id)
         if not inspect.isawaitable(answer):
             return answer
         if inspect.iscoroutine(answer):
             answer.close()
-        msg = "The function that tells preferences is async. Use ainvoke, astream and the like, or a sync function."
+        msg = "The function that reads preferences is async. Use ainvoke, astream, ..., or give a sync function."
         raise StoreTypeError(msg)
 
+    async def aread(self, user_id: str) -> PreferenceLike:
+        """Call the function in a thread, since a sync function may read files or databases; await its result."""
+        answer = await asyncio.wrap_future(threads.of(self).submit(partial(self._function, user_id)))
+        return await answer if inspect.isawaitable(answer) else answer
 
-def _user_id(op: Op) -> str:
-    if isinstance(op, SearchOp) and op.query is not None:
-        return op.query
-    doing = "written to" if isinstance(op, PutOp) else "searched"
-    msg = (
-        f"A mapping or function of preferences can be read, and not {doing}. "
-        f"Give PreferenceMemory a LangGraph store, such as InMemoryStore or SqliteStore."
-    )
-    raise StoreTypeError(msg)
+    def batch(self, ops: Iterable[Op]) -> NoReturn:  # noqa: ARG002 - refused, whatever they are
+        """Refuse all operations.
+
+        Raises:
+            StoreTypeError: Always.
+        """
+        msg = (
+            "A mapping or function of preferences is read-only: it can be asked for a user's preferences, but has no "
+            "items to search or write. Give PreferenceMemory a LangGraph store, such as InMemoryStore or SqliteStore."
+        )
+        raise StoreTypeError(msg)
+
+    async def abatch(self, ops: Iterable[Op]) -> NoReturn:
+        """Refuse all operations.
+
+        Raises:
+            StoreTypeError: Always.
+        """
+        self.batch(ops)

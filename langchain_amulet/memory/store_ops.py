@@ -5,30 +5,56 @@ import threading
 import weakref
 from collections.abc import Callable, Generator, Sequence
 from datetime import UTC, datetime
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 from urllib.parse import quote
 
 from langgraph.store.base import BaseStore, Op, PutOp, SearchItem, SearchOp
 
 from langchain_amulet.exceptions import UserIdError
+from langchain_amulet.preferences import PreferenceLike
 
 _T = TypeVar("_T")
 
 PAGE_SIZE = 500
 _MAX_LABEL_BYTES = 200
-_MAX_TTL_S = 1e9  # three decades; databases' dates end
-StoreOperation: TypeAlias = Generator[list[Op], list[Any], _T]
-"""What to do with a store, without saying how: yields operations, is sent their results, and returns an answer."""
+_MAX_TTL_S = 1e9  # about 30 years; the dates of databases are limited
 
 
-def namespace(root: str, user_id: str) -> tuple[str, str]:
-    """Where a user's items are. The id is percent-encoded: labels allow no periods, and stores differ in what else.
+class PreferenceReader(Protocol):
+    """A read-only source of preferences, which is asked by user id and has no items."""
+
+    def read(self, user_id: str) -> PreferenceLike:
+        """Return what this user prefers."""
+
+    async def aread(self, user_id: str) -> PreferenceLike:
+        """Async `read`."""
+
+
+class ReadPreferences(NamedTuple):
+    """A request to a read-only source; the result is what the source returns for this user."""
+
+    reader: PreferenceReader
+    user_id: str
+
+
+StoreRequest: TypeAlias = list[Op] | ReadPreferences
+"""What an operation asks for at once: a batch of LangGraph operations, or the preferences of a read-only source."""
+
+StoreOperation: TypeAlias = Generator[StoreRequest, Any, _T]
+"""A procedure on a store, for sync and async callers: it yields requests, is sent their results, and returns `_T`."""
+
+
+def namespace_of(root: str, user_id: str) -> tuple[str, str]:
+    """The namespace of a user's items.
+
+    The id is percent-encoded, since LangGraph allows no periods in labels and stores differ in what else they refuse.
+    Ids with a label of more than 200 bytes are hashed.
 
     Raises:
-        UserIdError: The id is no string, or empty.
+        UserIdError: The id is not a string, or is empty.
     """
     if not isinstance(user_id, str):
-        msg = f"A user id is a string, got {type(user_id).__name__}. Convert it, say by str(user_id)."
+        msg = f"A user id must be a string, got {type(user_id).__name__}. Convert it, for example with str(user_id)."
         raise UserIdError(msg)
     if not user_id:
         msg = "The user id is empty. Leave it out to ask without a user."
@@ -40,66 +66,66 @@ def namespace(root: str, user_id: str) -> tuple[str, str]:
     return (root, label)
 
 
-def find_all(where: tuple[str, ...]) -> StoreOperation[list[SearchItem]]:
-    """All items of exactly this namespace.
+def find_all(namespace: tuple[str, ...]) -> StoreOperation[list[SearchItem]]:
+    """Find all items of exactly this namespace.
 
-    More than a page of them is asked for again as a whole: stores order pages by time, so that items move from page to
-    page while others write, and items of the same time come in any order.
+    If there is more than one page, search again with a higher limit instead of an offset: stores order their pages by
+    time, so items move between pages while others write, and items of equal time come in any order.
     """
-    limit, num_found = PAGE_SIZE, 0
+    limit, num_before = PAGE_SIZE, 0
     while True:
-        [page] = yield [SearchOp(where, limit=limit)]
+        [page] = yield [SearchOp(namespace, limit=limit)]
         if len(page) < limit:
             break
-        limit, num_found = 4 * limit, len(page)
-    if page and len(page) == num_found:  # all there is, or all that this store finds at once
-        page = [*page, *(yield from _find_rest(where, num_found))]
-    # Some stores' search also finds namespaces that merely begin alike: another user's.
-    return [*{item.key: item for item in page if item.namespace == where}.values()]
+        limit, num_before = 4 * limit, len(page)
+    if page and len(page) == num_before:  # these are all items, or the store has a limit of its own
+        page = [*page, *(yield from _find_rest(namespace, num_before))]
+    # Some stores match prefixes of labels too, and so return the items of other users.
+    return [*{item.key: item for item in page if item.namespace == namespace}.values()]
 
 
-def _find_rest(where: tuple[str, ...], offset: int) -> StoreOperation[list[SearchItem]]:
+def _find_rest(namespace: tuple[str, ...], offset: int) -> StoreOperation[list[SearchItem]]:
     rest: list[SearchItem] = []
     while True:
-        [page] = yield [SearchOp(where, limit=PAGE_SIZE, offset=offset + len(rest))]
+        [page] = yield [SearchOp(namespace, limit=PAGE_SIZE, offset=offset + len(rest))]
         if not page:
             return rest
         rest += page
 
 
-def put(where: tuple[str, ...], key: str, value: dict[str, Any], expires_at: datetime | None = None) -> PutOp:
-    """Write an item that no search by meaning indexes; stores that can drop it once it has expired."""
+def put(namespace: tuple[str, ...], key: str, value: dict[str, Any], expires_at: datetime | None = None) -> PutOp:
+    """An operation that writes an item, without a vector index, and with a time to live if it expires."""
     ttl_s = float("inf") if expires_at is None else (expires_at - datetime.now(UTC)).total_seconds()
-    return PutOp(where, key, value, index=False, ttl=max(0.0, ttl_s / 60) if ttl_s < _MAX_TTL_S else None)
+    return PutOp(namespace, key, value, index=False, ttl=max(0.0, ttl_s / 60) if ttl_s < _MAX_TTL_S else None)
 
 
 def write(ops: Sequence[Op]) -> StoreOperation[None]:
-    """Write any number of items, in as many batches as databases take."""
+    """Write any number of items, in batches of a size that databases accept."""
     for start in range(0, len(ops), PAGE_SIZE):
         yield [*ops[start : start + PAGE_SIZE]]
 
 
 class OnePerStore(Generic[_T]):
-    """Something that each store has one of, for as long as the store is there.
+    """Holds one object per store, for the lifetime of the store.
 
     Args:
-        make: Makes it.
+        make: Creates the object for a store.
     """
 
     def __init__(self, make: Callable[[], _T]) -> None:
         self._make = make
-        self._lock = threading.RLock()  # the finalizers below may run while it is held
-        self._found: dict[int, _T] = {}  # by id: stores need not be hashable
+        self._lock = threading.RLock()  # reentrant: the finalizers below may run while it is held
+        self._objects: dict[int, _T] = {}  # by id, since stores need not be hashable
 
     def of(self, store: BaseStore) -> _T:
-        """That of this store."""
+        """Return the object of this store; create it if there is none."""
         with self._lock:
-            if id(store) not in self._found:
-                self._found[id(store)] = self._make()
-                weakref.finalize(store, self._found.pop, id(store), None)
-            return self._found[id(store)]
+            if id(store) not in self._objects:
+                self._objects[id(store)] = self._make()
+                weakref.finalize(store, self._objects.pop, id(store), None)
+            return self._objects[id(store)]
 
     def all(self) -> list[_T]:
-        """Those of all stores."""
+        """Return the objects of all stores."""
         with self._lock:
-            return [*self._found.values()]
+            return [*self._objects.values()]

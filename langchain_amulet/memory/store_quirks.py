@@ -1,4 +1,4 @@
-"""What particular stores need: locks, rollback, bound threads and transient errors."""
+"""Special treatment that particular stores need: locks, rollbacks, connections of one thread, transient errors."""
 
 import asyncio
 import contextlib
@@ -12,27 +12,27 @@ from langgraph.store.memory import InMemoryStore
 
 from langchain_amulet.memory.key_value_store import KeyValueAdapter
 
-_DEADLOCKS = ("40001", "40P01")  # PostgreSQL's codes of transactions that were undone, since others were in their way
+_DEADLOCKS = ("40001", "40P01")  # PostgreSQL: serialization_failure, deadlock_detected; the transaction is rolled back
 
 
-_in_turn = threading.Lock()
+_in_memory_lock = threading.Lock()
 
 
 def ask(store: BaseStore, ops: list[Op]) -> list[Any]:
     """Run a batch of operations; in-memory stores take one caller at a time."""
-    with _in_turn if is_in_memory(store) else contextlib.nullcontext():
+    with _in_memory_lock if is_in_memory(store) else contextlib.nullcontext():
         return store.batch(ops)
 
 
 def is_in_memory(store: BaseStore) -> bool:
-    """Whether it is a plain dictionary: it answers at once, but searches fail while other threads write."""
+    """Whether the store is a plain dictionary: it answers at once, but a search fails while another thread writes."""
     if isinstance(store, KeyValueAdapter):
         return isinstance(store.store, InMemoryBaseStore)
-    return type(store) is InMemoryStore  # what others make of it may take its time
+    return type(store) is InMemoryStore  # a subclass may be slow
 
 
 def as_configured(store: BaseStore, op: Op) -> Op:
-    """As the store's own methods complete operations: its default time to live, and whether reading renews it."""
+    """Complete an operation as the store's own methods do: the default time to live, and whether a read renews it."""
     config = store.ttl_config or {}
     if isinstance(op, PutOp):
         ttl = config.get("default_ttl") if op.ttl is None and op.value is not None else op.ttl
@@ -43,40 +43,44 @@ def as_configured(store: BaseStore, op: Op) -> Op:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the store has done nothing, because of what others did at that moment."""
+    """Whether the store has done nothing because of what others did at that moment, so that a retry may succeed."""
     if isinstance(error, RuntimeError) and "changed size during iteration" in str(error):
-        return True  # a store in memory, to which another thread writes without this package
+        return True  # an in-memory store that another thread writes to directly
     if "within a transaction" in str(error) and isinstance(error, sqlite3.OperationalError):
-        return True  # of somebody else who uses the same connection
+        return True  # another user of the same connection has started a transaction
     return is_locked(error) or getattr(error, "sqlstate", None) in _DEADLOCKS
 
 
 def is_locked(error: BaseException) -> bool:
     """Whether SQLite refused because another connection holds the lock."""
-    error = error.__cause__ or error  # SqliteStore raises a ValueError from what SQLite has said
+    error = error.__cause__ or error  # SqliteStore raises a ValueError from SQLite's error
     return isinstance(error, sqlite3.OperationalError) and "is locked" in str(error)
 
 
 def roll_back(store: BaseStore) -> None:
-    """End the transaction that SqliteStore leaves open if it cannot commit, and would never get out of."""
-    connection = getattr(store, "conn", None)
-    if isinstance(connection, sqlite3.Connection):
+    """End the transaction that SqliteStore leaves open after a failed commit; all later writes would fail."""
+    if has_sync_connection(store):
         with getattr(store, "lock", contextlib.nullcontext()):
-            connection.rollback()
-    elif (loop := getattr(store, "loop", None)) is not None:  # of an async store, called by another thread
+            store.conn.rollback()  # type: ignore[attr-defined] # checked above
+    elif (loop := getattr(store, "loop", None)) is not None:  # an async store that another thread calls
         asyncio.run_coroutine_threadsafe(aroll_back(store), loop).result()
 
 
 async def aroll_back(store: BaseStore) -> None:
     """Async `roll_back`, for aiosqlite connections."""
     connection: Any = getattr(store, "conn", None)
-    if hasattr(connection, "in_transaction"):  # aiosqlite's
+    if hasattr(connection, "in_transaction"):  # an aiosqlite connection
         async with getattr(store, "lock", contextlib.nullcontext()):
             await connection.rollback()
 
 
+def has_sync_connection(store: BaseStore) -> bool:
+    """Whether the store uses a connection of Python's `sqlite3` module."""
+    return isinstance(getattr(store, "conn", None), sqlite3.Connection)
+
+
 def is_bound_to_another_thread(store: BaseStore) -> bool:
-    """Connections to SQLite serve the thread that has opened them, unless they were told otherwise."""
+    """Whether the SQLite connection was opened by another thread, with `check_same_thread`."""
     connection = getattr(store, "conn", None)
     if not isinstance(connection, sqlite3.Connection):
         return False
@@ -88,7 +92,7 @@ def is_bound_to_another_thread(store: BaseStore) -> bool:
 
 
 class BoundStoreError(Exception):
-    """The store has to be used by the thread that has opened it."""
+    """The store can be used only by the thread that opened it."""
 
 
 def is_in_event_loop() -> bool:

@@ -7,7 +7,7 @@ from langchain_core.runnables import RunnableConfig, ensure_config
 from langgraph.store.base import BaseStore
 
 from langchain_amulet.exceptions import UserIdError
-from langchain_amulet.memory.preference_memory import PreferenceMemory
+from langchain_amulet.memory.preference_memory import PreferenceMemory, access_to
 from langchain_amulet.memory.recall_cache import Recalled
 from langchain_amulet.personalization.caller import AUTHENTICATED_USER_KEY, user_id_of
 from langchain_amulet.personalization.outage_log import OutageLog
@@ -33,7 +33,7 @@ def look_up(lookup: Lookup | None, default: ResolvedPreferences, on_store_error:
     if lookup is None:
         return default
     try:
-        recalled = lookup.memory.look_up(lookup.user_id)
+        recalled = access_to(lookup.memory).recall(lookup.user_id)
     except Exception as error:  # noqa: BLE001 - stores fail in all ways
         return _without_store(error, on_store_error)
     return _resolved(recalled, default)
@@ -46,7 +46,7 @@ async def alook_up(
     if lookup is None:
         return default
     try:
-        recalled = await lookup.memory.alook_up(lookup.user_id)
+        recalled = await access_to(lookup.memory).arecall(lookup.user_id)
     except Exception as error:  # noqa: BLE001 - stores fail in all ways
         return _without_store(error, on_store_error)
     return _resolved(recalled, default)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from langchain_amulet import ChatAmulet, Preference
-from langchain_amulet.feedback.bradley_terry import LearningConfig, Observation, fit
+from langchain_amulet.feedback.bradley_terry import LearningConfig, Observation, fit_weights
 from tests.fakes import simulated_users as users
 from tests.fakes.simulated_users import EVIDENCE_FILE, NUM_KNOWN, PREFERENCES, Array, Course, Evidence
 
@@ -160,7 +160,7 @@ def learned_profile(user: users.User, train: Array, scale: Array, rng: np.random
     pairs = users.random_pairs(train, 20, rng)
     chosen = [pair if user.choose(pair, rng) else -pair for pair in pairs]
     observations = [Observation(dict(zip(keys, pair * scale, strict=False)), is_comparison=True) for pair in chosen]
-    weights = fit(keys, observations, [0.0] * NUM_KNOWN, LearningConfig()).weights
+    weights = fit_weights(keys, observations, [0.0] * NUM_KNOWN, LearningConfig()).weights
     return [Preference(text, float(w), "learned") for text, w in zip(PREFERENCES, weights, strict=False)]
 
 

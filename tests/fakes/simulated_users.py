@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from langchain_amulet.feedback.bradley_terry import LearningConfig, Observation, fit
+from langchain_amulet.feedback.bradley_terry import LearningConfig, Observation, fit_weights
 
-EVIDENCE_FILE = Path(__file__).parent / "data" / "feedback_evidence.json"
+EVIDENCE_FILE = Path(__file__).parents[1] / "data" / "feedback_evidence.json"
 SHARPNESS = 3.0  # of choices, per standard deviation of utility
 NUM_KNOWN = 6
 _FIRST_SEED = 10_000  # the defaults of LearningConfig were chosen on users below
@@ -108,7 +108,7 @@ def learn(
         has_flipped = flips_at is not None and number >= flips_at
         now = user._replace(weights=-user.weights) if has_flipped else user
         if number in checkpoints:
-            weights = fit(keys, observations, [0.0] * NUM_KNOWN, config or LearningConfig()).weights
+            weights = fit_weights(keys, observations, [0.0] * NUM_KNOWN, config or LearningConfig()).weights
             is_flipped = flips_at is not None and number > flips_at
             choices, truth = (after, -user.weights) if is_flipped else (before, user.weights)
             learned.append(accuracy(held_out[:, :NUM_KNOWN] @ weights, choices))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from langchain_amulet.exceptions import InvalidParameterError
-from langchain_amulet.feedback.bradley_terry import LearningConfig, Observation, fit
+from langchain_amulet.feedback.bradley_terry import LearningConfig, Observation, fit_weights
 from tests.fakes.simulated_users import Evidence, mean_course
 
 KEYS = ["brief", "kind", "formal"]
@@ -30,13 +30,13 @@ def compared(**evidence: float) -> Observation:
 
 @given(observations, starts)
 def test_start_and_effects_sum_up_to_the_weights(feedback, start):
-    found = fit(KEYS, feedback, start, LearningConfig())
+    found = fit_weights(KEYS, feedback, start, LearningConfig())
     np.testing.assert_allclose(found.start + found.effects.sum(axis=0), found.weights, atol=1e-5)
 
 
 @given(observations, starts)
 def test_the_largest_weight_is_the_confidence(feedback, start):
-    found = fit(KEYS, feedback, start, LearningConfig())
+    found = fit_weights(KEYS, feedback, start, LearningConfig())
     assert 0 <= found.confidence <= 1
     assert np.abs(found.weights).max() == pytest.approx(found.confidence if np.abs(found.weights).any() else 0)
 
@@ -47,8 +47,8 @@ def test_better_and_worse_swapped_is_the_opposite(feedback):
     swapped = [each._replace(evidence={key: -value for key, value in each.evidence.items()}) for each in feedback]
     start = [0.0] * 3
     np.testing.assert_allclose(
-        fit(KEYS, feedback, start, LearningConfig()).weights,
-        -fit(KEYS, swapped, start, LearningConfig()).weights,
+        fit_weights(KEYS, feedback, start, LearningConfig()).weights,
+        -fit_weights(KEYS, swapped, start, LearningConfig()).weights,
         atol=1e-5,
     )
 
@@ -57,7 +57,7 @@ def test_equals_the_literal_posterior_maximised_by_another_method():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(12, 3))
     half_life, tau = 7.0, 0.8
-    found = fit(
+    found = fit_weights(
         KEYS,
         [compared(**dict(zip(KEYS, row, strict=True))) for row in x],
         [0.5, 0, 0],
@@ -81,7 +81,7 @@ def test_likes_equal_the_literal_posterior_and_its_curvature():
         Observation(dict(zip(KEYS, row, strict=True)), is_comparison=False, is_positive=bool(liked))
         for row, liked in zip(x, is_liked, strict=True)
     ]
-    found = fit(KEYS, feedback, [0.5, 0, 0], LearningConfig(half_life=7.0, prior_scale=0.8))
+    found = fit_weights(KEYS, feedback, [0.5, 0, 0], LearningConfig(half_life=7.0, prior_scale=0.8))
     centred = x - x.mean(0)
     z = centred / np.sqrt(((centred**2).sum(0) + 2 * (centred**2).mean()) / (len(x) + 2))
     counts = 0.5 ** (np.arange(14)[::-1] / 7.0)
@@ -107,30 +107,30 @@ def test_likes_equal_the_literal_posterior_and_its_curvature():
 
 
 def test_without_feedback_what_was_stated_stands():
-    found = fit(KEYS, [], [1.0, -0.5, 0.0], LearningConfig())
+    found = fit_weights(KEYS, [], [1.0, -0.5, 0.0], LearningConfig())
     np.testing.assert_allclose(found.weights / found.confidence, [1.0, -0.5, 0.0])
     assert found.confidence > 0.9
 
 
 def test_with_nothing_known_all_weights_are_zero():
-    found = fit(KEYS, [], [0.0] * 3, LearningConfig())
+    found = fit_weights(KEYS, [], [0.0] * 3, LearningConfig())
     assert not found.weights.any()
-    almost = fit(KEYS, [], [1e-7, 0.0, 0.0], LearningConfig())
+    almost = fit_weights(KEYS, [], [1e-7, 0.0, 0.0], LearningConfig())
     np.testing.assert_allclose(found.std_errors, almost.std_errors, rtol=1e-4)  # and not as if they were sure
 
 
 def test_nobody_prefers_anything_is_an_empty_fit():
-    assert fit([], [compared(brief=1.0)], [], LearningConfig()).weights.shape == (0,)
+    assert fit_weights([], [compared(brief=1.0)], [], LearningConfig()).weights.shape == (0,)
 
 
 def test_a_preference_that_feedback_does_not_know_stays_at_its_start():
-    found = fit(KEYS, [compared(brief=1.0)] * 5, [0.0, 0.7, 0.0], LearningConfig())
+    found = fit_weights(KEYS, [compared(brief=1.0)] * 5, [0.0, 0.7, 0.0], LearningConfig())
     assert found.effects[:, 1].tolist() == [0.0] * 5
     assert found.start[1] == found.weights[1] > 0
 
 
 def test_confidence_grows_with_feedback_that_agrees():
-    found = [fit(KEYS, [compared(brief=1.0, kind=0.1)] * n, [0.0] * 3, LearningConfig()) for n in (1, 3, 10)]
+    found = [fit_weights(KEYS, [compared(brief=1.0, kind=0.1)] * n, [0.0] * 3, LearningConfig()) for n in (1, 3, 10)]
     assert found[0].confidence < found[1].confidence < found[2].confidence
     assert found[2].std_errors[0] / found[2].weights[0] < found[0].std_errors[0] / found[0].weights[0]
 
@@ -138,14 +138,14 @@ def test_confidence_grows_with_feedback_that_agrees():
 def test_likes_and_dislikes_tell_what_is_liked():
     liked = Observation({"brief": 1.0, "kind": 0.2}, is_comparison=False)
     disliked = Observation({"brief": -1.0, "kind": 0.1}, is_comparison=False, is_positive=False)
-    found = fit(KEYS, [liked, disliked] * 4, [0.0] * 3, LearningConfig())
+    found = fit_weights(KEYS, [liked, disliked] * 4, [0.0] * 3, LearningConfig())
     assert found.weights[0] > 0.5
     assert abs(found.weights[1]) < found.weights[0] / 2
 
 
 def test_of_two_that_contradict_each_other_the_newer_counts_more():
     for_it, against_it = compared(brief=1.0), compared(brief=-1.0)
-    assert fit(KEYS, [for_it, against_it], [0.0] * 3, LearningConfig(half_life=2)).weights[0] < 0
+    assert fit_weights(KEYS, [for_it, against_it], [0.0] * 3, LearningConfig(half_life=2)).weights[0] < 0
 
 
 @pytest.mark.parametrize("name", ["half_life", "prior_scale", "stated_strength"])

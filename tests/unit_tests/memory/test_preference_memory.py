@@ -18,7 +18,8 @@ from langchain_amulet.exceptions import (
     UnknownPreferenceError,
 )
 from langchain_amulet.memory import store_ops
-from langchain_amulet.memory.preference_memory import PreferenceMemory, tell_when_forgetting
+from langchain_amulet.memory.access import tell_when_forgetting
+from langchain_amulet.memory.preference_memory import PreferenceMemory
 from langchain_amulet.preferences import Preference
 
 ALICE = ("preferences", "alice")
@@ -33,6 +34,17 @@ def memory() -> PreferenceMemory:
 
 def told(memory: PreferenceMemory) -> list[tuple[str, Preference]]:
     return [(change.action, change.preference) for change in memory.history("alice")]
+
+
+# Public names
+
+METHODS = ("remember", "recall", "update", "forget", "forget_user", "history", "export", "import_")
+
+
+def test_public_names_are_the_documented_methods_their_async_twins_and_the_store():
+    names = [name for name in dir(PreferenceMemory) if not name.startswith("_")]
+    assert names == sorted([*METHODS, *(f"a{name}" for name in METHODS), "store"])
+    assert all(getattr(PreferenceMemory, name).__doc__ for name in names)
 
 
 # Remembering
@@ -185,7 +197,7 @@ def test_unknown_change_is_refused(memory):
         memory.update("alice", "Be brief.", wieght=0.5)
     with pytest.raises(InvalidParameterError, match="from -100 to 100"):
         memory.update("alice", "Be brief.", weight=1000)
-    with pytest.raises(UnknownPreferenceError, match="remember it") as raised:
+    with pytest.raises(UnknownPreferenceError, match="with remember") as raised:
         memory.update("alice", "Be kind.", weight=0.5)
     assert "Be kind." not in str(raised.value)
     assert told(memory) == [("remembered", Preference("Be brief."))]

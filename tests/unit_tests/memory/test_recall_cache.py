@@ -17,7 +17,7 @@ from langgraph.store.sqlite import SqliteStore
 from langchain_amulet.exceptions import InvalidParameterError, StoreTimeoutError
 from langchain_amulet.memory import execution, recall_cache
 from langchain_amulet.memory.daemon_threads import DaemonThreads
-from langchain_amulet.memory.preference_memory import PreferenceMemory
+from langchain_amulet.memory.preference_memory import PreferenceMemory, access_to
 from langchain_amulet.memory.recall_cache import RecallCache
 from langchain_amulet.preferences import Preference
 
@@ -42,8 +42,8 @@ def cache(clock) -> RecallCache:
     return RecallCache(clock)
 
 
-def keep(cache: RecallCache, where=ALICE, preferences=(BRIEF,), reader=None) -> None:
-    cache.put(where, reader, preferences, cache.begin())
+def keep(cache: RecallCache, where=ALICE, preferences=(BRIEF,), variant=None) -> None:
+    cache.put(where, variant, preferences, cache.start_read())
 
 
 def test_knows_what_was_read_and_how_old_it_is(cache, clock):
@@ -55,7 +55,7 @@ def test_knows_what_was_read_and_how_old_it_is(cache, clock):
 
 
 def test_age_counts_from_before_the_store_was_read(cache, clock):
-    reading = cache.begin()
+    reading = cache.start_read()
     clock.now += 7
     cache.put(ALICE, None, (BRIEF,), reading)
     assert cache.get(ALICE, None, 10).age_s == 7
@@ -64,13 +64,13 @@ def test_age_counts_from_before_the_store_was_read(cache, clock):
 def test_nobody_is_served_what_is_anothers(cache):
     keep(cache)
     assert cache.get(BOB, None, 5) is None
-    assert cache.get(ALICE, "another kind of reader", 5) is None
+    assert cache.get(ALICE, "another variant", 5) is None
 
 
 def test_a_write_drops_what_is_known_and_what_is_being_read(cache):
     keep(cache)
     keep(cache, BOB)
-    reading = cache.begin()
+    reading = cache.start_read()
     cache.drop(ALICE)
     cache.put(ALICE, None, (BRIEF,), reading)
     assert cache.get(ALICE, None, 5) is None
@@ -96,12 +96,12 @@ def test_nothing_is_kept_of_stores_that_are_gone():
     memory = PreferenceMemory(cache_seconds=60)
     memory.recall("alice")
     key = id(memory.store)
-    assert key in recall_cache.caches._found
-    assert key in execution.threads._found
+    assert key in recall_cache.caches._objects
+    assert key in execution.threads._objects
     del memory
     gc.collect()
-    assert key not in recall_cache.caches._found
-    assert key not in execution.threads._found
+    assert key not in recall_cache.caches._objects
+    assert key not in execution.threads._objects
 
 
 # Memories
@@ -126,11 +126,12 @@ async def test_memory_asks_the_store_again_only_after_cache_seconds(monkeypatch)
     store.num_searches = 0
     assert memory.recall("alice") == await memory.arecall("alice") == memory.recall("alice") == [BRIEF]
     assert store.num_searches == 1
-    assert memory.look_up("alice").age_s > 0
-    assert (await memory.alook_up("alice")).age_s > 0
+    access = access_to(memory)
+    assert access.recall("alice").age_s > 0
+    assert (await access.arecall("alice")).age_s > 0
     clock = time.monotonic() + 61
     monkeypatch.setattr(recall_cache.caches.of(store), "_clock", lambda: clock)
-    assert memory.look_up("alice") == ((BRIEF,), 0)
+    assert access.recall("alice") == ((BRIEF,), 0)
     assert store.num_searches == 2
 
 
@@ -158,7 +159,7 @@ async def test_what_is_written_while_the_store_is_read_is_not_hidden_by_what_was
 def test_memory_without_cache_always_asks_the_store():
     store = CountingStore()
     memory = PreferenceMemory(store)
-    assert [memory.look_up("alice") for _ in range(3)] == [((), 0)] * 3
+    assert [access_to(memory).recall("alice") for _ in range(3)] == [((), 0)] * 3
     assert store.num_searches == 3
 
 
@@ -324,7 +325,7 @@ async def test_timeout_of_the_store_itself_stays_what_it_is():
     [
         ({"read_timeout": 0}, "None waits"),
         ({"read_timeout": float("nan")}, "above 0"),
-        ({"cache_seconds": -1}, "0 asks"),
+        ({"cache_seconds": -1}, "0 reads"),
     ],
 )
 def test_wrong_times_are_refused(wrong, remedy):

@@ -2,6 +2,7 @@
 
 import contextlib
 import fnmatch
+import sqlite3
 import threading
 from types import MappingProxyType
 
@@ -45,6 +46,28 @@ async def test_function_is_given_the_user_id_as_it_is():
     assert user_ids == ["a.b\x00\n%", "x" * 1000]
 
 
+def test_function_is_not_called_for_a_search_of_the_store():
+    user_ids = []
+    memory = PreferenceMemory(user_ids.append)
+    with pytest.raises(StoreTypeError, match="is read-only"):
+        memory.store.search(("preferences",), query="alice")
+    assert user_ids == []
+
+
+async def test_function_is_called_again_if_its_database_is_locked_for_a_moment():
+    errors = [sqlite3.OperationalError("database is locked")] * 4
+
+    def read(_user_id):
+        if errors:
+            raise errors.pop()
+        return BRIEF
+
+    memory = PreferenceMemory(read)
+    assert memory.recall("alice") == [BRIEF]
+    errors += [sqlite3.OperationalError("database is locked")] * 4
+    assert await memory.arecall("alice") == [BRIEF]
+
+
 async def test_sync_function_does_not_hold_up_the_event_loop():
     threads = []
     memory = PreferenceMemory(lambda _: threads.append(threading.current_thread()))
@@ -65,7 +88,7 @@ async def test_async_function_serves_async_callers_and_refuses_others():
 
 
 def test_function_that_returns_no_preference_is_told():
-    with pytest.raises(PreferenceError, match="cannot be a dict"):
+    with pytest.raises(PreferenceError, match="Not a preference: got dict"):
         PreferenceMemory(lambda _: {"text": "Be brief."}).recall("alice")
 
 
@@ -93,9 +116,9 @@ async def test_mapping_and_function_are_read_only():
             lambda memory=memory: memory.forget_user("alice"),
             lambda memory=memory: memory.history("alice"),
         ):
-            with pytest.raises(StoreTypeError, match="can be read.*InMemoryStore or SqliteStore"):
+            with pytest.raises(StoreTypeError, match="is read-only.*InMemoryStore or SqliteStore"):
                 call()
-        with pytest.raises(StoreTypeError, match="can be read"):
+        with pytest.raises(StoreTypeError, match="is read-only"):
             await memory.aremember("alice", "Be kind.")
 
 
@@ -113,7 +136,7 @@ async def test_mapping_and_function_are_read_only():
     ids=lambda source: type(source).__name__,
 )
 def test_something_that_is_no_store_is_refused(source):
-    with pytest.raises(StoreTypeError, match="entered by `with` first"):
+    with pytest.raises(StoreTypeError, match="entered with `with` first"):
         PreferenceMemory(source)
 
 
@@ -241,5 +264,5 @@ def test_memories_of_langmem_stay_where_they_are(langmem_store):
 
 @pytest.mark.parametrize("where", ["memories", ("memories",), (), ("memories", "{user}"), "{langgraph_user_id}"])
 def test_namespace_that_users_would_share_is_refused(where):
-    with pytest.raises(InvalidParameterError, match="must name the user"):
+    with pytest.raises(InvalidParameterError, match="must contain the user id"):
         PreferenceMemory(langmem_namespace=where)

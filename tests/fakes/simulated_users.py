@@ -1,4 +1,4 @@
-"""Users with hidden weights, who choose between two answers by Bradley-Terry, and a learner who watches them."""
+"""Simulated users with hidden weights who choose between two answers by a Bradley-Terry model, and a learner."""
 
 import json
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from scipy.special import expit
 from langchain_amulet.feedback.bradley_terry import LearningConfig, Observation, fit_weights
 
 EVIDENCE_FILE = Path(__file__).parents[1] / "data" / "feedback_evidence.json"
-SHARPNESS = 3.0  # of choices, per standard deviation of utility
+SHARPNESS = 3.0  # log-odds of a choice, per standard deviation of utility
 NUM_KNOWN = 6
-_FIRST_SEED = 10_000  # the defaults of LearningConfig were chosen on users below
+_FIRST_SEED = 10_000  # users with lower seeds were used to choose the defaults of LearningConfig
 
 PREFERENCES = (
     "Answer as concisely as possible.",
@@ -23,39 +23,39 @@ PREFERENCES = (
     "Use simple words, as for a child.",
     "Write formally, like a scientist.",
     "Write a numbered list of steps.",
-    "Tell a personal story.",  # the one that memories do not know of
+    "Tell a personal story.",  # not in the memories
 )
 
 Array = NDArray[np.float64]
 
 
 class Evidence(NamedTuple):
-    """Of several answers to each question, the mean of d per preference, in nats per token: `(Q, A, K)`."""
+    """Evidence for K preferences, in nats per token, of A answers to each of Q questions: `(Q, A, K)`."""
 
     train: Array
     test: Array
 
     @classmethod
     def load(cls) -> "Evidence":
-        """What the benchmark has saved."""
+        """Load the evidence that the benchmark saved."""
         values = np.array(json.loads(EVIDENCE_FILE.read_text())["evidence"])
         return cls.split(values)
 
     @classmethod
     def split(cls, values: Array) -> "Evidence":
-        """Every third question is held out."""
+        """Hold out every third question."""
         held_out = np.arange(len(values)) % 3 == 2
         return cls(values[~held_out], values[held_out])
 
 
 class User(NamedTuple):
-    """Somebody who knows what they like, and does not say."""
+    """A simulated user."""
 
-    weights: Array  # of standardised evidence; the utility of answers has a standard deviation of 1
-    noise: float  # share of choices that are random
+    weights: Array  # of standardised evidence; scaled so that utilities have a standard deviation of 1
+    noise: float  # the share of random choices
 
     def choose(self, difference: Array, rng: np.random.Generator) -> bool:
-        """Whether the first of two answers is chosen."""
+        """Whether the user chooses the first of two answers, by the difference of their evidence."""
         if rng.random() < self.noise:
             return bool(rng.random() < 0.5)
         return bool(rng.random() < expit(SHARPNESS * difference @ self.weights))
@@ -70,14 +70,14 @@ def random_user(
 
 
 def random_pairs(values: Array, number: int, rng: np.random.Generator) -> Array:
-    """Evidence of one answer less that of another to the same question, `(number, K)`."""
+    """The evidence of one answer minus that of another one to the same question, `(number, K)`."""
     questions = rng.integers(len(values), size=number)
     pairs = np.array([rng.choice(values.shape[1], 2, replace=False) for _ in range(number)])
     return values[questions, pairs[:, 0]] - values[questions, pairs[:, 1]]
 
 
 class Course(NamedTuple):
-    """Accuracy on held-out choices after each number of comparisons, of the learner and of the true weights."""
+    """Accuracy on held-out choices at each checkpoint, of the learned and of the true weights."""
 
     learned: Array
     ceiling: Array
@@ -93,7 +93,7 @@ def learn(
     noise: float = 0.0,
     config: LearningConfig | None = None,
 ) -> Course:
-    """Let one random user compare answers, and one learner follow."""
+    """Fit weights to the comparisons of one random user."""
     rng = np.random.default_rng(seed)
     scale = evidence.train.std(axis=(0, 1))
     train, test = evidence.train / scale, evidence.test / scale
@@ -120,14 +120,14 @@ def learn(
 
 
 def accuracy(differences: Array, choices: NDArray[np.bool_]) -> float:
-    """Share of choices foretold; what cannot be told counts half."""
+    """The share of choices that are predicted correctly; a difference of 0 counts half."""
     return float(np.where(differences == 0, 0.5, (differences > 0) == choices).mean())
 
 
 def mean_course(evidence: Evidence, checkpoints: Sequence[int], num_users: int, **kwargs: object) -> Course:
-    """Averaged over users."""
+    """The courses of many users, averaged."""
     seeds = range(_FIRST_SEED, _FIRST_SEED + num_users)
     courses = [learn(evidence, checkpoints, seed=seed, **kwargs) for seed in seeds]  # type: ignore[arg-type]
     return Course(
-        np.mean([each.learned for each in courses], axis=0), np.mean([each.ceiling for each in courses], axis=0)
+        np.mean([course.learned for course in courses], axis=0), np.mean([course.ceiling for course in courses], axis=0)
     )

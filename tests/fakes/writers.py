@@ -1,4 +1,4 @@
-"""Programs that keep preferences in one database at the same time."""
+"""Writers that store preferences in one database at the same time."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -8,7 +8,7 @@ from langgraph.store.base import BaseStore
 from langchain_amulet.memory.preference_memory import PreferenceMemory
 
 ALL = "everybody"
-HASTE = {  # no test pulls the plug
+HASTE = {  # settings that give up durability for speed
     "sqlite": "PRAGMA synchronous = OFF",
     "postgres": "SET synchronous_commit = off",
 }
@@ -16,7 +16,7 @@ HASTE = {  # no test pulls the plug
 
 @contextlib.contextmanager
 def database(kind: str, place: str) -> Iterator[BaseStore]:
-    """A sync store in a database."""
+    """Open a sync store in a database."""
     if kind == "sqlite":
         from langgraph.store.sqlite import SqliteStore as Store
     else:
@@ -28,7 +28,7 @@ def database(kind: str, place: str) -> Iterator[BaseStore]:
 
 
 def write(memory: PreferenceMemory, writer: str, num_rounds: int) -> None:
-    """Remember, change and forget, for a user of one's own and for one whom all write for."""
+    """Remember, change and forget preferences of the writer's own user and of the user shared by all writers."""
     for number in range(num_rounds):
         for user_id in (ALL, writer):
             memory.remember(user_id, f"{writer} keeps {number}.")
@@ -39,14 +39,14 @@ def write(memory: PreferenceMemory, writer: str, num_rounds: int) -> None:
 
 
 def write_alone(kind: str, place: str, writer: str, num_rounds: int, wait: Callable[[], object]) -> None:
-    """`write`, over a connection of one's own, once all others have one too."""
+    """Open a connection, wait until all other writers have theirs, then call `write`."""
     with database(kind, place) as store:
         wait()
         write(PreferenceMemory(store), writer, num_rounds)
 
 
-def due(writers: list[str], num_rounds: int) -> dict[str, float]:
-    """What is to be there in the end, by text the weight."""
+def expected_weights(writers: list[str], num_rounds: int) -> dict[str, float]:
+    """The weights by text after all writers have finished."""
     return {
         text: weight
         for writer in writers

@@ -1,4 +1,4 @@
-"""Profiles, and the nested streams that they take."""
+"""Preferences, and the nested prompt streams planned for them."""
 
 import math
 import warnings
@@ -30,7 +30,7 @@ def test_text_stays_out_of_repr():
 
 
 @pytest.mark.parametrize("value", [1, b"brief", {"text": "brief"}, [1], ["brief", None], [["brief"]]])
-def test_wrong_type_of_preference_is_refused_with_the_right_ones(value):
+def test_wrong_types_are_refused_with_the_accepted_ones(value):
     with pytest.raises(PreferenceError, match="Give a string"):
         as_preferences(value)
 
@@ -44,23 +44,23 @@ def test_wrong_weight_is_refused(weight, error):
         Preference("brief", weight)
 
 
-def test_what_users_may_write():
+def test_accepted_forms_of_preferences():
     brief = Preference("Be brief.")
     assert as_preferences(None) == as_preferences([]) == ()
     assert as_preferences("Be brief.") == as_preferences(brief) == as_preferences(["Be brief."]) == (brief,)
 
 
 @pytest.mark.parametrize("values", [[], [0.0], [0.0, 0.0]])
-def test_nothing_preferred_is_the_base_stream_alone(values):
+def test_no_preference_gives_the_base_stream_alone(values):
     assert quiet_plan(values) == StreamPlan(((),), ())
 
 
-def test_scale_zero_is_the_base_stream_alone():
+def test_scale_zero_gives_the_base_stream_alone():
     assert quiet_plan([1.0, -1.0], w=0.0) == StreamPlan(((),), ())
 
 
 @pytest.mark.parametrize("text", ["", " \n"])
-def test_empty_text_is_no_preference(text):
+def test_empty_text_is_ignored(text):
     assert plan_streams([Preference(text)], 2.0) == StreamPlan(((),), ())
 
 
@@ -69,13 +69,13 @@ def test_a_null_character_is_refused():
         Preference("Be\0 brief.")
 
 
-def test_half_a_character_is_refused():
+def test_a_lone_surrogate_is_refused():
     with pytest.raises(InvalidParameterError, match="lone surrogate"):
         Preference("brief \ud83d")
 
 
 @pytest.mark.parametrize(("weight", "w"), [(1.0, 1.0), (0.5, 2.0)])
-def test_gain_of_exactly_one_is_the_preference_stream_alone(weight, w):
+def test_gain_of_exactly_one_gives_the_preference_stream_alone(weight, w):
     assert quiet_plan([weight], w=w) == StreamPlan((("text 0",),), ())
 
 
@@ -90,7 +90,7 @@ def test_weaker_preferences_are_nested_in_the_order_of_the_profile():
 
 
 @given(values=weights)
-def test_total_gain_is_the_largest_weight_and_each_preference_counts_with_its_own(values):
+def test_total_gain_is_the_largest_weight_and_each_preference_has_its_own_weight(values):
     plan = quiet_plan(values, w=3.0)
     for i, value in enumerate(values):
         share = sum(v for texts, v in zip(plan.preferences[1:], plan.weights, strict=True) if f"text {i}" in texts)
@@ -101,7 +101,7 @@ def test_total_gain_is_the_largest_weight_and_each_preference_counts_with_its_ow
 
 
 @given(values=weights, max_streams=st.integers(2, 5))
-def test_merging_keeps_within_max_streams_and_the_largest_weights(values, max_streams):
+def test_merging_obeys_max_streams_and_keeps_the_largest_weight(values, max_streams):
     plan = quiet_plan(values, w=3.0, max_streams=max_streams)
     assert len(plan.preferences) <= max_streams
     strongest = max(values, key=lambda v: (abs(v), v), default=0.0)
@@ -109,7 +109,7 @@ def test_merging_keeps_within_max_streams_and_the_largest_weights(values, max_st
     assert sum(same_side) == pytest.approx(strongest)
 
 
-def test_merging_is_announced():
+def test_merging_warns():
     with pytest.warns(UserWarning, match="need 4 prompt streams; max_streams allows 3"):
         plan = plan_streams(profile([1.0, 0.9, 0.2]), 2.0, max_streams=3)
     assert plan.preferences == ((), ("text 0", "text 1"), ("text 0", "text 1", "text 2"))

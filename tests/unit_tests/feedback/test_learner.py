@@ -43,15 +43,15 @@ def learner(llm, memory) -> FeedbackLearner:
 
 
 def weights(memory: PreferenceMemory, user_id: str = "alice") -> dict[str, float]:
-    return {each.text: each.weight for each in memory.recall(user_id)}
+    return {preference.text: preference.weight for preference in memory.recall(user_id)}
 
 
 def ranked(llm: ChatAmulet, text: str) -> list[str]:
-    """Answers, those first that a preference makes likeliest."""
+    """The answers, by falling evidence for a preference."""
     return sorted(ANSWERS, key=lambda answer: -llm.evidence(QUESTION, answer, [text])[0])
 
 
-def test_who_prefers_what_a_preference_favours_gets_it_a_positive_weight(llm, memory, learner):
+def test_comparisons_move_the_weight_towards_the_preferred_response(llm, memory, learner):
     first, *_, last = ranked(llm, BRIEF)
     for _ in range(5):
         learner.record_comparison("alice", QUESTION, better=first, worse=last)
@@ -79,17 +79,17 @@ def test_learned_weights_are_at_most_one_and_used_by_the_next_answer(llm, memory
     assert answer.response_metadata["amulet"]["num_streams"] > 1
 
 
-def test_nobody_elses_weights_move(memory, learner):
+def test_weights_of_other_users_do_not_move(memory, learner):
     memory.remember("bob", BRIEF, 0.25)
     learner.record_comparison("alice", QUESTION, better=ANSWERS[0], worse=ANSWERS[1])
     assert weights(memory, "bob") == {BRIEF: 0.25}
 
 
-def test_what_was_judged_is_not_kept(memory, learner):
+def test_judged_texts_are_not_stored(memory, learner):
     learner.record("alice", "My secret question?", "A secret answer.", liked=True)
-    kept = json.dumps([item.value for item in memory.store.search(("preference_feedback", "alice"), limit=100)])
-    assert "liked" in kept
-    assert all(word not in kept for word in ("secret", "Be brief", "Be kind"))
+    stored = json.dumps([item.value for item in memory.store.search(("preference_feedback", "alice"), limit=100)])
+    assert "liked" in stored
+    assert all(word not in stored for word in ("secret", "Be brief", "Be kind"))
 
 
 def test_explanations_sum_up_to_the_weights(memory, learner):
@@ -98,30 +98,32 @@ def test_explanations_sum_up_to_the_weights(memory, learner):
         learner.record("alice", QUESTION, ANSWERS[2], liked=False),
         learner.record("alice", QUESTION, ANSWERS[3], liked=True),
     ]
-    told = learner.explain("alice")
-    assert [each.feedback_id for each in told.feedback] == ids
-    assert [each.kind for each in told.feedback] == ["comparison", "disliked", "liked"]
-    assert {each.preference.text: each.preference.weight for each in told.weights} == weights(memory)
-    assert {each.preference.text: each.fitted_weight for each in told.weights} == pytest.approx(weights(memory))
-    for report in told.weights:
-        moved = sum(each.effects[report.preference.text] for each in told.feedback)
+    explanation = learner.explain("alice")
+    assert [effect.feedback_id for effect in explanation.feedback] == ids
+    assert [effect.kind for effect in explanation.feedback] == ["comparison", "disliked", "liked"]
+    assert {report.preference.text: report.preference.weight for report in explanation.weights} == weights(memory)
+    assert {report.preference.text: report.fitted_weight for report in explanation.weights} == pytest.approx(
+        weights(memory)
+    )
+    for report in explanation.weights:
+        moved = sum(effect.effects[report.preference.text] for effect in explanation.feedback)
         assert report.start + moved == pytest.approx(report.preference.weight, abs=1e-4)
         assert report.std_error > 0
-    assert told.confidence == pytest.approx(max(map(abs, weights(memory).values())))
+    assert explanation.confidence == pytest.approx(max(map(abs, weights(memory).values())))
 
 
-def test_explanations_show_no_text_where_they_are_printed(learner):
+def test_repr_of_explanations_contains_no_text(learner):
     learner.record("alice", QUESTION, ANSWERS[2], liked=True)
     assert "brief" not in repr(learner.explain("alice"))
 
 
-def test_who_has_said_what_they_prefer_starts_from_there(memory, learner):
+def test_stated_preferences_start_at_their_stated_weights(memory, learner):
     memory.remember("bob", BRIEF)
     memory.remember("bob", KIND, -0.5)
     learner.record("bob", QUESTION, ANSWERS[0], liked=True)
-    told = learner.explain("bob")
-    assert told.weights[0].start > 0.5
-    assert told.weights[0].preference.source == "stated"
+    explanation = learner.explain("bob")
+    assert explanation.weights[0].start > 0.5
+    assert explanation.weights[0].preference.source == "stated"
     assert weights(memory, "bob")[BRIEF] > 0.5
     assert weights(memory, "bob")[KIND] < 0
 
@@ -135,7 +137,7 @@ def test_weights_that_were_learned_are_not_mistaken_for_stated_ones(llm, memory,
     assert turned.preference.weight < 0 < turned.start
 
 
-def test_a_weight_that_the_user_states_anew_is_where_they_start_from(memory, learner):
+def test_an_updated_stated_weight_is_the_new_start(memory, learner):
     memory.remember("bob", BRIEF)
     learner.record("bob", QUESTION, ANSWERS[0], liked=True)
     memory.update("bob", BRIEF, weight=-1.0)
@@ -143,13 +145,13 @@ def test_a_weight_that_the_user_states_anew_is_where_they_start_from(memory, lea
     assert learner.explain("bob").weights[0].start < 0
 
 
-def test_feedback_before_any_preference_is_kept_and_harmless(learner):
+def test_feedback_of_a_user_without_preferences_is_stored(learner):
     learner.record("carol", QUESTION, ANSWERS[0], liked=True)
     assert learner.explain("carol") == Explanation([], learner.explain("carol").feedback, 0.0)
     assert len(learner.explain("carol").feedback) == 1
 
 
-def test_candidates_are_proposed_once_feedback_speaks_for_them(llm, memory):
+def test_candidates_are_proposed_once_feedback_supports_them(llm, memory):
     learner = FeedbackLearner(llm, memory, candidates=["Tell a story."])
     assert learner.propose("dave") == []
     first, *_, last = ranked(llm, "Tell a story.")
@@ -157,16 +159,16 @@ def test_candidates_are_proposed_once_feedback_speaks_for_them(llm, memory):
         learner.record_comparison("dave", QUESTION, better=first, worse=last)
         learner.record_comparison("erin", QUESTION, better=last, worse=first)
         learner.record_comparison("fred", QUESTION, better=first, worse=first)
-    assert [each.weight < 0 for each in learner.propose("erin")] == [True]
+    assert [proposal.weight < 0 for proposal in learner.propose("erin")] == [True]
     assert learner.propose("fred") == []
-    more = FeedbackLearner(llm, memory, candidates=["Tell a story.", "Sing."])  # of which nothing is known
-    assert [each.text for each in more.propose("dave")] == ["Tell a story."]
+    more = FeedbackLearner(llm, memory, candidates=["Tell a story.", "Sing."])  # "Sing." has no evidence
+    assert [proposal.text for proposal in more.propose("dave")] == ["Tell a story."]
     proposals = learner.propose("dave")
-    assert "Tell a story." in [each.text for each in proposals if each.weight > 0]
-    assert all(each.source == "learned" for each in proposals)
+    assert "Tell a story." in [proposal.text for proposal in proposals if proposal.weight > 0]
+    assert all(proposal.source == "learned" for proposal in proposals)
     assert memory.recall("dave") == []
-    for each in proposals:
-        memory.remember("dave", each)
+    for proposal in proposals:
+        memory.remember("dave", proposal)
     assert learner.propose("dave") == []
 
 
@@ -189,22 +191,22 @@ async def test_async_equals_sync(llm, memory):
 
 
 def test_feedback_survives_a_restart(llm, tmp_path):
-    told = []
+    explanations = []
     for run in range(2):
         with SqliteStore.from_conn_string(str(tmp_path / "memory.db")) as store:
             memory = PreferenceMemory(store)
             if run == 0:
                 memory.remember("alice", BRIEF)
                 FeedbackLearner(llm, memory).record("alice", QUESTION, ANSWERS[0], liked=True)
-            told.append(FeedbackLearner(llm, memory).explain("alice"))
-    assert told[0] == told[1]
+            explanations.append(FeedbackLearner(llm, memory).explain("alice"))
+    assert explanations[0] == explanations[1]
 
 
-def test_feedback_of_many_threads_is_all_kept(learner):
+def test_feedback_of_many_threads_is_stored_completely(learner):
     with ThreadPoolExecutor(8) as threads:
         ids = [*threads.map(lambda i: learner.record("alice", QUESTION, ANSWERS[i % 5], liked=i % 2 == 0), range(16))]
-    told = learner.explain("alice")
-    assert {each.feedback_id for each in told.feedback} == set(ids)
+    explanation = learner.explain("alice")
+    assert {effect.feedback_id for effect in explanation.feedback} == set(ids)
 
 
 def test_forgetting_a_user_forgets_their_feedback(memory, learner):
@@ -213,7 +215,7 @@ def test_forgetting_a_user_forgets_their_feedback(memory, learner):
     assert learner.explain("alice") == Explanation([], [], 0.0)
 
 
-def test_a_forgotten_preference_does_not_come_back(memory, learner):
+def test_feedback_does_not_bring_back_a_forgotten_preference(memory, learner):
     learner.record("alice", QUESTION, ANSWERS[0], liked=True)
     memory.forget("alice", BRIEF)
     learner.record("alice", QUESTION, ANSWERS[0], liked=True)
@@ -222,15 +224,15 @@ def test_a_forgotten_preference_does_not_come_back(memory, learner):
 
 @pytest.fixture
 def interrupted(memory, learner, monkeypatch):
-    """Has others do something while the weights of a piece of feedback are fitted."""
+    """Call a function while the weights for a piece of feedback are fitted."""
 
-    def interrupt(what_others_do) -> None:
+    def interrupt(during_fit) -> None:
         fit = learner._fit
 
-        def interrupted_fit(known, *candidates):
+        def interrupted_fit(data, *candidates):
             monkeypatch.setattr(learner, "_fit", fit)
-            what_others_do()
-            return fit(known, *candidates)
+            during_fit()
+            return fit(data, *candidates)
 
         monkeypatch.setattr(learner, "_fit", interrupted_fit)
         learner.record("bob", QUESTION, ANSWERS[0], liked=True)
@@ -240,7 +242,7 @@ def interrupted(memory, learner, monkeypatch):
     return interrupt
 
 
-def test_what_is_forgotten_while_weights_are_learned_does_not_come_back(memory, interrupted):
+def test_preferences_forgotten_during_a_fit_do_not_come_back(memory, interrupted):
     interrupted(lambda: memory.forget("bob", BRIEF))
     assert [*weights(memory, "bob")] == [KIND]
     assert key_of(BRIEF) not in json.dumps(memory.export("bob"))
@@ -248,23 +250,23 @@ def test_what_is_forgotten_while_weights_are_learned_does_not_come_back(memory, 
     assert {name: value for name, value in memory.export("bob").items() if isinstance(value, dict) and value} == {}
 
 
-def test_what_users_say_while_weights_are_learned_stands(memory, interrupted):
+def test_weights_stated_during_a_fit_are_kept(memory, interrupted):
     interrupted(lambda: memory.update("bob", BRIEF, weight=-1.0))
     assert weights(memory, "bob")[BRIEF] == -1.0
     interrupted(lambda: memory.update("bob", KIND, new_text="Be rude."))
     assert weights(memory, "bob")["Be rude."] == -0.5
 
 
-def test_learners_at_the_same_time_take_no_learned_weight_for_a_stated_one(memory, learner, interrupted):
+def test_concurrent_learners_do_not_take_learned_weights_for_stated_ones(memory, learner, interrupted):
     interrupted(lambda: learner.record("bob", QUESTION, ANSWERS[1], liked=False))
     learner.record("bob", QUESTION, ANSWERS[2], liked=True)
-    told = learner.explain("bob")
-    ratio = told.weights[1].start / told.weights[0].start
-    assert ratio == pytest.approx(-0.5)  # as bob has stated them
-    assert weights(memory, "bob") == {each.preference.text: each.fitted_weight for each in told.weights}
+    explanation = learner.explain("bob")
+    ratio = explanation.weights[1].start / explanation.weights[0].start
+    assert ratio == pytest.approx(-0.5)  # the ratio of the stated weights
+    assert weights(memory, "bob") == {report.preference.text: report.fitted_weight for report in explanation.weights}
 
 
-def test_a_weight_that_the_user_states_as_it_was_at_first_counts_again(memory, learner):
+def test_restating_the_original_weight_resets_the_learned_one(memory, learner):
     memory.remember("bob", BRIEF, 0.25)
     learner.record("bob", QUESTION, ANSWERS[0], liked=True)
     assert weights(memory, "bob") != {BRIEF: 0.25}
@@ -275,46 +277,46 @@ def test_a_weight_that_the_user_states_as_it_was_at_first_counts_again(memory, l
     assert weights(memory, "bob") == {BRIEF: 0.25}
 
 
-def test_changing_anything_but_weight_and_text_keeps_what_was_learned(memory, learner):
+def test_updating_other_fields_keeps_the_learned_weight(memory, learner):
     learner.record("alice", QUESTION, ANSWERS[0], liked=True)
     learned = weights(memory)[BRIEF]
     assert memory.update("alice", BRIEF, source="stated") == Preference(BRIEF, learned, "stated")
     assert weights(memory)[BRIEF] == learned
 
 
-def test_forgetting_a_preference_forgets_what_feedback_told_of_it(memory, learner):
+def test_forgetting_a_preference_deletes_its_evidence(memory, learner):
     learner.record("alice", QUESTION, ANSWERS[0], liked=True)
     learner.record("alice", QUESTION, ANSWERS[1], liked=False)
     memory.forget("alice", BRIEF)
-    kept = json.dumps(memory.export("alice"))
-    assert key_of(KIND) in kept
-    assert key_of(BRIEF) not in kept
+    stored = json.dumps(memory.export("alice"))
+    assert key_of(KIND) in stored
+    assert key_of(BRIEF) not in stored
     assert len(learner.explain("alice").feedback) == 2
 
 
-def test_feedback_moves_with_its_user(memory, learner):
+def test_feedback_is_exported_and_imported(memory, learner):
     learner.record("alice", QUESTION, ANSWERS[0], liked=True)
     memory.import_("bob", memory.export("alice"))
     assert learner.explain("bob") == learner.explain("alice")
     assert weights(memory, "bob") == weights(memory)
 
 
-def test_feedback_that_counts_no_more_is_deleted(llm, memory):
+def test_outdated_feedback_is_deleted(llm, memory):
     learner = FeedbackLearner(llm, memory, config=LearningConfig(half_life=0.2))
     ids = [learner.record("alice", QUESTION, ANSWERS[i % 5], liked=True) for i in range(7)]
-    assert [each.feedback_id for each in learner.explain("alice").feedback] == ids[-4:]
+    assert [effect.feedback_id for effect in learner.explain("alice").feedback] == ids[-4:]
     assert [*memory.export("alice")["preference_feedback"]] == ids[-4:]
 
 
-def test_explanations_of_no_feedback_show_the_weights_that_count(memory, learner):
+def test_explanations_without_feedback_show_the_effective_weights(memory, learner):
     memory.remember("bob", BRIEF, 0.5)
     memory.remember("bob", KIND, 0.0, source="learned")
     brief, kind = learner.explain("bob").weights
     assert (brief.fitted_weight, brief.start, kind.fitted_weight) == (0.5, 0.5, 0.0)
-    assert all(each.std_error > 0.1 for each in learner.explain("alice").weights)
+    assert all(report.std_error > 0.1 for report in learner.explain("alice").weights)
 
 
-def test_memories_told_twice_by_another_program_count_once(llm):
+def test_duplicate_items_of_other_programs_count_once(llm):
     store = InMemoryStore()
     for key in "ab":
         store.put(("memories", "alice"), key, {"content": BRIEF})
@@ -325,9 +327,9 @@ def test_memories_told_twice_by_another_program_count_once(llm):
     assert 0.5 not in weights(memory).values()
 
 
-async def test_async_learners_hold_up_nobody_while_they_fit(learner, monkeypatch):
+async def test_async_learners_fit_in_a_thread(learner, monkeypatch):
     fit, threads = learner._fit, []
-    monkeypatch.setattr(learner, "_fit", lambda *known: threads.append(threading.get_ident()) or fit(*known))
+    monkeypatch.setattr(learner, "_fit", lambda *args: threads.append(threading.get_ident()) or fit(*args))
     await learner.arecord("alice", QUESTION, ANSWERS[0], liked=True)
     await learner.aexplain("alice")
     await learner.apropose("alice")
@@ -335,7 +337,7 @@ async def test_async_learners_hold_up_nobody_while_they_fit(learner, monkeypatch
     assert threading.get_ident() not in threads
 
 
-def test_explaining_a_store_that_is_stuck_ends_in_time(llm):
+def test_explain_times_out_if_the_store_is_stuck(llm):
     class Stuck(InMemoryStore):
         def batch(self, ops):
             time.sleep(0.5)
@@ -346,24 +348,24 @@ def test_explaining_a_store_that_is_stuck_ends_in_time(llm):
         learner.explain("alice")
 
 
-def test_the_history_tells_of_what_users_said_and_not_of_every_fit(memory, learner):
+def test_fits_are_not_added_to_the_history(memory, learner):
     before = memory.history("alice")
     learner.record("alice", QUESTION, ANSWERS[0], liked=True)
     assert memory.history("alice") == before
 
 
-def test_an_empty_response_is_refused_and_nothing_is_kept(learner):
+def test_an_empty_response_is_refused_and_nothing_is_stored(learner):
     with pytest.raises(InvalidParameterError):
         learner.record("alice", QUESTION, "", liked=True)
     assert learner.explain("alice").feedback == []
 
 
-def test_a_memory_that_cannot_be_written_is_refused(llm):
+def test_a_read_only_memory_is_refused(llm):
     with pytest.raises(StoreTypeError, match="can be written"):
         FeedbackLearner(llm, PreferenceMemory({"alice": BRIEF}))
 
 
-def test_shorter_half_lives_follow_faster(llm, memory):
+def test_weights_follow_faster_with_a_shorter_half_life(llm, memory):
     first, *_, last = ranked(llm, BRIEF)
     for user_id, half_life in (("slow", 100.0), ("fast", 1.0)):
         memory.remember(user_id, Preference(BRIEF, 0.0, "learned"))

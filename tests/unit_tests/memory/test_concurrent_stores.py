@@ -1,4 +1,4 @@
-"""Threads and processes that write to one database at once: nothing is lost, and nothing that was forgotten comes back."""
+"""Threads and processes that write to one database at once: no write is lost, and no deletion is undone."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ from langchain_amulet.memory import execution, store_ops
 from langchain_amulet.memory.preference_memory import PreferenceMemory
 from langchain_amulet.preferences import Preference
 from tests.fakes.databases import Caller, opened
-from tests.fakes.writers import ALL, database, due, write, write_alone
+from tests.fakes.writers import ALL, database, expected_weights, write, write_alone
 
 NUM_THREADS = 50
 NUM_PROCESSES = 4
@@ -42,10 +42,10 @@ def place(kind, request, tmp_path) -> str:
 
 def check(memory: PreferenceMemory, writers: list[str], num_rounds: int) -> None:
     for user_id, authors in [(ALL, writers), *((writer, [writer]) for writer in writers)]:
-        told = {preference.text: preference.weight for preference in memory.recall(user_id)}
-        assert told == due(authors, num_rounds)
+        weights = {preference.text: preference.weight for preference in memory.recall(user_id)}
+        assert weights == expected_weights(authors, num_rounds)
         history = [change.preference.text for change in memory.history(user_id)]
-        texts = [text for text in due(authors, num_rounds) if "keeps" in text]
+        texts = [text for text in expected_weights(authors, num_rounds) if "keeps" in text]
         texts += [text.replace("keeps", word) for text in texts for word in ("changes", "changed")]
         assert sorted(history) == sorted(texts)
 
@@ -58,7 +58,7 @@ def run_threads(work: Callable[[str, Callable[[], object]], None], writers: list
 
 @pytest.fixture
 def hasty_threads() -> Iterator[None]:
-    """Threads take turns a thousand times as often, and so in the midst of what they do."""
+    """Switch between threads a thousand times as often."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(interval / 1000)
     yield
@@ -107,11 +107,11 @@ def test_four_processes_lose_nothing(kind, place):
         check(PreferenceMemory(store), writers, 10)
 
 
-# What others hold for a moment is waited for.
+# Locks and deadlocks
 
 
 class Impatient(NamedTuple):
-    """A memory over SQLite that does not wait for locks, and a connection that takes them."""
+    """A memory over SQLite without a busy timeout, and another connection that takes locks."""
 
     caller: Caller
     other: sqlite3.Connection
@@ -131,14 +131,14 @@ async def impatient(request, sqlite, tmp_path) -> AsyncIterator[Impatient]:
 
 
 LOCKS = {
-    "to write": ["BEGIN EXCLUSIVE"],  # the others cannot begin
-    "to read": ["BEGIN", "SELECT * FROM store"],  # the others cannot commit
+    "to write": ["BEGIN EXCLUSIVE"],  # others cannot begin a transaction
+    "to read": ["BEGIN", "SELECT * FROM store"],  # others cannot commit
 }
 
 
 @pytest.mark.parametrize("sqlite", ["sqlite", "async sqlite"])
 @pytest.mark.parametrize("lock", LOCKS)
-async def test_database_that_is_locked_for_a_moment_is_waited_for(impatient, lock):
+async def test_write_waits_for_a_database_that_is_locked_for_a_moment(impatient, lock):
     for statement in LOCKS[lock]:
         impatient.other.execute(statement).fetchall()
     asyncio.get_running_loop().call_later(0.1, impatient.other.execute, "COMMIT")
@@ -148,7 +148,7 @@ async def test_database_that_is_locked_for_a_moment_is_waited_for(impatient, loc
 
 @pytest.mark.parametrize("sqlite", ["sqlite", "async sqlite"])
 @pytest.mark.parametrize("lock", LOCKS)
-async def test_database_that_stays_locked_is_an_error_until_it_is_free(impatient, lock, monkeypatch):
+async def test_database_that_stays_locked_raises_until_it_is_released(impatient, lock, monkeypatch):
     monkeypatch.setattr(execution, "_DELAYS_S", (0.0, 0.01))
     for statement in LOCKS[lock]:
         impatient.other.execute(statement).fetchall()
@@ -159,7 +159,7 @@ async def test_database_that_stays_locked_is_an_error_until_it_is_free(impatient
     assert await impatient.caller.recall("alice") == [Preference("Be kind."), Preference("Be concise.")]
 
 
-def test_write_that_postgresql_undoes_to_end_a_deadlock_is_done_again(empty_postgres, caplog):
+def test_write_is_retried_after_postgresql_rolls_it_back_to_end_a_deadlock(empty_postgres, caplog):
     where = ("preferences", "alice")
     with (
         database("postgres", empty_postgres.uri) as store,
@@ -168,7 +168,9 @@ def test_write_that_postgresql_undoes_to_end_a_deadlock_is_done_again(empty_post
         caplog.at_level(logging.INFO, "langchain_amulet.memory.execution"),
     ):
         store.batch([PutOp(where, key, {"text": "Be kind."}) for key in "ab"])
-        store.conn.execute("SET deadlock_timeout = '1s'")  # so that it is the one whose wait is ended
+        store.conn.execute(
+            "SET deadlock_timeout = '1s'"
+        )  # this connection detects the deadlock first, and is rolled back
         other.execute("SET deadlock_timeout = '60s'")
         other.execute("UPDATE store SET ttl_minutes = 1 WHERE key = 'b'")
         ops = [PutOp(where, key, {"text": "Be brief."}) for key in "ab"]
@@ -183,7 +185,7 @@ def test_write_that_postgresql_undoes_to_end_a_deadlock_is_done_again(empty_post
 
 
 class Crowded(InMemoryStore):
-    """Another thread writes while it is searched, a number of times."""
+    """A store that another thread writes to during the first searches."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -196,7 +198,7 @@ class Crowded(InMemoryStore):
         return super().batch(ops)
 
 
-def test_search_in_memory_while_another_thread_writes_is_done_again():
+def test_search_in_memory_is_retried_while_another_thread_writes():
     store = Crowded()
     assert PreferenceMemory(store).recall("alice") == []
     assert store.num_times == 0
@@ -216,12 +218,12 @@ async def test_fifty_tasks_lose_nothing(kind, tmp_path, request):
     async with opened(kind, tmp_path, postgres) as store:
         memory = PreferenceMemory(store)
         await asyncio.gather(*(write_one(memory, writer) for writer in writers))
-        recalled = {each.text: each.weight for each in await memory.arecall(ALL)}
+        recalled = {preference.text: preference.weight for preference in await memory.arecall(ALL)}
         assert recalled == {f"{writer} keeps": -1.0 for writer in writers}
         assert len(await memory.ahistory(ALL)) == 2 * NUM_THREADS
 
 
-async def test_cancelled_caller_leaves_an_async_store_in_order(tmp_path):
+async def test_async_store_is_usable_after_callers_were_cancelled(tmp_path):
     async with AsyncSqliteStore.from_conn_string(str(tmp_path / "memory.db")) as store:
         memory = PreferenceMemory(store)
         await memory.aremember("alice", "Be brief.")
@@ -233,7 +235,7 @@ async def test_cancelled_caller_leaves_an_async_store_in_order(tmp_path):
         assert await memory.arecall("alice") == [Preference("Be brief.")]
 
 
-async def test_what_a_cancelled_caller_has_begun_to_forget_is_forgotten(tmp_path):
+async def test_forget_is_completed_if_the_caller_is_cancelled(tmp_path):
     async with AsyncSqliteStore.from_conn_string(str(tmp_path / "memory.db")) as store:
         memory = PreferenceMemory(store)
         await memory.aremember("alice", "Be brief.")

@@ -1,4 +1,4 @@
-"""What a memory promises whatever its store: test_stores.py tells what all stores have to do."""
+"""Methods of a memory, over any one store. test_stores.py runs one suite over all kinds of stores."""
 
 import hashlib
 import json
@@ -24,7 +24,6 @@ from langchain_amulet.preferences import Preference
 
 ALICE = ("preferences", "alice")
 SOON = datetime.now(UTC) + timedelta(days=1)
-PAST = datetime.now(UTC) - timedelta(seconds=1)
 
 
 @pytest.fixture
@@ -32,7 +31,7 @@ def memory() -> PreferenceMemory:
     return PreferenceMemory()
 
 
-def told(memory: PreferenceMemory) -> list[tuple[str, Preference]]:
+def changes(memory: PreferenceMemory) -> list[tuple[str, Preference]]:
     return [(change.action, change.preference) for change in memory.history("alice")]
 
 
@@ -50,13 +49,13 @@ def test_public_names_are_the_documented_methods_their_async_twins_and_the_store
 # Remembering
 
 
-def test_a_preference_may_be_remembered_as_it_is(memory):
+def test_remember_accepts_a_preference_object(memory):
     preference = Preference("Be brief.", -0.5, "learned", SOON)
     assert memory.remember("alice", preference) == preference
     assert memory.recall("alice") == [preference]
 
 
-def test_each_preference_is_one_item_under_a_key_that_tells_nothing(memory):
+def test_each_preference_is_one_item_under_a_hashed_key(memory):
     memory.remember("alice", "Be brief.", 0.5)
     [item] = memory.store.search(ALICE)
     assert item.key == hashlib.sha256(b"Be brief.").hexdigest()
@@ -64,14 +63,14 @@ def test_each_preference_is_one_item_under_a_key_that_tells_nothing(memory):
 
 
 @pytest.mark.parametrize("user_id", ["x" * 201, "漢" * 67, "x" * 10_000])
-def test_id_too_long_for_a_label_is_hashed_and_kept_with_the_item(memory, user_id):
+def test_id_too_long_for_a_label_is_hashed_and_stored_in_the_item(memory, user_id):
     memory.remember(user_id, "Be brief.")
     [item] = memory.store.search(("preferences",))
     assert len(item.namespace[1]) < 200
     assert item.value["user_id"] == user_id
 
 
-def test_id_of_two_hundred_bytes_is_a_label_as_it_is(memory):
+def test_id_of_two_hundred_bytes_is_not_hashed(memory):
     memory.remember("x" * 200, "Be brief.")
     assert [item.namespace for item in memory.store.search(("preferences",))] == [("preferences", "x" * 200)]
 
@@ -82,16 +81,16 @@ def test_wrong_preference_is_refused_before_anything_is_stored(memory):
     with pytest.raises(InvalidParameterError):
         memory.remember("alice", "Be brief.", float("inf"))
     with pytest.raises(InvalidParameterError, match="no time zone"):
-        memory.remember("alice", "Be brief.", expires_at=datetime(2030, 1, 1))  # noqa: DTZ001 - which is wrong
+        memory.remember("alice", "Be brief.", expires_at=datetime(2030, 1, 1))  # noqa: DTZ001 - the error under test
     assert memory.store.search(()) == []
 
 
-def test_remembering_what_is_remembered_writes_nothing(memory):
+def test_remembering_a_stored_preference_again_writes_nothing(memory):
     memory.remember("alice", "Be brief.")
     items = memory.store.search(())
     memory.remember("alice", "Be brief.")
     assert memory.store.search(()) == items
-    assert len(told(memory)) == 1
+    assert len(changes(memory)) == 1
 
 
 # Items of other programs
@@ -108,14 +107,14 @@ def test_remembering_what_is_remembered_writes_nothing(memory):
         {"text": "secret", "weight": 1.0, "source": "heard"},
     ],
 )
-def test_item_that_is_no_preference_is_named_without_its_text(memory, value):
+def test_error_about_an_invalid_item_names_its_key_but_not_its_text(memory, value):
     memory.store.put(ALICE, "key-1", value)
     with pytest.raises(StoredPreferenceError, match="key-1.*needs a text and a weight") as raised:
         memory.recall("alice")
     assert "secret" not in str(raised.value)
 
 
-def test_forgetting_needs_no_readable_items(memory):
+def test_forgetting_works_with_invalid_items(memory):
     memory.store.put(ALICE, "written by another program", {"text": "Be brief.", "weight": 1.0})
     memory.store.put(ALICE, "broken", {"remembered_at": "yesterday"})
     memory.store.put(("preference_history", "alice"), "broken", {})
@@ -125,7 +124,7 @@ def test_forgetting_needs_no_readable_items(memory):
     assert memory.store.search(()) == []
 
 
-def test_what_other_programs_have_written_without_a_time_comes_first(memory):
+def test_items_of_other_programs_without_a_time_come_first(memory):
     memory.remember("alice", "Be kind.")
     memory.store.put(ALICE, "b", {"text": "Be brief.", "weight": 1.0, "remembered_at": "yesterday"})
     memory.store.put(ALICE, "a", {"text": "No emojis.", "weight": 1.0})
@@ -133,7 +132,7 @@ def test_what_other_programs_have_written_without_a_time_comes_first(memory):
 
 
 class LeakyStore(InMemoryStore):
-    """Its search matches prefixes across labels, as some stores' did."""
+    """A store whose search matches prefixes of the joined labels, as in earlier versions of some stores."""
 
     def batch(self, ops):
         ops = [*ops]
@@ -161,7 +160,7 @@ def test_leaky_search_is_filtered():
 
 
 class StingyStore(InMemoryStore):
-    """It finds at most so many items at once."""
+    """A store that returns at most four items per search."""
 
     def batch(self, ops):
         limited = [op._replace(limit=min(op.limit, 4)) if isinstance(op, SearchOp) else op for op in ops]
@@ -169,7 +168,7 @@ class StingyStore(InMemoryStore):
 
 
 @pytest.mark.parametrize("num_preferences", [3, 4, 5, 8, 11])
-def test_store_that_finds_no_more_than_a_page_at_once_is_read_to_the_last(monkeypatch, num_preferences):
+def test_store_that_limits_the_page_size_is_read_completely(monkeypatch, num_preferences):
     monkeypatch.setattr(store_ops, "PAGE_SIZE", 4)
     memory = PreferenceMemory(StingyStore())
     for number in range(num_preferences):
@@ -180,7 +179,7 @@ def test_store_that_finds_no_more_than_a_page_at_once_is_read_to_the_last(monkey
 # History
 
 
-def test_history_tells_when_and_what(memory):
+def test_history_contains_times_actions_and_preferences(memory):
     before = datetime.now(UTC)
     memory.remember("alice", "Be brief.")
     memory.remember("alice", "Be brief.", 0.5)
@@ -200,13 +199,13 @@ def test_unknown_change_is_refused(memory):
     with pytest.raises(UnknownPreferenceError, match="with remember") as raised:
         memory.update("alice", "Be kind.", weight=0.5)
     assert "Be kind." not in str(raised.value)
-    assert told(memory) == [("remembered", Preference("Be brief."))]
+    assert changes(memory) == [("remembered", Preference("Be brief."))]
 
 
-def test_update_to_what_is_there_writes_nothing(memory):
+def test_update_without_a_change_writes_nothing(memory):
     memory.remember("alice", "Be brief.")
     assert memory.update("alice", "Be brief.", weight=1.0) == Preference("Be brief.")
-    assert len(told(memory)) == 1
+    assert len(changes(memory)) == 1
 
 
 def test_every_field_can_change(memory):
@@ -217,17 +216,17 @@ def test_every_field_can_change(memory):
     assert memory.update("alice", "Be kind.", expires_at=None) == Preference("Be kind.", -1, "learned")
 
 
-def test_no_version_of_a_forgotten_preference_stays_in_the_history(memory):
+def test_forgetting_deletes_all_versions_from_the_history(memory):
     memory.remember("alice", "First of two.")
     memory.remember("alice", "Second of two.")
     memory.update("alice", "First of two.", new_text="Both.")
     memory.update("alice", "Second of two.", new_text="Both.")
     memory.remember("alice", "Be kind.")
     memory.forget("alice", "Both.")
-    assert told(memory) == [("remembered", Preference("Be kind."))]
+    assert changes(memory) == [("remembered", Preference("Be kind."))]
 
 
-def test_forgetting_a_text_that_was_given_up_and_taken_again_leaves_the_other_preference(memory):
+def test_forgetting_a_reused_text_leaves_the_other_preference(memory):
     memory.remember("alice", "Be brief.")
     memory.update("alice", "Be brief.", new_text="Be concise.")
     memory.remember("alice", "Be brief.")
@@ -235,18 +234,18 @@ def test_forgetting_a_text_that_was_given_up_and_taken_again_leaves_the_other_pr
     memory.update("alice", "Be short.", new_text="Be terse.")
     memory.forget("alice", "Be terse.")
     assert memory.recall("alice") == [Preference("Be concise.")]
-    assert [preference.text for _, preference in told(memory)] == ["Be brief.", "Be concise."]
+    assert [preference.text for _, preference in changes(memory)] == ["Be brief.", "Be concise."]
 
 
-def test_forgetting_an_earlier_text_takes_it_out_of_the_history(memory):
+def test_forgetting_an_earlier_text_deletes_it_from_the_history(memory):
     memory.remember("alice", "Be brief.")
     memory.update("alice", "Be brief.", new_text="Be concise.")
     memory.forget("alice", "Be brief.")
     assert memory.recall("alice") == [Preference("Be concise.")]
-    assert told(memory) == [("changed", Preference("Be concise."))]
+    assert changes(memory) == [("changed", Preference("Be concise."))]
 
 
-def test_forgetting_a_user_deletes_their_feedback_and_nobody_elses(memory):
+def test_forgetting_a_user_deletes_only_their_feedback(memory):
     for user_id in ("alice", "bob"):
         memory.remember(user_id, "Be brief.")
         memory.store.put(("preference_feedback", user_id), "1", {"kind": "liked", "evidence": {}, "at_ns": 1})
@@ -256,27 +255,27 @@ def test_forgetting_a_user_deletes_their_feedback_and_nobody_elses(memory):
     }
 
 
-class Watcher:
+class CountingCache:
     num_times = 0
 
     def forget_private(self):
         self.num_times += 1
 
 
-async def test_watchers_are_told_of_all_that_is_forgotten(memory):
-    watcher = Watcher()
-    tell_when_forgetting(watcher)
+async def test_private_caches_are_dropped_by_every_method_that_forgets(memory):
+    cache = CountingCache()
+    tell_when_forgetting(cache)
     memory.remember("alice", "Be brief.")
-    assert watcher.num_times == 0
+    assert cache.num_times == 0
     memory.forget("alice", "Be brief.")
     memory.forget_user("alice")
     await memory.aforget("alice")
     await memory.aforget_user("alice")
-    assert watcher.num_times == 4
+    assert cache.num_times == 4
     memory.remember("alice", "Be brief.")
     memory.update("alice", "Be brief.", new_text="Be kind.")
     await memory.aupdate("alice", "Be kind.", new_text="Be brief.")
-    assert watcher.num_times == 6
+    assert cache.num_times == 6
 
 
 class FailingStore(InMemoryStore):
@@ -286,20 +285,20 @@ class FailingStore(InMemoryStore):
     abatch = batch
 
 
-async def test_watchers_are_told_even_if_the_store_fails():
-    memory, watcher = PreferenceMemory(FailingStore()), Watcher()
-    tell_when_forgetting(watcher)
+async def test_private_caches_are_dropped_if_the_store_fails():
+    memory, cache = PreferenceMemory(FailingStore()), CountingCache()
+    tell_when_forgetting(cache)
     with pytest.raises(ConnectionError):
         memory.forget("alice")
     with pytest.raises(ConnectionError):
         await memory.aforget("alice")
-    assert watcher.num_times == 2
+    assert cache.num_times == 2
 
 
 # Export
 
 
-def test_export_is_json_of_all_that_is_kept(memory):
+def test_export_is_json_of_everything_stored(memory):
     memory.remember("alice", Preference("Be brief.", 0.5, "learned", SOON))
     feedback = {"kind": "liked", "evidence": {"a": 0.5}, "at_ns": 1}
     memory.store.put(("preference_feedback", "alice"), "1", feedback)
@@ -313,12 +312,12 @@ def test_export_is_json_of_all_that_is_kept(memory):
     assert exported["preference_feedback"] == {"1": feedback}
 
 
-def test_import_adds_to_what_is_there_and_replaces_the_same_texts(memory):
+def test_import_adds_preferences_and_replaces_equal_texts(memory):
     memory.store.put(ALICE, "written by another program", {"text": "Be brief.", "weight": 0.5})
     memory.remember("bob", "Be brief.")
     memory.remember("bob", "Be kind.")
     memory.import_("bob", memory.export("alice"))
-    assert sorted((each.text, each.weight) for each in memory.recall("bob")) == [("Be brief.", 0.5), ("Be kind.", 1.0)]
+    assert sorted((p.text, p.weight) for p in memory.recall("bob")) == [("Be brief.", 0.5), ("Be kind.", 1.0)]
     assert {item.value["user_id"] for item in memory.store.search(("preferences", "bob"))} == {"bob"}
 
 
@@ -341,59 +340,14 @@ def test_import_adds_to_what_is_there_and_replaces_the_same_texts(memory):
         lambda exported: {name: value for name, value in exported.items() if name != "preference_feedback"},
     ],
 )
-def test_nothing_is_written_of_what_was_never_exported(memory, spoil):
+def test_invalid_import_writes_nothing(memory, spoil):
     memory.remember("alice", "Be brief.")
     with pytest.raises(ImportFormatError, match="nothing was written"):
         memory.import_("bob", spoil(memory.export("alice")))
     assert memory.recall("bob") == memory.history("bob") == []
 
 
-# Expiry
-
-
-def test_preference_stops_counting_when_its_time_comes(memory, monkeypatch):
-    memory.remember("alice", "Be brief.", expires_at=SOON)
-    assert len(memory.recall("alice")) == 1
-    monkeypatch.setattr(Preference, "is_expired", property(lambda self: self.expires_at is not None))
-    assert memory.recall("alice") == []
-
-
-def test_expired_preference_can_be_renewed(memory):
-    memory.remember("alice", "Be brief.", expires_at=PAST)
-    memory.update("alice", "Be brief.", expires_at=SOON)
-    assert len(memory.recall("alice")) == 1
-
-
-def test_expired_items_are_swept_out_of_stores_that_can():
-    with SqliteStore.from_conn_string(":memory:") as store:
-        memory = PreferenceMemory(store)
-        memory.remember("alice", "Be brief.", expires_at=PAST)
-        memory.remember("alice", "Be kind.")
-        exported = memory.export("alice")
-        memory.import_("bob", exported)
-        store.conn.execute("UPDATE store SET expires_at = '2000-01-01' WHERE expires_at IS NOT NULL")
-        assert store.sweep_ttl() == 4
-        assert [item.value["text"] for item in store.search(("preferences",))] == ["Be kind."] * 2
-
-
-def test_stores_own_time_to_live_counts_for_what_has_none():
-    with SqliteStore.from_conn_string(":memory:", ttl={"default_ttl": 60, "refresh_on_read": False}) as store:
-        memory = PreferenceMemory(store)
-        memory.remember("alice", "Be brief.")
-        memory.remember("alice", "Be kind.", expires_at=datetime.now(UTC) + timedelta(minutes=5))
-        ttl = dict(store.conn.execute("SELECT json_extract(value, '$.text'), ttl_minutes FROM store").fetchall())
-        assert ttl == {"Be brief.": 60, "Be kind.": pytest.approx(5, abs=0.1)}
-
-
-@pytest.mark.parametrize("refresh", [True, False])
-def test_reading_renews_the_time_to_live_where_the_store_is_set_so(refresh):
-    with SqliteStore.from_conn_string(":memory:", ttl={"default_ttl": 60, "refresh_on_read": refresh}) as store:
-        memory = PreferenceMemory(store)
-        memory.remember("alice", "Be brief.")
-        store.conn.execute("UPDATE store SET expires_at = '2000-01-01 00:00:00'")
-        memory.recall("alice")
-        [expires_at] = store.conn.execute("SELECT expires_at FROM store WHERE prefix = 'preferences.alice'").fetchone()
-        assert expires_at.startswith("2000") != refresh
+# Connections
 
 
 async def test_connection_of_one_thread_is_used_by_that_thread():

@@ -1,4 +1,4 @@
-"""Preferences that are served without asking the store again, and stores that do not answer."""
+"""The cache of recently read preferences, and stores that do not answer."""
 
 import asyncio
 import gc
@@ -46,7 +46,7 @@ def keep(cache: RecallCache, where=ALICE, preferences=(BRIEF,), variant=None) ->
     cache.put(where, variant, preferences, cache.start_read())
 
 
-def test_knows_what_was_read_and_how_old_it_is(cache, clock):
+def test_returns_preferences_with_their_age(cache, clock):
     keep(cache)
     clock.now += 5
     assert cache.get(ALICE, None, 5) == ((BRIEF,), 5)
@@ -54,30 +54,30 @@ def test_knows_what_was_read_and_how_old_it_is(cache, clock):
     assert cache.get(ALICE, None, 5) is None
 
 
-def test_age_counts_from_before_the_store_was_read(cache, clock):
-    reading = cache.start_read()
+def test_age_counts_from_the_start_of_the_read(cache, clock):
+    start = cache.start_read()
     clock.now += 7
-    cache.put(ALICE, None, (BRIEF,), reading)
+    cache.put(ALICE, None, (BRIEF,), start)
     assert cache.get(ALICE, None, 10).age_s == 7
 
 
-def test_nobody_is_served_what_is_anothers(cache):
+def test_entries_of_other_users_and_variants_are_not_returned(cache):
     keep(cache)
     assert cache.get(BOB, None, 5) is None
     assert cache.get(ALICE, "another variant", 5) is None
 
 
-def test_a_write_drops_what_is_known_and_what_is_being_read(cache):
+def test_a_write_drops_the_entry_and_discards_reads_in_progress(cache):
     keep(cache)
     keep(cache, BOB)
-    reading = cache.start_read()
+    start = cache.start_read()
     cache.drop(ALICE)
-    cache.put(ALICE, None, (BRIEF,), reading)
+    cache.put(ALICE, None, (BRIEF,), start)
     assert cache.get(ALICE, None, 5) is None
     assert cache.get(BOB, None, 5) is not None
 
 
-def test_what_has_expired_meanwhile_is_not_served(cache, monkeypatch):
+def test_preferences_that_expired_in_the_cache_are_not_returned(cache, monkeypatch):
     keep(cache, preferences=(Preference("Be brief.", expires_at=datetime.now(UTC) + timedelta(hours=1)), KIND))
     assert len(cache.get(ALICE, None, 5).preferences) == 2
     monkeypatch.setattr(Preference, "is_expired", property(lambda self: self.expires_at is not None))
@@ -92,7 +92,7 @@ def test_keeps_a_limited_number_of_users(cache, monkeypatch):
     assert cache.get(BOB, None, 5) is None
 
 
-def test_nothing_is_kept_of_stores_that_are_gone():
+def test_caches_and_threads_of_deleted_stores_are_freed():
     memory = PreferenceMemory(cache_seconds=60)
     memory.recall("alice")
     key = id(memory.store)
@@ -108,7 +108,7 @@ def test_nothing_is_kept_of_stores_that_are_gone():
 
 
 class CountingStore(InMemoryStore):
-    __hash__ = None  # as dataclasses have it
+    __hash__ = None  # not hashable, like a dataclass
     num_searches = 0
 
     def batch(self, ops):
@@ -119,7 +119,7 @@ class CountingStore(InMemoryStore):
         return self.batch(ops)
 
 
-async def test_memory_asks_the_store_again_only_after_cache_seconds(monkeypatch):
+async def test_memory_reads_the_store_again_only_after_cache_seconds(monkeypatch):
     store = CountingStore()
     memory = PreferenceMemory(store, cache_seconds=60)
     memory.remember("alice", BRIEF)
@@ -136,34 +136,34 @@ async def test_memory_asks_the_store_again_only_after_cache_seconds(monkeypatch)
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-async def test_what_is_written_while_the_store_is_read_is_not_hidden_by_what_was_read(is_async):
+async def test_write_during_a_read_is_not_hidden_by_the_cache(is_async):
     class Slow(InMemoryStore):
-        others = None
+        during_read = None
 
         def batch(self, ops):
-            found = super().batch(ops)
-            if others := self.others:
-                self.others = None
-                others()
-            return found
+            results = super().batch(ops)
+            if during_read := self.during_read:
+                self.during_read = None
+                during_read()
+            return results
 
         async def abatch(self, ops):
             return self.batch(ops)
 
     memory = PreferenceMemory(Slow(), cache_seconds=60)
-    memory.store.others = lambda: memory.remember("alice", BRIEF)
+    memory.store.during_read = lambda: memory.remember("alice", BRIEF)
     assert await memory.arecall("alice") == [] if is_async else memory.recall("alice") == []
     assert memory.recall("alice") == [BRIEF]
 
 
-def test_memory_without_cache_always_asks_the_store():
+def test_memory_without_cache_always_reads_the_store():
     store = CountingStore()
     memory = PreferenceMemory(store)
     assert [access_to(memory).recall("alice") for _ in range(3)] == [((), 0)] * 3
     assert store.num_searches == 3
 
 
-async def test_what_is_written_through_this_process_counts_at_once():
+async def test_writes_of_this_process_take_effect_at_once():
     memory = PreferenceMemory(cache_seconds=60)
     other = PreferenceMemory(memory.store)
     assert memory.recall("alice") == []
@@ -180,17 +180,17 @@ async def test_what_is_written_through_this_process_counts_at_once():
     assert memory.recall("alice") == []
 
 
-def test_writes_by_another_store_over_the_same_place_count_at_once(tmp_path):
+def test_writes_through_another_store_over_the_same_database_take_effect_at_once(tmp_path):
     path, byte_store = str(tmp_path / "memory.db"), InMemoryByteStore()
     with SqliteStore.from_conn_string(path) as first, SqliteStore.from_conn_string(path) as second:
-        for mine, others in ((first, second), (byte_store, byte_store)):
-            memory = PreferenceMemory(mine, cache_seconds=60)
+        for store, other_store in ((first, second), (byte_store, byte_store)):
+            memory = PreferenceMemory(store, cache_seconds=60)
             assert memory.recall("alice") == []
-            PreferenceMemory(others).remember("alice", BRIEF)
+            PreferenceMemory(other_store).remember("alice", BRIEF)
             assert memory.recall("alice") == [BRIEF]
 
 
-def test_memory_is_not_served_what_one_that_reads_more_has_found():
+def test_memories_with_and_without_langmem_do_not_share_cache_entries():
     store = InMemoryStore()
     store.put(("memories", "alice"), "1", {"content": "Likes tea."})
     more = PreferenceMemory(store, cache_seconds=60, langmem_namespace=("memories", "{langgraph_user_id}"))
@@ -198,7 +198,7 @@ def test_memory_is_not_served_what_one_that_reads_more_has_found():
     assert PreferenceMemory(store, cache_seconds=60).recall("alice") == []
 
 
-def test_what_is_recalled_may_be_changed_by_the_caller():
+def test_changing_the_returned_list_does_not_change_the_cache():
     memory = PreferenceMemory(cache_seconds=60)
     memory.recall("alice").append(BRIEF)
     assert memory.recall("alice") == []
@@ -208,7 +208,7 @@ def test_what_is_recalled_may_be_changed_by_the_caller():
 
 
 class StuckStore(InMemoryStore):
-    """Answers once it is told to."""
+    """A store that answers only once `may_answer` is set."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -234,7 +234,7 @@ def stuck() -> StuckStore:
     store.may_answer.set()
 
 
-def test_read_of_a_store_that_is_stuck_ends_in_time(stuck):
+def test_read_of_a_stuck_store_times_out(stuck):
     memory = PreferenceMemory(stuck, read_timeout=0.05)
     for read in (memory.recall, memory.history, memory.export):
         with pytest.raises(StoreTimeoutError, match="within 0.05 s.*read_timeout.*on_store_error"):
@@ -243,7 +243,7 @@ def test_read_of_a_store_that_is_stuck_ends_in_time(stuck):
     assert PreferenceMemory(stuck).recall("alice") == []
 
 
-async def test_async_read_of_a_store_that_is_stuck_ends_in_time(stuck):
+async def test_async_read_of_a_stuck_store_times_out(stuck):
     memory = PreferenceMemory(stuck, read_timeout=0.05)
     for read in (memory.arecall, memory.ahistory, memory.aexport):
         with pytest.raises(StoreTimeoutError, match="within 0.05 s"):
@@ -254,12 +254,12 @@ async def test_async_read_of_a_store_that_is_stuck_ends_in_time(stuck):
     assert await PreferenceMemory(stuck).arecall("alice") == []
 
 
-async def test_stores_that_are_stuck_take_no_threads_from_others(stuck):
-    stuck.abatch = NotADatabase.abatch  # a sync store, as far as async callers know
+async def test_stuck_stores_do_not_use_up_the_threads_of_others(stuck):
+    stuck.abatch = NotADatabase.abatch  # a sync store for async callers
     memory = PreferenceMemory(stuck, read_timeout=0.2)
     started = threading.active_count()
     errors = await asyncio.gather(*(memory.arecall("alice") for _ in range(100)), return_exceptions=True)
-    assert {type(each) for each in errors} == {StoreTimeoutError}
+    assert {type(error) for error in errors} == {StoreTimeoutError}
     assert threading.active_count() - started <= 32
     with pytest.raises(StoreTimeoutError):
         memory.recall("alice")  # waits for a thread
@@ -270,7 +270,7 @@ async def test_stores_that_are_stuck_take_no_threads_from_others(stuck):
     assert PreferenceMemory(stuck, read_timeout=20).recall("alice") == []
 
 
-def test_threads_that_are_stuck_hold_up_no_exit():
+def test_stuck_threads_do_not_delay_the_exit():
     script = (
         "import threading\n"
         "from langchain_amulet.memory.daemon_threads import DaemonThreads\n"
@@ -281,10 +281,10 @@ def test_threads_that_are_stuck_hold_up_no_exit():
     assert run.stdout == "done\n"
 
 
-def test_threads_serve_many_and_end_when_nothing_is_left(monkeypatch):
+def test_threads_are_reused_and_end_when_idle(monkeypatch):
     monkeypatch.setattr("langchain_amulet.memory.daemon_threads._IDLE_S", 0.01)
     threads = DaemonThreads(2)
-    assert [each.result(10) for each in [threads.submit(partial(pow, i, 2)) for i in range(50)]] == [
+    assert [future.result(10) for future in [threads.submit(partial(pow, i, 2)) for i in range(50)]] == [
         i**2 for i in range(50)
     ]
     with pytest.raises(ZeroDivisionError):
@@ -304,7 +304,7 @@ def test_writes_and_memories_without_a_timeout_wait(stuck):
     assert PreferenceMemory(stuck, read_timeout=None).recall("alice") == [BRIEF]
 
 
-async def test_timeout_of_the_store_itself_stays_what_it_is():
+async def test_timeout_error_of_the_store_itself_is_passed_on():
     class Impatient(InMemoryStore):
         def batch(self, _ops):
             raise TimeoutError("the store's own")  # noqa: EM101, TRY003
@@ -328,6 +328,6 @@ async def test_timeout_of_the_store_itself_stays_what_it_is():
         ({"cache_seconds": -1}, "0 reads"),
     ],
 )
-def test_wrong_times_are_refused(wrong, remedy):
+def test_invalid_times_are_refused(wrong, remedy):
     with pytest.raises(InvalidParameterError, match=remedy):
         PreferenceMemory(**wrong)

@@ -1,4 +1,4 @@
-"""What a memory can be made of besides LangGraph's stores: mappings, functions, key-value stores, langmem's memories."""
+"""Sources of preferences besides LangGraph's stores: mappings, functions, key-value stores, langmem's memories."""
 
 import contextlib
 import fnmatch
@@ -16,7 +16,7 @@ from langchain_amulet.exceptions import InvalidParameterError, PreferenceError, 
 from langchain_amulet.memory.preference_memory import PreferenceMemory
 from langchain_amulet.preferences import Preference
 from tests.fakes.writers import database
-from tests.unit_tests.memory.test_preference_memory import PAST
+from tests.unit_tests.memory.test_expiry import PAST
 
 BRIEF = Preference("Be brief.", 0.5)
 LANGMEM = ("memories", "{langgraph_user_id}")
@@ -24,22 +24,22 @@ LANGMEM = ("memories", "{langgraph_user_id}")
 # Mappings and functions
 
 
-@pytest.mark.parametrize("told", [BRIEF, [BRIEF], (BRIEF,), [BRIEF, Preference("Be kind.", expires_at=PAST)]])
-async def test_mapping_tells_what_users_prefer(told):
-    memory = PreferenceMemory(MappingProxyType({"alice": told}))
+@pytest.mark.parametrize("preferences", [BRIEF, [BRIEF], (BRIEF,), [BRIEF, Preference("Be kind.", expires_at=PAST)]])
+async def test_mapping_is_a_source_of_preferences(preferences):
+    memory = PreferenceMemory(MappingProxyType({"alice": preferences}))
     assert memory.recall("alice") == await memory.arecall("alice") == [BRIEF]
     assert memory.recall("bob") == await memory.arecall("bob") == []
 
 
-def test_mapping_is_read_anew_for_every_answer():
-    told = {}
-    memory = PreferenceMemory(told)
+def test_mapping_is_read_again_for_every_answer():
+    mapping = {}
+    memory = PreferenceMemory(mapping)
     assert memory.recall("alice") == []
-    told["alice"] = "Be brief."
+    mapping["alice"] = "Be brief."
     assert memory.recall("alice") == [Preference("Be brief.")]
 
 
-async def test_function_is_given_the_user_id_as_it_is():
+async def test_function_is_called_with_the_unchanged_user_id():
     user_ids = []
     memory = PreferenceMemory(user_ids.append)
     assert memory.recall("a.b\x00\n%") == await memory.arecall("x" * 1000) == []
@@ -68,7 +68,7 @@ async def test_function_is_called_again_if_its_database_is_locked_for_a_moment()
     assert await memory.arecall("alice") == [BRIEF]
 
 
-async def test_sync_function_does_not_hold_up_the_event_loop():
+async def test_sync_function_does_not_block_the_event_loop():
     threads = []
     memory = PreferenceMemory(lambda _: threads.append(threading.current_thread()))
     await memory.arecall("alice")
@@ -87,13 +87,13 @@ async def test_async_function_serves_async_callers_and_refuses_others():
             memory.recall("alice")
 
 
-def test_function_that_returns_no_preference_is_told():
+def test_function_that_returns_another_type_raises():
     with pytest.raises(PreferenceError, match="Not a preference: got dict"):
         PreferenceMemory(lambda _: {"text": "Be brief."}).recall("alice")
 
 
 @pytest.mark.parametrize("error", [KeyError, StopIteration, TimeoutError])
-async def test_error_of_a_function_is_the_callers(error):
+async def test_error_of_a_function_is_passed_on(error):
     def fail(_):
         raise error
 
@@ -101,7 +101,7 @@ async def test_error_of_a_function_is_the_callers(error):
         with pytest.raises((error, RuntimeError)) as raised:
             PreferenceMemory(fail, read_timeout=read_timeout).recall("alice")
         assert raised.type is error
-    if error is not StopIteration:  # which no coroutine can raise
+    if error is not StopIteration:  # a coroutine cannot raise it
         with pytest.raises(error):
             await PreferenceMemory(fail).arecall("alice")
 
@@ -135,7 +135,7 @@ async def test_mapping_and_function_are_read_only():
     ],
     ids=lambda source: type(source).__name__,
 )
-def test_something_that_is_no_store_is_refused(source):
+def test_unsupported_sources_are_refused(source):
     with pytest.raises(StoreTypeError, match="entered with `with` first"):
         PreferenceMemory(source)
 
@@ -143,7 +143,7 @@ def test_something_that_is_no_store_is_refused(source):
 # Key-value stores
 
 
-def test_key_value_store_may_keep_other_things_too():
+def test_key_value_store_may_contain_other_data():
     store = InMemoryByteStore()
     store.mset([("preferences", b"not ours"), ("other", b"not ours")])
     memory = PreferenceMemory(store)
@@ -152,7 +152,7 @@ def test_key_value_store_may_keep_other_things_too():
     assert sorted(store.yield_keys()) == ["other", "preferences"]
 
 
-def test_keys_of_a_key_value_store_tell_neither_users_nor_preferences():
+def test_keys_of_a_key_value_store_contain_neither_user_ids_nor_texts():
     store = InMemoryByteStore()
     PreferenceMemory(store).remember("alice", "Be brief.")
     assert not [key for key in store.yield_keys() if "alice" in key or "brief" in key]
@@ -165,7 +165,7 @@ def test_memories_over_one_key_value_store_share_it():
 
 
 class PatternStore(InMemoryByteStore):
-    """Takes a prefix for a pattern of whole keys, as stores over Redis do."""
+    """A store that takes a prefix as a pattern for whole keys, as stores over Redis do."""
 
     def yield_keys(self, *, prefix=None):
         return iter(fnmatch.filter(self.store, prefix or "*"))
@@ -175,7 +175,7 @@ class PatternStore(InMemoryByteStore):
             yield key
 
 
-async def test_key_value_stores_that_look_for_patterns_serve_too():
+async def test_key_value_stores_that_take_prefixes_as_patterns_are_supported():
     memory = PreferenceMemory(PatternStore())
     memory.remember("alice", BRIEF)
     memory.remember("bob", "Be kind.")
@@ -185,7 +185,7 @@ async def test_key_value_stores_that_look_for_patterns_serve_too():
     assert memory.recall("alice") == memory.recall("bob") == []
 
 
-# What langmem's tools have written
+# Memories of langmem's tools
 
 
 @pytest.fixture
@@ -210,27 +210,27 @@ def langmem_store() -> InMemoryStore:
 async def test_memories_of_langmem_are_preferences(langmem_store):
     memory = PreferenceMemory(langmem_store, langmem_namespace=LANGMEM)
     memory.remember("alice", "Be kind.", 0.5)
-    due = [
+    expected = [
         Preference("User prefers short answers."),
         Preference("Likes tea.; Likes cats."),
         Preference("age: 40; languages: de; languages: en; name: Alice"),
         Preference("tone: formal"),
         Preference("Be kind.", 0.5),
     ]
-    assert memory.recall("alice") == await memory.arecall("alice") == due
+    assert memory.recall("alice") == await memory.arecall("alice") == expected
 
 
-def test_characters_that_no_preference_may_hold_are_left_out(langmem_store):
+def test_characters_that_preferences_must_not_contain_are_removed(langmem_store):
     langmem_store.put(("memories", "carol"), "1", {"content": "Likes\0 tea\ud800."})
     memory = PreferenceMemory(langmem_store, langmem_namespace=LANGMEM)
     assert memory.recall("carol") == [Preference("Likes tea.")]
 
 
-def test_memories_of_langmem_are_read_only_if_asked_for(langmem_store):
+def test_memories_of_langmem_are_ignored_by_default(langmem_store):
     assert PreferenceMemory(langmem_store).recall("alice") == []
 
 
-def test_what_is_remembered_here_takes_the_place_of_the_same_memory_there(langmem_store):
+def test_remembered_preference_replaces_an_equal_memory_of_langmem(langmem_store):
     memory = PreferenceMemory(langmem_store, langmem_namespace=LANGMEM)
     memory.remember("bob", "bob's", -1.0)
     assert memory.recall("bob") == [Preference("bob's", -1.0)]
@@ -248,21 +248,21 @@ def test_ids_that_langmem_cannot_have_used_have_no_memories(kind, tmp_path, requ
         assert memory.recall("a") == [Preference("a's")]
 
 
-def test_memories_of_langmem_come_in_the_order_of_their_writing():
+def test_memories_of_langmem_are_ordered_by_time():
     store = InMemoryStore()
     for key in "cab":
         store.put(("memories", "alice"), key, {"content": f"Likes {key}."})
     memory = PreferenceMemory(store, langmem_namespace=LANGMEM)
-    assert [each.text for each in memory.recall("alice")] == ["Likes c.", "Likes a.", "Likes b."]
+    assert [preference.text for preference in memory.recall("alice")] == ["Likes c.", "Likes a.", "Likes b."]
 
 
-def test_memories_of_langmem_stay_where_they_are(langmem_store):
+def test_forgetting_a_user_does_not_delete_memories_of_langmem(langmem_store):
     memory = PreferenceMemory(langmem_store, langmem_namespace=LANGMEM)
     memory.forget_user("alice")
     assert len(memory.recall("alice")) == 4
 
 
 @pytest.mark.parametrize("where", ["memories", ("memories",), (), ("memories", "{user}"), "{langgraph_user_id}"])
-def test_namespace_that_users_would_share_is_refused(where):
+def test_namespace_without_the_user_id_is_refused(where):
     with pytest.raises(InvalidParameterError, match="must contain the user id"):
         PreferenceMemory(langmem_namespace=where)

@@ -1,4 +1,4 @@
-"""A chat model whose users' preferences cannot be read, from the middle of an answer on."""
+"""A chat model whose store of preferences fails, before or during an answer."""
 
 import contextlib
 import time
@@ -34,21 +34,21 @@ def make_llm(**fields) -> ChatAmulet:
 
 
 @pytest.fixture(scope="module")
-def due() -> dict[str, AIMessage]:
+def expected() -> dict[str, AIMessage]:
     llm = make_llm()
-    due = {"brief": llm.invoke(QUESTION, preference=BRIEF), "plain": llm.invoke(QUESTION, preference=[])}
-    assert due["brief"].text != due["plain"].text, "or the tests below prove nothing"
-    return due
+    expected = {"brief": llm.invoke(QUESTION, preference=BRIEF), "plain": llm.invoke(QUESTION, preference=[])}
+    assert expected["brief"].text != expected["plain"].text, "the tests below need different answers"
+    return expected
 
 
-def check_plain(answer: AIMessage, due: dict[str, AIMessage], error: str) -> None:
-    """The answer of a user without preferences, and a flag."""
-    assert answer.text == due["plain"].text
+def check_plain(answer: AIMessage, expected: dict[str, AIMessage], error: str) -> None:
+    """Check that this is the answer without preferences, with a flag for the error."""
+    assert answer.text == expected["plain"].text
     notes = answer.response_metadata["amulet"]
     assert notes.pop("store_error") == error
     assert {**answer.response_metadata, "amulet": notes or None} == {
-        **due["plain"].response_metadata,
-        "amulet": due["plain"].response_metadata.get("amulet"),
+        **expected["plain"].response_metadata,
+        "amulet": expected["plain"].response_metadata.get("amulet"),
     }
 
 
@@ -75,36 +75,40 @@ async def scene(request, tmp_path, mortal) -> AsyncIterator[Scene]:
         yield Scene(mortal, memory, PreferenceMemory(store, cache_seconds=600))
 
 
-async def test_answer_under_way_is_finished_when_the_server_dies_and_next_ones_are_as_configured(scene, due, caplog):
+async def test_answer_in_progress_is_finished_when_the_server_dies_and_later_ones_follow_on_store_error(
+    scene, expected, caplog
+):
     llm, plain = make_llm(memory=scene.memory), make_llm(memory=scene.memory, on_store_error="plain")
     cached = make_llm(memory=scene.cached)
-    assert (await cached.ainvoke(QUESTION, ALICE)).text == due["brief"].text
+    assert (await cached.ainvoke(QUESTION, ALICE)).text == expected["brief"].text
 
     stream = llm.astream(QUESTION, ALICE)
     chunks = [await anext(stream)]
     scene.postgres.kill()
     chunks += [chunk async for chunk in stream]
     whole: AIMessageChunk = reduce(add, chunks)
-    assert (whole.text, whole.response_metadata) == (due["brief"].text, due["brief"].response_metadata)
+    assert (whole.text, whole.response_metadata) == (expected["brief"].text, expected["brief"].response_metadata)
 
     with pytest.raises(psycopg.OperationalError):
         await llm.ainvoke(QUESTION, ALICE)
     answer = await plain.ainvoke(QUESTION, ALICE)
-    check_plain(answer, due, "OperationalError")
+    check_plain(answer, expected, "OperationalError")
     assert "could not be read (OperationalError)" in caplog.text
     assert "Be brief" not in caplog.text
     assert "alice" not in caplog.text
 
     answer = await cached.ainvoke(QUESTION, ALICE)
-    assert answer.text == due["brief"].text
+    assert answer.text == expected["brief"].text
     assert answer.response_metadata["amulet"]["preferences_age_s"] > 0
     with pytest.raises(psycopg.OperationalError):
         await scene.memory.aremember("alice@example.com", "Be kind.")
-    with pytest.raises(psycopg.OperationalError):  # who knows whether that was written?
+    with pytest.raises(
+        psycopg.OperationalError
+    ):  # the failed write may have changed the store, so the cache was dropped
         await cached.ainvoke(QUESTION, ALICE)
 
 
-def test_preferences_outlive_the_server_and_pools_find_it_again(mortal):
+def test_preferences_survive_a_server_crash_and_connection_pools_recover(mortal):
     with PostgresStore.from_conn_string(mortal.uri, pool_config={"min_size": 1, "max_size": 2}) as store:
         memory = PreferenceMemory(store)
         memory.remember("alice@example.com", BRIEF)
@@ -112,13 +116,13 @@ def test_preferences_outlive_the_server_and_pools_find_it_again(mortal):
         with pytest.raises((psycopg.OperationalError, StoreTimeoutError)):
             memory.recall("alice@example.com")
         mortal.start_again()
-        for _ in range(2):  # connections of before fail once
+        for _ in range(2):  # each connection from before the crash fails once
             with contextlib.suppress(psycopg.OperationalError):
                 memory.recall("alice@example.com")
         assert memory.recall("alice@example.com") == [BRIEF]
 
 
-# Stores that fail otherwise
+# Other failures
 
 
 class FailingStore(InMemoryStore):
@@ -133,7 +137,7 @@ def failing() -> ChatAmulet:
     return make_llm(memory=FailingStore(), on_store_error="plain", preference="Answer in German.")
 
 
-def test_store_error_is_the_callers_unless_they_have_chosen_a_plain_answer():
+def test_store_error_is_raised_by_default():
     llm = make_llm(memory=FailingStore())
     with pytest.raises(ConnectionError):
         llm.invoke(QUESTION, ALICE)
@@ -142,7 +146,7 @@ def test_store_error_is_the_callers_unless_they_have_chosen_a_plain_answer():
     assert llm.invoke(QUESTION).text == llm.invoke(QUESTION, ALICE, preference=[]).text
 
 
-async def test_every_path_gives_a_plain_answer_with_a_warning_and_a_flag(failing, due, caplog):
+async def test_every_path_gives_a_plain_answer_with_a_warning_and_a_flag(failing, expected, caplog):
     async def invoke():
         return failing.invoke(QUESTION, ALICE)
 
@@ -157,26 +161,26 @@ async def test_every_path_gives_a_plain_answer_with_a_warning_and_a_flag(failing
 
     for path in (invoke, stream, batch, astream, lambda: failing.ainvoke(QUESTION, ALICE)):
         answer = await path()
-        check_plain(answer, due, "ConnectionError")
+        check_plain(answer, expected, "ConnectionError")
     assert "could not be read (ConnectionError)" in caplog.text
     assert "brief" not in caplog.text
     assert "alice" not in caplog.text
 
 
-def test_plain_answer_is_not_cached_for_those_who_have_chosen_none(failing, due, cache):
+def test_plain_answer_after_a_store_error_is_not_served_from_the_response_cache(failing, expected, cache):
     failing.cache = cache
     failing.invoke(QUESTION, ALICE)
     healthy = make_llm(cache=cache, on_store_error="plain")
     assert "store_error" not in healthy.invoke(QUESTION, preference=[]).response_metadata.get("amulet", {})
-    assert healthy.invoke(QUESTION, preference=[]).text == due["plain"].text
+    assert healthy.invoke(QUESTION, preference=[]).text == expected["plain"].text
 
 
-def test_wrong_user_id_is_an_error_all_the_same(failing):
+def test_wrong_user_id_raises_with_on_store_error_plain_too(failing):
     with pytest.raises(UserIdError, match="is empty"):
         failing.invoke(QUESTION, {"configurable": {"user_id": ""}})
 
 
-def test_store_that_takes_too_long_has_failed(due):
+def test_timeout_is_a_store_error(expected):
     class Stuck(InMemoryStore):
         def batch(self, _ops):
             time.sleep(0.3)
@@ -185,12 +189,12 @@ def test_store_that_takes_too_long_has_failed(due):
     with pytest.raises(StoreTimeoutError):
         make_llm(memory=memory).invoke(QUESTION, ALICE)
     answer = make_llm(memory=memory, on_store_error="plain").invoke(QUESTION, ALICE)
-    check_plain(answer, due, "StoreTimeoutError")
+    check_plain(answer, expected, "StoreTimeoutError")
 
 
-def test_answers_say_nothing_of_stores_that_work(due):
+def test_answers_have_no_flag_if_the_store_works(expected):
     memory = PreferenceMemory({"alice@example.com": BRIEF})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         answer = make_llm(memory=memory, on_store_error="plain").invoke(QUESTION, ALICE)
-    assert (answer.text, answer.response_metadata) == (due["brief"].text, due["brief"].response_metadata)
+    assert (answer.text, answer.response_metadata) == (expected["brief"].text, expected["brief"].response_metadata)

@@ -67,7 +67,7 @@ def postgres_for(kind: str, request: pytest.FixtureRequest) -> Postgres | None:
     return request.getfixturevalue("empty_postgres") if "postgres" in kind else None
 
 
-async def test_recalls_what_was_remembered_in_order(memory):
+async def test_preferences_are_recalled_in_the_order_of_remembering(memory):
     for text, weight in [("Be brief.", 1.0), ("No emojis.", -0.5), ("Be kind.", 0.25)]:
         assert await memory.remember("alice", text, weight) == Preference(text, weight)
     await memory.remember("alice", "Be brief.", 0.5)
@@ -79,13 +79,13 @@ async def test_recalls_what_was_remembered_in_order(memory):
     assert await memory.recall("nobody") == []
 
 
-async def test_all_of_a_preference_is_kept(memory):
+async def test_all_fields_of_a_preference_are_stored(memory):
     stored = Preference("Sag „du“ zu mir. 漢字 👩‍🚀\n\"quoted\" 'and' \\", -100.0, "learned", SOON)
     assert await memory.remember("alice", stored) == stored
     assert await memory.recall("alice") == [stored]
 
 
-async def test_any_text_is_a_user_id(memory):
+async def test_any_non_empty_string_is_a_user_id(memory):
     for number, user_id in enumerate(USER_IDS):
         await memory.remember(user_id, f"Preference {number}.")
     for number, user_id in enumerate(USER_IDS):
@@ -103,7 +103,7 @@ async def test_wrong_user_id_is_refused(memory):
                 await getattr(memory, name)(user_id, *arguments)
 
 
-async def test_no_user_sees_or_deletes_what_is_anothers_whose_id_begins_alike(memory):
+async def test_users_with_similar_ids_are_separate(memory):
     for asked, other in NEIGHBOURS:
         await memory.remember(other, "Be brief.")
         assert await memory.recall(asked) == []
@@ -120,7 +120,7 @@ async def test_everything_beyond_the_first_page_is_found(memory, monkeypatch):
     preferences = [Preference(f"Preference {number}.") for number in range(15)]
     for number, preference in enumerate(preferences):
         await memory.remember("alice", preference)
-        if number in (2, 3, 11, 12, 14):  # as many as a page, as the page after it, and in between
+        if number in (2, 3, 11, 12, 14):  # at and around the sizes of pages
             assert await memory.recall("alice") == preferences[: number + 1]
     exported = await memory.export("alice")
     await memory.import_("bob", exported)
@@ -130,14 +130,14 @@ async def test_everything_beyond_the_first_page_is_found(memory, monkeypatch):
     assert len(await memory.history("bob")) == 15
 
 
-async def test_updates_keep_the_place_and_tell_the_history(memory):
+async def test_updates_keep_the_position_and_are_added_to_the_history(memory):
     await memory.remember("alice", "Be brief.")
     await memory.remember("alice", "Be kind.")
     changed = await memory.update("alice", "Be brief.", new_text="Be concise.", weight=0.5)
     assert changed == Preference("Be concise.", 0.5)
     assert await memory.recall("alice") == [changed, Preference("Be kind.")]
-    told = [(change.action, change.preference) for change in await memory.history("alice")]
-    assert told == [
+    changes = [(change.action, change.preference) for change in await memory.history("alice")]
+    assert changes == [
         ("remembered", Preference("Be brief.")),
         ("remembered", Preference("Be kind.")),
         ("changed", changed),
@@ -146,7 +146,7 @@ async def test_updates_keep_the_place_and_tell_the_history(memory):
         await memory.update("alice", "Be brief.", weight=0.5)
 
 
-async def test_forgetting_one_preference_deletes_its_history_and_no_others(memory):
+async def test_forgetting_one_preference_deletes_only_its_history(memory):
     await memory.remember("alice", "Be brief.")
     await memory.update("alice", "Be brief.", new_text="Be concise.")
     await memory.remember("alice", "Be kind.")
@@ -155,15 +155,15 @@ async def test_forgetting_one_preference_deletes_its_history_and_no_others(memor
     assert [change.preference.text for change in await memory.history("alice")] == ["Be kind."]
 
 
-async def test_nothing_is_left_of_a_user_who_is_forgotten(memory):
+async def test_forgetting_a_user_leaves_nothing(memory):
     await memory.remember("alice", "Be brief.")
     await memory.update("alice", "Be brief.", weight=0.5)
     await memory.forget_user("alice")
-    told = await memory.export("alice")
-    assert (told["preferences"], told["preference_history"], told["preference_feedback"]) == ({}, {}, {})
+    exported = await memory.export("alice")
+    assert exported["preferences"] == exported["preference_history"] == exported["preference_feedback"] == {}
 
 
-async def test_what_is_exported_as_json_can_be_imported(memory):
+async def test_export_can_be_imported_after_a_json_round_trip(memory):
     await memory.remember("alice", Preference("Be brief.", 0.5, "learned", SOON))
     await memory.remember("alice", "Be kind.")
     await memory.update("alice", "Be kind.", weight=-1.0)
@@ -215,16 +215,16 @@ NAMES = count()
 async def test_memory_behaves_like_a_dictionary_of_dictionaries(memory, actions):
     name, model = f"{next(NAMES)} ", {}
     for action, user, text, new_text, weight in actions:
-        mine = model.setdefault(user, {})
+        profile = model.setdefault(user, {})
         await act(memory, name + user, action, text, new_text, weight)
-        imitate(mine, action, text, new_text, weight)
-        told = await memory.recall(name + user)
-        assert [(preference.text, preference.weight) for preference in told] == [*mine.items()]
+        imitate(profile, action, text, new_text, weight)
+        recalled = await memory.recall(name + user)
+        assert [(preference.text, preference.weight) for preference in recalled] == [*profile.items()]
         if action.startswith("forget"):
             remembered = [change.preference.text for change in await memory.history(name + user)]
             assert text not in remembered if action == "forget" else remembered == []
-    for user, mine in model.items():
-        assert {preference.text for preference in await memory.recall(name + user)} == set(mine)
+    for user, profile in model.items():
+        assert {preference.text for preference in await memory.recall(name + user)} == set(profile)
 
 
 async def act(memory: Caller, user_id: str, action: str, text: str, new_text: str, weight: float) -> None:
@@ -245,19 +245,19 @@ async def act(memory: Caller, user_id: str, action: str, text: str, new_text: st
                 assert text not in [preference.text for preference in await memory.recall(user_id)]
 
 
-def imitate(mine: dict[str, float], action: str, text: str, new_text: str, weight: float) -> None:
+def imitate(profile: dict[str, float], action: str, text: str, new_text: str, weight: float) -> None:
     match action:
         case "remember":
-            mine[text] = weight
+            profile[text] = weight
         case "forget":
-            mine.pop(text, None)
+            profile.pop(text, None)
         case "forget all" | "forget user":
-            mine.clear()
-        case "update" if text in mine:
-            mine[text] = weight
-        case "rename" if text in mine:
+            profile.clear()
+        case "update" if text in profile:
+            profile[text] = weight
+        case "rename" if text in profile:
             renamed = {
-                new_text if each == text else each: mine[each] for each in mine if each == text or each != new_text
+                new_text if key == text else key: profile[key] for key in profile if key == text or key != new_text
             }
-            mine.clear()
-            mine.update(renamed)
+            profile.clear()
+            profile.update(renamed)

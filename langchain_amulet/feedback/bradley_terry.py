@@ -112,7 +112,7 @@ class WeightFit:
     std_errors: Array
     """`(K,)`: the standard errors of the weights."""
     start: Array
-    """`(K,)`: the prior means, the part of each weight that is due to no feedback."""
+    """`(K,)`: the prior means: the part of each weight that comes from the stated weights, not from feedback."""
     effects: Array
     """`(N, K)`: how much each piece of feedback moved each weight; `start + effects.sum(0)` are the weights."""
 

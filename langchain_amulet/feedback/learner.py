@@ -230,7 +230,7 @@ class FeedbackLearner:
         return [*dict.fromkeys(p.text for p in (*profile, *self._candidates) if p.text.strip())]
 
     def _learn(self, user_id: str, event: FeedbackEvent) -> str:
-        """Store one piece of feedback, fit the weights anew and store them."""
+        """Store one piece of feedback, fit the weights again and store them."""
         feedback_id, data = self._access.write(user_id, self._write_event(user_id, event))
         self._access.write(user_id, self._write_weights(user_id, data, self._fit(data)))
         return feedback_id

@@ -32,7 +32,7 @@ class PreferenceChange:
     """One entry of a user's history."""
 
     at: datetime
-    """When, in UTC."""
+    """The time of the change, in UTC."""
     action: Action
     """Whether the preference was new, or replaced an earlier version."""
     preference: Preference
@@ -179,7 +179,7 @@ def to_change_value(preference: Preference, action: Action, lineage: str) -> dic
 
 @dataclass(frozen=True, slots=True)
 class FeedbackEvent:
-    """One piece of feedback. It holds the evidence for each preference, and nothing of the text that was judged."""
+    """One piece of feedback. It contains the evidence for each preference, but not the judged text."""
 
     at_ns: int
     """Nanoseconds since 1970."""

@@ -55,6 +55,19 @@ def test_remember_accepts_a_preference_object(memory):
     assert memory.recall("alice") == [preference]
 
 
+def test_arguments_beside_a_preference_object_are_refused(memory):
+    with pytest.raises(InvalidParameterError, match="Leave the other arguments out"):
+        memory.remember("alice", Preference("Be brief."), 0.5)
+
+
+def test_remember_replaces_an_invalid_item_of_the_same_key(memory):
+    memory.remember("alice", "Be brief.")
+    [item] = memory.store.search(ALICE)
+    memory.store.put(ALICE, item.key, {"text": "Be brief."})
+    memory.remember("alice", "Be brief.")
+    assert memory.recall("alice") == [Preference("Be brief.")]
+
+
 def test_each_preference_is_one_item_under_a_hashed_key(memory):
     memory.remember("alice", "Be brief.", 0.5)
     [item] = memory.store.search(ALICE)

@@ -1,9 +1,9 @@
-"""A user who never says what they prefer: the model learns it from what they like.
+"""Learn what a user prefers from the answers they like, without asking them.
 
     python examples/feedback.py
 
-The memory starts with a few preferences that the user may or may not have, all of weight 0. For every pair of answers
-the user says which is the better one; here, whoever plays the user always takes the shorter.
+The memory starts with three preferences that the user may or may not have, all of weight 0. The user compares pairs of
+answers; this example plays a user who always picks the shorter one. The weights are then fitted to these choices.
 """
 
 from langchain_core.runnables import RunnableConfig
@@ -12,7 +12,7 @@ from langchain_amulet import ChatAmulet, PreferenceMemory, RealignmentConfig
 from langchain_amulet.feedback import FeedbackLearner
 
 USER = "alice@example.com"
-POSSIBLE = ("Answer as concisely as possible.", "Be cheerful and enthusiastic.", "Explain in great detail.")
+CANDIDATES = ("Answer as concisely as possible.", "Be cheerful and enthusiastic.", "Explain in great detail.")
 COMPARISONS = {
     "How do I boil an egg?": (
         "Boil it for eight minutes.",
@@ -35,26 +35,26 @@ QUESTION = "How do I sleep better?"
 
 
 def main() -> None:
-    """Compare, learn, explain, and answer."""
+    """Answer, record the user's choices, print the learned weights, and answer again."""
     memory = PreferenceMemory()
-    for text in POSSIBLE:
-        memory.remember(USER, text, 0.0, source="learned")
-    llm = ChatAmulet(memory=memory, temperature=0, max_tokens=80, realignment=RealignmentConfig(guidance_scale=3))
+    for text in CANDIDATES:
+        memory.remember(USER, text, weight=0.0, source="learned")
+    llm = ChatAmulet(memory=memory, realignment=RealignmentConfig(guidance_scale=3), temperature=0, max_tokens=60)
     learner = FeedbackLearner(llm, memory)
-    user: RunnableConfig = {"configurable": {"user_id": USER}}
-    print(f"Before any feedback\n  {QUESTION}\n  {llm.invoke(QUESTION, user).text}\n")
+    config: RunnableConfig = {"configurable": {"user_id": USER}}
+    print(f"=== Before any feedback: {QUESTION}\n{llm.invoke(QUESTION, config).text}")
+
     for question, (short, long) in COMPARISONS.items():
         learner.record_comparison(USER, question, better=short, worse=long)
-    explained = learner.explain(USER)
-    print(
-        f"After {len(COMPARISONS)} comparisons, each won by the shorter answer (confidence {explained.confidence:.2f})"
-    )
-    for report in explained.weights:
-        print(f"  {report.preference.weight:+.2f} ± {report.std_error:.2f}  {report.preference.text}")
-    print("\nWhat each comparison did to the first of them")
-    for question, feedback in zip(COMPARISONS, explained.feedback, strict=True):
-        print(f"  {feedback.effects[POSSIBLE[0]]:+.2f}  {question}")
-    print(f"\n  {QUESTION}\n  {llm.invoke(QUESTION, user).text}")
+    explanation = learner.explain(USER)
+    print(f"\n=== Weights after {len(COMPARISONS)} comparisons (confidence {explanation.confidence:.2f})")
+    for report in explanation.weights:
+        print(f"    {report.preference.weight:+.2f} ± {report.std_error:.2f}  {report.preference.text}")
+    print(f"\n=== How each comparison moved the weight of {CANDIDATES[0]!r}")
+    for question, feedback in zip(COMPARISONS, explanation.feedback, strict=True):
+        print(f"    {feedback.effects[CANDIDATES[0]]:+.2f}  {question}")
+
+    print(f"\n=== After the feedback: {QUESTION}\n{llm.invoke(QUESTION, config).text}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What a user prefers over time: two wishes, a dislike, a change of mind, a restart, and forgetting.
+"""How a user's preferences change over time: two preferences, a dislike, a correction, a restart, and deletion.
 
     python examples/memory.py [preferences.db]
 
-Preferences are kept in SQLite, where they outlive the program: the second half runs on the file opened anew. Everything
-is greedy, so the output is the same on every run with a new file.
+Preferences are stored in SQLite and survive a restart. To show this, the second half opens the file again. Without an
+argument, the file is temporary. Decoding is greedy; another processor may still word the answers otherwise.
 """
 
 import sys
@@ -18,48 +18,51 @@ USER = "alice@example.com"
 QUESTION = "How do I stay healthy?"
 
 
-def ask(llm: ChatAmulet, memory: PreferenceMemory, when: str) -> None:
-    """Show what is remembered of the user, and how they are answered by it."""
-    print(f"\n=== {when}")
+def ask(llm: ChatAmulet, memory: PreferenceMemory, heading: str) -> None:
+    """Print the user's preferences, and the answer that they lead to."""
+    print(f"\n=== {heading}")
     for preference in memory.recall(USER):
-        print(f"  {preference.weight:+.1f}  {preference.text}")
+        print(f"    {preference.weight:+.1f}  {preference.text}")
     print(llm.invoke(QUESTION, {"configurable": {"user_id": USER}}).text)
 
 
-def tell(llm: ChatAmulet, memory: PreferenceMemory) -> None:
-    """The user says what they like, what they do not, and something else later on."""
-    ask(llm, memory, "Nothing is known")
+def before_the_restart(llm: ChatAmulet, memory: PreferenceMemory) -> None:
+    """Store two preferences, then a dislike, then replace one of them."""
+    ask(llm, memory, "No preferences yet")
     memory.remember(USER, "Answer as a numbered list.")
     memory.remember(USER, "Use simple words, as for a child.", weight=0.5)
-    ask(llm, memory, "Two wishes, the second half as strong")
+    ask(llm, memory, "Two preferences, the second at half weight")
     memory.remember(USER, "Talk about sleep.", weight=-1)
-    ask(llm, memory, "A dislike: less of that")
+    ask(llm, memory, "A dislike: a negative weight")
     memory.update(USER, "Answer as a numbered list.", new_text="Answer in one short sentence.")
-    ask(llm, memory, "A change of mind")
+    ask(llm, memory, "The first preference replaced by another")
 
 
-def look_back_and_forget(llm: ChatAmulet, memory: PreferenceMemory) -> None:
-    """How it came to be so, and how it ends."""
+def after_the_restart(llm: ChatAmulet, memory: PreferenceMemory) -> None:
+    """Read the history, delete one preference, then delete everything about the user."""
     ask(llm, memory, "After a restart")
-    print("\nThe history:")
+    print("\nHistory:")
     for change in memory.history(USER):
-        print(f"  {change.action:10}  {change.preference.weight:+.1f}  {change.preference.text}")
+        print(f"    {change.action:10}  {change.preference.weight:+.1f}  {change.preference.text}")
     memory.forget(USER, "Talk about sleep.")
-    ask(llm, memory, "One thing forgotten")
+    ask(llm, memory, "The dislike deleted")
     memory.forget_user(USER)
-    ask(llm, memory, "All forgotten")
-    print("\nThe history is gone, too:", memory.history(USER))
+    ask(llm, memory, "Everything about the user deleted")
+    print(f"\nHistory after the deletion: {memory.history(USER)}")
 
 
 def main(database: Path) -> None:
-    """Open the file twice, as two runs of a program do."""
-    for part in (tell, look_back_and_forget):
+    """Open the database twice, as two runs of a program would."""
+    for part in (before_the_restart, after_the_restart):
         with SqliteStore.from_conn_string(str(database)) as store:
             store.setup()
             memory = PreferenceMemory(store)
-            realignment = RealignmentConfig(guidance_scale=3)
             llm = ChatAmulet(
-                memory=memory, temperature=0, max_tokens=40, repetition_penalty=1.1, realignment=realignment
+                memory=memory,
+                realignment=RealignmentConfig(guidance_scale=3),
+                temperature=0,
+                repetition_penalty=1.1,
+                max_tokens=40,
             )
             part(llm, memory)
 

@@ -1,8 +1,11 @@
-"""One model, two users who prefer different answers, and a visitor of whom nothing is known.
+"""One model, two users who prefer different answers, and a visitor without preferences.
 
-Run it with `make demo`. Everything is greedy, so the output is the same on every run. A model of 135M parameters needs
-some help to show it well: the guidance scale is 3 (at the default of 2 it often leaves its lists off), and a repetition
-penalty keeps it out of loops.
+    make demo
+
+All three ask at the same time and are answered in one batch. The model is very small (SmolLM2, 135M parameters) and
+needs two settings to show the effect well: a guidance scale of 3, since at the default of 2 it often writes no list,
+and a repetition penalty, which keeps it out of loops. Decoding is greedy. Another processor may still print other
+words: rounding differs between machines, and one token that differs changes all that follow.
 """
 
 from langchain_core.output_parsers import StrOutputParser
@@ -10,6 +13,9 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableConfig
 
 from langchain_amulet import ChatAmulet, PreferenceMemory, RealignmentConfig
+
+USERS = ("alice@example.com", "bob@example.com", "visitor")
+QUESTIONS = ("How do I sleep better?", "How do I stay motivated?")
 
 memory = PreferenceMemory()
 memory.remember("alice@example.com", "Answer in one short sentence.")
@@ -19,17 +25,16 @@ prompt = ChatPromptTemplate.from_messages([("system", "You are a helpful assista
 llm = ChatAmulet(
     memory=memory,
     realignment=RealignmentConfig(guidance_scale=3.0),
+    temperature=0,
     repetition_penalty=1.1,
-    max_tokens=220,
+    max_tokens=100,
 )
 chain = prompt | llm | StrOutputParser()
+configs: list[RunnableConfig] = [{"configurable": {"user_id": user}} for user in USERS]
 
-for question in ["How do I start running?", "How do I stay motivated?"]:
+for question in QUESTIONS:
     print(f"\n=== {question}")
-    for user in ["alice@example.com", "bob@example.com", None]:
-        preferences = [preference.text for preference in memory.recall(user)] if user else ["nothing known"]
-        print(f"\n--- {user or 'a visitor'} ({' '.join(preferences)})")
-        config: RunnableConfig = {"configurable": {"user_id": user}} if user else {}
-        for text in chain.stream({"question": question}, config):
-            print(text, end="", flush=True)
-        print()
+    answers = chain.batch([{"question": question}] * len(USERS), configs)
+    for user, answer in zip(USERS, answers, strict=True):
+        preferences = [preference.text for preference in memory.recall(user)]
+        print(f"\n--- {user} ({' '.join(preferences) or 'no preferences'})\n{answer.strip()}")

@@ -1,4 +1,9 @@
-"""Streams: two users at once, a preference for one call, an answer stopped early, and what was counted."""
+"""Stream answers to two users at the same time, give a preference for one call, and stop an answer early.
+
+    python examples/streaming.py
+
+Closing a stream, here by `break`, frees the model for other requests at the next token.
+"""
 
 import asyncio
 
@@ -7,35 +12,52 @@ from langchain_core.runnables import RunnableConfig
 
 from langchain_amulet import ChatAmulet, Preference, PreferenceMemory
 
-memory = PreferenceMemory()
-memory.remember("alice@example.com", "Answer in one short sentence.")
-memory.remember("bob@example.com", "Explain it to a five-year-old child.")
-llm = ChatAmulet(memory=memory, max_tokens=60, repetition_penalty=1.1)
-
+USERS = {
+    "alice@example.com": "Answer in one short sentence.",
+    "bob@example.com": "Explain it to a five-year-old child.",
+}
 QUESTION = "How does a rainbow form?"
-NUM_PIECES = 25
+NUM_CHUNKS = 25
 
 
-async def answer(user: str) -> AIMessageChunk:
-    """Read one user's stream to its end; the last chunk carries the counts."""
-    config: RunnableConfig = {"configurable": {"user_id": user}}
+async def stream_to(llm: ChatAmulet, user_id: str) -> AIMessageChunk:
+    """Stream one user's answer and add its chunks up. The last chunk carries the token counts."""
+    config: RunnableConfig = {"configurable": {"user_id": user_id}}
     chunks = [chunk async for chunk in llm.astream(QUESTION, config)]
     return sum(chunks[1:], start=chunks[0])
 
 
-async def both() -> None:
-    """Both users' streams run side by side."""
-    users = ["alice@example.com", "bob@example.com"]
-    for user, message in zip(users, await asyncio.gather(*map(answer, users)), strict=True):
-        print(f"\n--- {user}\n{message.text}\n{message.usage_metadata}\n{message.response_metadata}")
+async def stream_to_all(llm: ChatAmulet) -> None:
+    """Run the streams of all users at the same time, and print what each of them was sent."""
+    answers = await asyncio.gather(*[stream_to(llm, user_id) for user_id in USERS])
+    for (user_id, preference), answer in zip(USERS.items(), answers, strict=True):
+        print(f"\n--- {user_id} ({preference})\n{answer.text}")
+        print(f"    tokens: {answer.usage_metadata}")
+        print(f"    finish reason: {answer.response_metadata['finish_reason']}")
 
 
-asyncio.run(both())
+def stop_early(llm: ChatAmulet) -> None:
+    """Print an answer as it is generated, and leave the loop after some chunks."""
+    like = Preference("Answer with an example from daily life.")
+    dislike = Preference("Use technical terms.", weight=-0.5)
+    print(f"\n--- one call with a preference and a dislike of its own, stopped after {NUM_CHUNKS} chunks")
+    for count, chunk in enumerate(llm.stream(QUESTION, preference=[like, dislike]), start=1):
+        print(chunk.text, end="", flush=True)
+        if count == NUM_CHUNKS:
+            break
+    print()
 
-print(f"\n--- a liking and a dislike, for this call alone, stopped after {NUM_PIECES} pieces")
-preferences = [Preference("Answer with an example from daily life."), Preference("Use technical terms.", weight=-0.5)]
-for count, chunk in enumerate(llm.stream(QUESTION, preference=preferences), start=1):
-    print(chunk.text, end="", flush=True)
-    if count == NUM_PIECES:
-        break  # closes the stream: the model stops at once
-print()
+
+def main() -> None:
+    """Remember what the users prefer, then stream."""
+    memory = PreferenceMemory()
+    for user_id, preference in USERS.items():
+        memory.remember(user_id, preference)
+    llm = ChatAmulet(memory=memory, temperature=0, repetition_penalty=1.1, max_tokens=60)
+    print(f"=== {QUESTION}")
+    asyncio.run(stream_to_all(llm))
+    stop_early(llm)
+
+
+if __name__ == "__main__":
+    main()

@@ -46,8 +46,8 @@ def extract_preferences(llm: BaseChatModel) -> Runnable[LanguageModelInput, list
         500 characters long.
 
     Example:
-        >>> for preference in extract_preferences(llm).invoke(conversation):  # doctest: +SKIP
-        ...     memory.remember(user_id, preference)
+        >>> for preference in extract_preferences(llm).invoke(conversation):
+        ...     stored = memory.remember(user_id, preference)
     """
     plain: dict[str, Any] = {"preference": []} if isinstance(llm, PersonalizedChatModel) else {}
     extract: Runnable[Any, Any] = llm.with_structured_output(ProposedPreferences, **plain)

@@ -62,7 +62,7 @@ def main(database: Path) -> None:
                 realignment=RealignmentConfig(guidance_scale=3),
                 temperature=0,
                 repetition_penalty=1.1,
-                max_tokens=40,
+                max_tokens=32,
             )
             part(llm, memory)
 

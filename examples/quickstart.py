@@ -27,7 +27,7 @@ llm = ChatAmulet(
     realignment=RealignmentConfig(guidance_scale=3.0),
     temperature=0,
     repetition_penalty=1.1,
-    max_tokens=100,
+    max_tokens=80,
 )
 chain = prompt | llm | StrOutputParser()
 configs: list[RunnableConfig] = [{"configurable": {"user_id": user}} for user in USERS]

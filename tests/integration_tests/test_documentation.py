@@ -117,6 +117,13 @@ def test_examples_in_docstrings_run(path, docstring_names):
     assert run_docstrings(path, docstring_names)
 
 
+def test_links_of_the_readme_lead_to_files():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    targets = [target for target in re.findall(r"\]\(([^)#]+)", text) if not target.startswith("https://")]
+    assert targets
+    assert not [target for target in targets if not (ROOT / target).exists()]
+
+
 def test_few_examples_do_not_run():
     text = "\n".join(path.read_text(encoding="utf-8") for path in [*PAGES, *MODULES])
     skipped = re.findall(r"^ *```python.*notest|doctest: \+SKIP", text, flags=re.MULTILINE)

@@ -23,11 +23,12 @@ TESTED = {"agent.py", "feedback.py", "memory.py", "quickstart.py", "streaming.py
 
 
 @pytest.fixture
-def run_example(tmp_path, monkeypatch, capsys) -> Callable[..., str]:
+def run_example(tmp_path, monkeypatch, capsys, cap_max_tokens) -> Callable[..., str]:
     """Run a script as `python examples/NAME` does, in a folder of its own, and return what it prints.
 
     It runs in this process, because the examples then share the loaded model.
     """
+    cap_max_tokens(40)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
 

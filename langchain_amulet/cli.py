@@ -1,4 +1,4 @@
-"""The command `amulet`."""
+"""The command `amulet`. A new subcommand is a function decorated with `app.command`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +14,7 @@ except ModuleNotFoundError as error:
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
 
+    from langchain_amulet.chat_models import ChatAmulet
     from langchain_amulet.evaluation import Method, Scorer
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -21,17 +22,17 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 @app.callback()
 def amulet() -> None:
-    """Personalised answers from a local model."""
+    """Personalised answers from a local language model."""
 
 
-def _option(told: str) -> Any:
-    return typer.Option(help=told)
+def _option(text: str) -> Any:
+    return typer.Option(help=text)
 
 
 _Datasets = Annotated[
     list[str] | None,
     typer.Argument(
-        help="JSON or JSONL files, or smoke, helpsteer, truthful_qa, ultrachat, ultrafeedback, personal, prefeval.",
+        help="Files, or smoke, helpsteer, truthful_qa, ultrachat, ultrafeedback, personal, prefeval.",
         show_default="smoke",
     ),
 ]
@@ -41,30 +42,42 @@ _Datasets = Annotated[
 def evaluate_command(  # noqa: PLR0913 - options
     datasets: _Datasets = None,
     *,
-    model: Annotated[str | None, _option("Hub id, folder or GGUF file.")] = None,
-    folder: Annotated[Path, _option("The run, which goes on where it was, and its report.")] = Path("amulet-eval"),
-    method: Annotated[list[str] | None, _option("'pref' and others by name; all, if none is given.")] = None,
-    preference: Annotated[list[str] | None, _option("Any text, or a name of the paper's, such as creative.")] = None,
-    temperature: Annotated[list[float] | None, _option("0 is greedy.")] = None,
-    top_p: Annotated[float, _option("At temperatures above 0.")] = 0.95,
-    max_tokens: Annotated[int, _option("Of an answer.")] = 128,
-    seed: Annotated[int, _option("Of the draws.")] = 0,
-    limit: Annotated[int | None, _option("Questions of each set.")] = None,
-    search_limit: Annotated[int | None, _option("The same for beam search and best of n, which take long.")] = None,
+    model: Annotated[str | None, _option("Hub id, folder or GGUF file of the model.")] = None,
+    folder: Annotated[
+        Path, _option("Folder of the answers and the report. An interrupted evaluation resumes in its folder.")
+    ] = Path("amulet-eval"),
+    method: Annotated[
+        list[str] | None, _option("Method to run, such as pref, with which the others are compared. Default: all.")
+    ] = None,
+    preference: Annotated[
+        list[str] | None, _option("Any text, or a name from the paper, such as creative. Default: the paper's four.")
+    ] = None,
+    temperature: Annotated[list[float] | None, _option("Sampling temperature. 0, the default, is greedy.")] = None,
+    top_p: Annotated[float, _option("Nucleus sampling at temperatures above 0.")] = 0.95,
+    max_tokens: Annotated[int, _option("Largest length of an answer, in tokens.")] = 128,
+    seed: Annotated[int, _option("Seed of sampling.")] = 0,
+    limit: Annotated[int | None, _option("Number of questions of each dataset. Default: all.")] = None,
+    search_limit: Annotated[
+        int | None, _option("Number of questions of each dataset for beam search and best of n, which are slow.")
+    ] = None,
     perplexity_limit: Annotated[
-        int | None, _option("The same for perplexity, which takes a forward per answer.")
+        int | None, _option("Number of questions of each dataset for perplexity, a forward pass per answer. 0: none.")
     ] = None,
-    num_at_once: Annotated[int, _option("Answers under way at once.")] = 64,
-    reward_model: Annotated[list[str] | None, _option("armorm, skywork, or a classifier's hub id or folder.")] = None,
-    judge: Annotated[str | None, _option("A chat model, as LangChain's init_chat_model takes it.")] = None,
+    num_at_once: Annotated[int, _option("Number of answers that are generated concurrently.")] = 64,
+    reward_model: Annotated[
+        list[str] | None, _option("armorm, skywork, or the hub id or folder of a sequence classifier.")
+    ] = None,
+    judge: Annotated[
+        str | None, _option("Chat model that compares answers, as for LangChain's init_chat_model.")
+    ] = None,
     ablation: Annotated[
-        list[str] | None, _option("num_iterations, eta, alpha, lam, guidance_scale, guards; or all.")
+        list[str] | None, _option("num_iterations, eta, alpha, lam, guidance_scale, guards, or all.")
     ] = None,
-    ablation_limit: Annotated[int, _option("Questions of each set for ablations.")] = 2,
-    refusals: Annotated[bool, typer.Option("--refusals", help="Ask what should be refused, too.")] = False,
-    efficiency: Annotated[bool, typer.Option("--efficiency", help="Measure what methods cost, too.")] = False,
+    ablation_limit: Annotated[int, _option("Number of questions of each dataset for ablations.")] = 2,
+    refusals: Annotated[bool, typer.Option("--refusals", help="Also measure refusals of harmful requests.")] = False,
+    efficiency: Annotated[bool, typer.Option("--efficiency", help="Also measure time and memory of methods.")] = False,
 ) -> None:
-    """Let every method answer every question for every preference, and write a report."""
+    """Generate answers of all methods to all questions for all preferences, score them, and write a report."""
     try:
         from langchain_amulet import evaluation
 
@@ -99,7 +112,7 @@ def evaluate_command(  # noqa: PLR0913 - options
     typer.echo(f"{folder / 'report.md'}\n{folder / 'report.html'}")
 
 
-def _chat_model(model: str | None) -> Any:
+def _chat_model(model: str | None) -> "ChatAmulet":
     from langchain_amulet.chat_models import ChatAmulet
 
     return ChatAmulet(model=model)
@@ -108,16 +121,16 @@ def _chat_model(model: str | None) -> Any:
 def _methods(names: list[str] | None) -> "list[Method]":
     from langchain_amulet.evaluation import beam_search, best_of, paper_methods
 
-    known = {method.name: method for method in (*paper_methods(), beam_search(), best_of())}
+    by_name = {method.name: method for method in (*paper_methods(), beam_search(), best_of())}
     for name in names or []:
-        if name not in known:
-            msg = f"There is no method {name!r}. There are: {'; '.join(known)}."
+        if name not in by_name:
+            msg = f"Unknown method {name!r}. Choose from: {'; '.join(by_name)}."
             raise InvalidParameterError(msg)
-    return [known[name] for name in names or known]
+    return [by_name[name] for name in names or by_name]
 
 
 def _reward_scorer(name: str) -> "Scorer":
-    """Loaded at once: what is wrong with it must not show after hours of answering."""
+    """Load a reward model now, so that an error does not occur after hours of generation."""
     from langchain_amulet.evaluation.scorers.reward_models import SKYWORK, RewardModel
 
     model = RewardModel.armorm() if name == "armorm" else RewardModel(SKYWORK if name == "skywork" else name)
@@ -126,16 +139,16 @@ def _reward_scorer(name: str) -> "Scorer":
 
 
 def _judge(name: str) -> "BaseChatModel":
-    """Asked at once for a try: what is wrong with it must not show after hours of answering."""
+    """Create the judge and call it once, so that an error does not occur after hours of generation."""
     try:
         from langchain.chat_models import init_chat_model
 
         llm = init_chat_model(name, temperature=0)
         llm.invoke("Write 1, and nothing else.")
     except ImportError as error:
-        msg = f"The judge {name} cannot be asked: {error}. Install langchain, and its package for the provider."
+        msg = f"The judge {name} cannot be used: {error}. Install langchain and its package for the provider."
         raise MissingExtraError(msg) from error
     except Exception as error:
-        msg = f"The judge {name} cannot be asked: {error}"
+        msg = f"The judge {name} cannot be used: {error}"
         raise InvalidParameterError(msg) from error
     return llm

@@ -1,6 +1,21 @@
-"""Evaluations: the paper's protocol, the same for all methods, resumable, with honest errors.
+"""Evaluations: every method answers every question for every preference; scorers score the answers; a report compares.
 
-from langchain_amulet.evaluation import evaluate, load_dataset, paper_methods, deterministic_scorers
+    from langchain_amulet.evaluation import deterministic_scorers, evaluate, load_dataset, paper_methods
+
+    evaluate(load_dataset("smoke"), paper_methods(), deterministic_scorers(), llm=llm, folder="run")
+
+Where to add something:
+
+    a dataset       questions/datasets.py: an entry in `_HUB`, or a file in data/ that `load_dataset` reads
+    a preference    questions/dimensions.py: `DIMENSIONS`
+    a method        methods/: a function that returns a `Method`; list it in `paper_methods` to run it by default
+    a scorer        scorers/: a function that returns a `Scorer`; in `deterministic_scorers` if it needs no model
+    a table         reports/: a function that returns a `Table`; list it in a section of reports/sections.py
+    a plot          reports/plots.py: a function that returns a `Figure`; list it in a section of reports/sections.py
+    a statistic     analysis/: statistics of numbers in statistics.py, comparisons of methods in comparisons.py
+
+`evaluate` (evaluator.py) generates and scores the answers, and stores them in the folder of runs/.
+`Experiment` (experiment.py) calls it and writes the report; `amulet eval` (cli.py) calls `Experiment`.
 """
 
 from langchain_amulet.evaluation.analysis.judge import Judge

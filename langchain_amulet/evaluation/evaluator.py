@@ -1,4 +1,8 @@
-"""Running an evaluation: every method answers every question for every preference, once, and scorers judge it."""
+"""Running an evaluation: generate the answers of all methods, and score them.
+
+The answers and the scores of expensive scorers are stored as soon as they are ready, so an interrupted evaluation
+resumes where it stopped.
+"""
 
 import hashlib
 import math
@@ -14,13 +18,13 @@ from tqdm import tqdm
 
 from langchain_amulet.chat.settings import answer_settings
 from langchain_amulet.chat_models import ChatAmulet
-from langchain_amulet.evaluation.methods.method import Ask, Method, by_name, distinct_runs
+from langchain_amulet.evaluation.methods.method import Ask, Method, by_name, distinct_methods
 from langchain_amulet.evaluation.protocol import PAPER_TABLE, Protocol
 from langchain_amulet.evaluation.questions.datasets import Dataset, Sample
 from langchain_amulet.evaluation.questions.dimensions import Dimension, as_dimension
 from langchain_amulet.evaluation.results import Evaluation
 from langchain_amulet.evaluation.runs.answer import Answer, answer_key
-from langchain_amulet.evaluation.runs.folder import JsonlRecords, Run, alone_in
+from langchain_amulet.evaluation.runs.folder import JsonlRecords, RunFolder, locked
 from langchain_amulet.evaluation.runs.parallel import in_parallel
 from langchain_amulet.evaluation.scorers.scorer import Scorer, messages_of
 from langchain_amulet.exceptions import (
@@ -33,33 +37,32 @@ from langchain_amulet.exceptions import (
 )
 from langchain_amulet.models.identity import identity
 
-OF_ONE_QUESTION = (ContextLengthError, EngineMemoryError, GenerationTimeoutError, NumericalError)
-"""What one question may raise without the others being in vain."""
-_OF_THE_PROTOCOL = ("temperature", "top_p", "max_tokens", "seed")
+PER_QUESTION_ERRORS = (ContextLengthError, EngineMemoryError, GenerationTimeoutError, NumericalError)
+"""Errors that concern one question. The evaluation continues with the others."""
+_PROTOCOL_SETTINGS = ("temperature", "top_p", "max_tokens", "seed")
+_NUM_REASONS = 3  # different errors in the warning about missing answers
 
-_NUM_REASONS = 3  # told of answers that could not be given
 
-
-class Cell(NamedTuple):
-    """One question for one preference, to be answered by one run at one temperature."""
+class Job(NamedTuple):
+    """One answer to generate: a question, a preference, a method and a temperature."""
 
     method: Method
     dataset: str
     sample: Sample
     dimensions: tuple[Dimension, ...]
-    """What the answer is judged by; one, if the method is told it."""
+    """The preferences that the answer is scored for. Only one if the method uses the preference."""
     temperature: float
 
     @property
-    def told(self) -> tuple[str, str]:
-        """Name and text of the preference that the method is told."""
+    def preference(self) -> tuple[str, str]:
+        """Name and text of the preference that the method receives. Both are empty if it uses none."""
         [dimension] = self.dimensions if self.method.uses_preference else [None]
         return (dimension.name, dimension.text) if dimension else ("", "")
 
     @property
     def key(self) -> str:
-        """Of its answer."""
-        return answer_key(self.method.run, self.dataset, self.sample.id, self.told[0], self.temperature)
+        """Key of the answer."""
+        return answer_key(self.method.decoding_key, self.dataset, self.sample.id, self.preference[0], self.temperature)
 
 
 def evaluate(
@@ -72,55 +75,59 @@ def evaluate(
     dimensions: Sequence[str | Dimension] = PAPER_TABLE,
     protocol: Protocol | None = None,
 ) -> Evaluation:
-    """Let every method answer every question for every preference, and judge the answers.
+    """Generate the answers of every method to every question for every preference, and score them.
 
-    An evaluation that was interrupted goes on where it was, given the same arguments; one with further questions,
-    methods, scorers or temperatures adds to what is there. What fails, such as a question longer than the context, is
-    left out with a warning, and told in `failures`.
+    Call it again with the same arguments to resume an interrupted evaluation. More questions, methods, scorers or
+    temperatures are added to the answers in the folder. A question that fails, for example because it exceeds the
+    context, is skipped with a warning, and listed in `Evaluation.failures`.
 
     Args:
-        datasets: Questions; preferences that belong to a question, such as personas, replace `dimensions` for it.
-        methods: Ways to answer; those that share a run are run once.
-        scorers: What judges the answers.
-        llm: The model; its own settings count where the protocol says nothing.
-        folder: Where answers and scores are kept.
-        dimensions: Preferences to answer for: names of the paper's, or texts.
-        protocol: Prompt, sampling, limits and seeds; `None` takes the defaults.
+        datasets: Questions. The preferences of a sample, such as personas, replace `dimensions` for this sample.
+        methods: Methods to compare. Those with equal `decoding_key` are run once.
+        scorers: Scorers of the answers.
+        llm: The model. Its own settings apply where the protocol has none.
+        folder: Folder that stores answers and scores.
+        dimensions: Preferences: names of the paper's dimensions, or any texts.
+        protocol: Prompt, sampling, limits and seed. `None` uses the defaults of `Protocol`.
 
     Raises:
-        RunError: The folder holds an evaluation of another model or protocol, or of other questions of these names.
-        InvalidParameterError: Two methods, scorers, datasets or preferences have one name, or there are none.
+        RunError: The folder has answers of another model or protocol, or of other questions under the same names.
+        InvalidParameterError: Names of methods, scorers, datasets or preferences are not unique, or one of these is
+            empty.
     """
     protocol = protocol or Protocol()
     sets = [each.head(protocol.limit) for each in ([datasets] if isinstance(datasets, Dataset) else datasets)]
-    wanted = tuple(as_dimension(each) for each in dimensions)
-    _check(methods, scorers, sets, wanted)
-    cells = [*_cells(methods, sets, wanted, protocol)]
-    with alone_in(folder):
-        run = Run(folder, _config(llm, protocol))
-        found, failures = _answers(cells, run.records("answers"), llm, protocol)
-        judged = tuple(_judged(cells, found))
-        scores = {scorer.name: _score_all(scorer, _within(scorer.limit, judged, sets), run) for scorer in scorers}
+    general = tuple(as_dimension(each) for each in dimensions)
+    _check(methods, scorers, sets, general)
+    jobs = [*_jobs(methods, sets, general, protocol)]
+    with locked(folder):
+        run_folder = RunFolder(folder, _config(llm, protocol))
+        by_key, failures = _generate_all(jobs, run_folder.records("answers"), llm, protocol)
+        answers = tuple(_per_preference(jobs, by_key))
+        scores = {
+            scorer.name: _score_all(scorer, _first_questions(scorer.limit, answers, sets), run_folder)
+            for scorer in scorers
+        }
     return Evaluation(
         methods=by_name(methods),
         datasets=tuple(each.name for each in sets),
-        dimensions=_dimensions(sets, wanted),
+        dimensions=_dimensions(sets, general),
         temperatures=protocol.temperatures,
-        answers=judged,
+        answers=answers,
         scores=scores,
         scorers={scorer.name: scorer for scorer in scorers},
-        manifest=run.manifest,
+        manifest=run_folder.manifest,
         failures=failures,
     )
 
 
-def _dimensions(datasets: Sequence[Dataset], wanted: tuple[Dimension, ...]) -> tuple[Dimension, ...]:
-    """What answers are judged by: what was asked for, where a question has no preferences of its own, and those."""
+def _dimensions(datasets: Sequence[Dataset], general: tuple[Dimension, ...]) -> tuple[Dimension, ...]:
+    """Return the general preferences, if any sample uses them, and those of samples with preferences of their own."""
     samples = [sample for dataset in datasets for sample in dataset.samples]
-    general = () if all(sample.preferences for sample in samples) else wanted
+    used = () if all(sample.preferences for sample in samples) else general
     names = dict.fromkeys(each.name for sample in samples for each in sample.preferences)
-    own = [Dimension(name, "(each question's own)") for name in names if name not in {each.name for each in general}]
-    return (*general, *own)
+    own = [Dimension(name, "(each question's own)") for name in names if name not in {each.name for each in used}]
+    return (*used, *own)
 
 
 def _check(
@@ -131,24 +138,24 @@ def _check(
         raise InvalidParameterError(msg)
     by_name(methods)
     if any(scorer.limit is not None and scorer.limit < 1 for scorer in scorers):
-        msg = "A scorer's limit must be at least 1, or None; leave the scorer out to score nothing."
+        msg = "A scorer's limit must be None or at least 1. To score nothing, leave the scorer out."
         raise InvalidParameterError(msg)
-    names = {
+    names_by_kind = {
         "scorers": [_slug(scorer.name) for scorer in scorers],
         "datasets": [dataset.name for dataset in datasets],
         "preferences": [dimension.name for dimension in dimensions],
     }
-    for what, given in names.items():
-        if len({*given}) < len(given):
-            msg = f"Two {what} have the same name. Rename one of them: {sorted(given)}."
+    for kind, names in names_by_kind.items():
+        if len({*names}) < len(names):
+            msg = f"Two {kind} have the same name. Rename one of them: {sorted(names)}."
             raise InvalidParameterError(msg)
 
 
 def _config(llm: ChatAmulet, protocol: Protocol) -> dict[str, Any]:
-    """What all answers of a folder have in common; methods, questions and temperatures may be added."""
-    loaded = llm.load()  # what cannot be loaded shows before anything is asked
+    """Return the settings that all answers of a folder share. Methods, questions and temperatures may differ."""
+    loaded = llm.load()  # first, so that loading errors precede all answers
     settings = answer_settings(dict(llm))
-    own = {name: value for name, value in settings.items() if name not in _OF_THE_PROTOCOL}
+    own = {name: value for name, value in settings.items() if name not in _PROTOCOL_SETTINGS}
     return {
         "model": str(llm.model) if isinstance(llm.model, str | Path) else loaded.name,
         "tokenizer": identity(llm.tokenizer) if isinstance(llm.tokenizer, str | Path) else None,
@@ -162,81 +169,81 @@ def _config(llm: ChatAmulet, protocol: Protocol) -> dict[str, Any]:
     }
 
 
-def _cells(
-    methods: Sequence[Method], datasets: Sequence[Dataset], dimensions: tuple[Dimension, ...], protocol: Protocol
-) -> Iterator[Cell]:
-    """All that is to be answered, each once; question by question, since methods share its prompts."""
-    distinct = distinct_runs(methods)
+def _jobs(
+    methods: Sequence[Method], datasets: Sequence[Dataset], general: tuple[Dimension, ...], protocol: Protocol
+) -> Iterator[Job]:
+    """Yield each answer to generate once, question by question, since methods share the prompts of a question."""
+    distinct = distinct_methods(methods)
     for dataset in datasets:
         for number, sample in enumerate(dataset.samples):
             is_searched = protocol.search_limit is None or number < protocol.search_limit
             for method in distinct:
-                asked = sample.preferences or dimensions
-                for judged_by in [(each,) for each in asked] if method.uses_preference else [asked]:
+                dimensions = sample.preferences or general
+                for scored_for in [(each,) for each in dimensions] if method.uses_preference else [dimensions]:
                     for temperature in protocol.temperatures if is_searched or not method.is_search else ():
-                        yield Cell(method, dataset.name, sample, judged_by, temperature)
+                        yield Job(method, dataset.name, sample, scored_for, temperature)
 
 
-def _answers(
-    cells: Sequence[Cell], kept: JsonlRecords, llm: ChatAmulet, protocol: Protocol
+def _generate_all(
+    jobs: Sequence[Job], records: JsonlRecords, llm: ChatAmulet, protocol: Protocol
 ) -> tuple[dict[str, Answer], dict[str, str]]:
-    """Answer what is not answered yet; each answer is on disk as soon as it is there.
+    """Generate the answers that are not stored yet, and store each as soon as it is ready.
 
     Returns:
-        Answers, and why the others could not be given, by key. What could not be answered is tried again next time.
+        Answers by key, and error messages of the missing ones by key. The next evaluation tries these again.
     """
-    missing = [cell for cell in cells if not _is_answered(cell, kept)]
-    failures = {}
+    missing = [job for job in jobs if not _is_answered(job, records)]
+    failures: dict[str, str] = {}
 
-    def work(cell: Cell) -> None:
+    def work(job: Job) -> None:
         try:
-            kept.append(_answer(cell, llm, protocol).as_record())
-        except OF_ONE_QUESTION as error:
-            failures[cell.key] = f"{type(error).__name__}: {error}"
+            records.append(_generate(job, llm, protocol).as_record())
+        except PER_QUESTION_ERRORS as error:
+            failures[job.key] = f"{type(error).__name__}: {error}"
 
-    with tqdm(total=len(cells), initial=len(cells) - len(missing), desc="answers", unit="answer") as progress:
-        for is_engine, num_at_once in ((True, protocol.num_at_once), (False, 1)):
-            jobs = [cell for cell in missing if cell.method.is_engine == is_engine]
-            for _ in in_parallel(work, jobs, num_at_once):
+    with tqdm(total=len(jobs), initial=len(jobs) - len(missing), desc="answers", unit="answer") as progress:
+        for uses_engine, num_at_once in ((True, protocol.num_at_once), (False, 1)):
+            todo = [job for job in missing if job.method.uses_engine == uses_engine]
+            for _ in in_parallel(work, todo, num_at_once):
                 progress.update()
     if failures:
         reasons = "; ".join(sorted({*failures.values()})[:_NUM_REASONS])
-        warnings.warn(f"{len(failures)} of {len(cells)} answers could not be given: {reasons}", stacklevel=3)
-    return {cell.key: Answer(**kept[cell.key]) for cell in cells if cell.key in kept}, failures
+        warnings.warn(f"{len(failures)} of {len(jobs)} answers could not be generated: {reasons}", stacklevel=3)
+    return {job.key: Answer.from_record(records[job.key]) for job in jobs if job.key in records}, failures
 
 
-def _is_answered(cell: Cell, kept: JsonlRecords) -> bool:
-    if cell.key not in kept:
+def _is_answered(job: Job, records: JsonlRecords) -> bool:
+    if job.key not in records:
         return False
-    found = kept[cell.key]
-    if (found["question"], found["preference"]) != (cell.sample.question, cell.told[1]):
+    record = records[job.key]
+    if (record["question"], record["preference"]) != (job.sample.question, job.preference[1]):
         msg = (
-            f"Question {cell.sample.id} of {cell.dataset} was answered under the same names with another text of the "
-            f"question or preference. Give this evaluation a folder of its own."
+            f"The folder has an answer to question {job.sample.id} of {job.dataset} with another text of the question "
+            f"or preference. Use another folder."
         )
         raise RunError(msg)
     return True
 
 
-def _answer(cell: Cell, llm: ChatAmulet, protocol: Protocol) -> Answer:
-    name, preference = cell.told
+def _generate(job: Job, llm: ChatAmulet, protocol: Protocol) -> Answer:
+    name, preference = job.preference
     sampling = {
-        "temperature": cell.temperature,
-        "top_p": protocol.top_p if cell.temperature or cell.method.is_search else 1.0,
+        "temperature": job.temperature,
+        "top_p": protocol.top_p if job.temperature or job.method.is_search else 1.0,
         "max_tokens": protocol.max_tokens,
-        "seed": seed_of(protocol.seed, cell.dataset, cell.sample.id),
+        "seed": seed_of(protocol.seed, job.dataset, job.sample.id),
     }
     begun = time.perf_counter()
-    message = cell.method.answer(Ask(llm, messages_of(protocol.system, cell.sample.question), preference, sampling))
+    message = job.method.generate(Ask(llm, messages_of(protocol.system, job.sample.question), preference, sampling))
     return Answer(
-        key=cell.key,
-        run=cell.method.run,
-        dataset=cell.dataset,
-        sample_id=cell.sample.id,
-        question=cell.sample.question,
+        key=job.key,
+        decoding_key=job.method.decoding_key,
+        dataset=job.dataset,
+        sample_id=job.sample.id,
+        question=job.sample.question,
         dimension=name,
         preference=preference,
-        temperature=cell.temperature,
+        temperature=job.temperature,
         text=message.text,
         num_tokens=_num_tokens(message, llm),
         finish_reason=message.response_metadata.get("finish_reason"),
@@ -245,7 +252,7 @@ def _answer(cell: Cell, llm: ChatAmulet, protocol: Protocol) -> Answer:
 
 
 def seed_of(seed: int, dataset: str, sample_id: str) -> int:
-    """The seed of a question: the same for all methods, and another for every question."""
+    """Return the seed of a question. It is the same for all methods, and differs between questions."""
     digest = hashlib.sha256(f"{seed}|{dataset}|{sample_id}".encode()).digest()
     return int.from_bytes(digest[:6], "big")
 
@@ -255,42 +262,43 @@ def _num_tokens(message: AIMessage, llm: ChatAmulet) -> int:
     return usage["output_tokens"] if usage else len(llm.get_token_ids(message.text))
 
 
-def _judged(cells: Iterable[Cell], answers: Mapping[str, Answer]) -> Iterator[Answer]:
-    for cell in cells:
-        for each in cell.dimensions if cell.key in answers else ():
-            yield replace(answers[cell.key], dimension=each.name, preference=each.text)
+def _per_preference(jobs: Iterable[Job], answers: Mapping[str, Answer]) -> Iterator[Answer]:
+    """Repeat each answer for each preference that it is scored for."""
+    for job in jobs:
+        for each in job.dimensions if job.key in answers else ():
+            yield replace(answers[job.key], dimension=each.name, preference=each.text)
 
 
-def _within(limit: int | None, answers: Sequence[Answer], datasets: Sequence[Dataset]) -> Sequence[Answer]:
-    """Those to the first questions of each dataset."""
+def _first_questions(limit: int | None, answers: Sequence[Answer], datasets: Sequence[Dataset]) -> Sequence[Answer]:
+    """Return the answers to the first `limit` questions of each dataset."""
     first = {(dataset.name, sample.id) for dataset in datasets for sample in dataset.head(limit).samples}
     return [answer for answer in answers if answer.cluster in first]
 
 
-def _score_all(scorer: Scorer, answers: Iterable[Answer], run: Run) -> dict[str, float | None]:
-    """Score what is not scored yet."""
+def _score_all(scorer: Scorer, answers: Iterable[Answer], run_folder: RunFolder) -> dict[str, float | None]:
+    """Return the scores by `Answer.score_key`; those that are stored are not computed again."""
     by_key = {answer.score_key: answer for answer in answers}
-    if not scorer.is_kept:
+    if not scorer.is_stored:
         return {key: _score(scorer, answer) for key, answer in by_key.items()}
-    kept = run.records(_file_of(scorer))
-    missing = [answer for key, answer in by_key.items() if key not in kept]
+    records = run_folder.records(_file_name(scorer))
+    missing = [answer for key, answer in by_key.items() if key not in records]
     for answer in tqdm(missing, desc=scorer.name, unit="answer"):
-        kept.append({"key": answer.score_key, "score": _score(scorer, answer)})
-    return {key: kept[key]["score"] for key in by_key}
+        records.append({"key": answer.score_key, "score": _score(scorer, answer)})
+    return {key: records[key]["score"] for key in by_key}
 
 
 def _score(scorer: Scorer, answer: Answer) -> float | None:
     try:
         score = scorer.score(answer)
-    except OF_ONE_QUESTION:  # an answer that filled the context, say, and is longer when it is read again
+    except PER_QUESTION_ERRORS:  # tokenized again, an answer that filled the context may exceed it
         return None
     return None if score is None or not math.isfinite(score) else float(score)
 
 
-def _file_of(scorer: Scorer) -> str:
-    """Scorers of one name that are not the same keep their scores apart."""
-    identity = hashlib.sha256(scorer.identity.encode()).hexdigest()[:8] if scorer.identity else ""
-    return "-".join(filter(None, ("scores", _slug(scorer.name), identity)))
+def _file_name(scorer: Scorer) -> str:
+    """Return a name that differs for scorers with the same name and different `identity`."""
+    digest = hashlib.sha256(scorer.identity.encode()).hexdigest()[:8] if scorer.identity else ""
+    return "-".join(filter(None, ("scores", _slug(scorer.name), digest)))
 
 
 def _slug(name: str) -> str:

@@ -1,4 +1,4 @@
-"""A whole study: the answers of all methods, and whatever else was asked for, as one report."""
+"""A complete experiment: an evaluation, its optional parts (judge, refusals, ablations, efficiency), and a report."""
 
 import json
 from collections.abc import Sequence
@@ -12,74 +12,83 @@ from langchain_amulet.evaluation.analysis.costs import Cost, measure
 from langchain_amulet.evaluation.analysis.judge import Judge
 from langchain_amulet.evaluation.evaluator import evaluate
 from langchain_amulet.evaluation.methods.ablations import ablation, ablation_methods
-from langchain_amulet.evaluation.methods.method import Method, distinct_runs, paper_methods
+from langchain_amulet.evaluation.methods.method import Method, amulet_methods, distinct_methods, paper_methods
 from langchain_amulet.evaluation.protocol import PAPER_TABLE, Protocol
 from langchain_amulet.evaluation.questions.datasets import Dataset
 from langchain_amulet.evaluation.questions.dimensions import Dimension, as_dimension
 from langchain_amulet.evaluation.reports import sections
 from langchain_amulet.evaluation.reports.report import Report, Section
 from langchain_amulet.evaluation.results import Evaluation
-from langchain_amulet.evaluation.runs.folder import JsonlRecords, alone_in
+from langchain_amulet.evaluation.runs.folder import JsonlRecords, locked
 from langchain_amulet.evaluation.scorers.likelihood import log_perplexity
 from langchain_amulet.evaluation.scorers.refusals import load_harmful, refusal
 from langchain_amulet.evaluation.scorers.scorer import Scorer
 from langchain_amulet.evaluation.scorers.text import deterministic_scorers
 from langchain_amulet.exceptions import InvalidParameterError
 
-BASELINE = "pref"
-REFUSAL_METHODS = ("base", "pref", "amulet (paper)", "amulet (guarded)", "default (guarded)")
-_NUM_TIMED = 2  # questions on which costs are measured
+_NUM_TIMED = 2  # questions for which costs are measured
 
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """What a study asks for.
+    """Settings of an experiment.
 
     Raises:
-        InvalidParameterError: The method that all are compared with is missing, or there is no such ablation.
+        InvalidParameterError: A method that others are compared with is missing, an ablation is unknown, or a limit is
+            out of range.
     """
 
     llm: ChatAmulet
     datasets: Sequence[Dataset]
     folder: str | Path
-    """Of the run, and of its report."""
+    """Folder of the answers, the scores and the report."""
     methods: Sequence[Method] = field(default_factory=paper_methods)
     dimensions: Sequence[str | Dimension] = PAPER_TABLE
     protocol: Protocol = field(default_factory=Protocol)
     scorers: Sequence[Scorer] = ()
-    """Besides the deterministic ones and log_perplexity, such as reward models."""
+    """Scorers in addition to `deterministic_scorers` and `log_perplexity`, such as reward models."""
     judge: BaseChatModel | None = None
+    """Chat model that compares the answers of each method with those of the baseline. `None` skips this section."""
     perplexity_limit: int | None = None
-    """Questions of each dataset whose answers' perplexity is told, a forward each; `None`: all, 0: none."""
+    """Score the perplexity of answers to the first questions of each dataset. It needs a forward pass per answer.
+    `None` scores all, 0 none."""
     ablations: Sequence[str] = ()
-    """Parameters; at the first temperature only."""
+    """Names of ablations, from `PARAMETERS`. They run at the first temperature only."""
     ablation_limit: int = 2
-    """Questions of each dataset that ablations ask."""
+    """Number of questions of each dataset for ablations."""
     has_refusals: bool = False
-    """Whether to ask what should be refused; at the first temperature only."""
+    """Whether to measure refusals of harmful requests, at the first temperature only."""
     has_efficiency: bool = False
-    """Whether to measure what methods cost; best on a machine that does nothing else."""
+    """Whether to measure time and memory. The machine should be idle otherwise."""
     title: str = "Evaluation"
+    """Title of the report."""
+    baseline: str = "pref"
+    """Name of the method that all others are compared with."""
 
     def __post_init__(self) -> None:
-        """Refuse what could not be compared."""
-        missing = {BASELINE, *(("base",) if self.has_refusals else ())} - {method.name for method in self.methods}
-        if missing:
-            msg = f"Methods are compared with {' and '.join(sorted(missing))}; add it to the methods."
+        """Check settings before anything is generated."""
+        if self.baseline not in {method.name for method in self.methods}:
+            msg = f"The methods are compared with {self.baseline}; add it to the methods, or set another baseline."
+            raise InvalidParameterError(msg)
+        if self.has_refusals and all(method.uses_preference for method in self.methods):
+            msg = "Refusals are compared with a method without preference, such as base; add it to the methods."
             raise InvalidParameterError(msg)
         if self.ablation_limit < 1 or (self.perplexity_limit or 0) < 0:
-            msg = "ablation_limit must be at least 1, and perplexity_limit at least 0."
+            msg = (
+                f"ablation_limit must be at least 1, got {self.ablation_limit}, and perplexity_limit must be None "
+                f"or at least 0, got {self.perplexity_limit}."
+            )
             raise InvalidParameterError(msg)
         for parameter in self.ablations:
             ablation(parameter)
 
     def run(self) -> Report:
-        """Answer, judge and measure whatever is not done yet, and write the report.
+        """Generate, score and measure everything that is not stored yet, and write the report.
 
         Raises:
-            RunError: The folder holds a run of another model or protocol.
+            RunError: The folder has answers of another model or protocol, or another process uses it.
         """
-        with alone_in(self.folder):
+        with locked(self.folder):
             report = Report(self.title, self._sections())
         report.write(self.folder)
         return report
@@ -89,15 +98,15 @@ class Experiment:
         if self.perplexity_limit != 0:
             scorers.append(log_perplexity(self.llm, self.protocol.system, limit=self.perplexity_limit))
         evaluation = self._evaluate(self.datasets, self.methods, scorers, self.protocol)
-        parts = [sections.setup_section(evaluation), *sections.results_sections(evaluation, baseline=BASELINE)]
+        parts = [sections.setup_section(evaluation), *sections.results_sections(evaluation, baseline=self.baseline)]
         if self.judge is not None:
-            parts.append(self._judged(evaluation, self.judge))
+            parts.append(self._judge_section(evaluation, self.judge))
         if self.has_refusals:
-            parts.append(self._refusals())
+            parts.append(self._refusals_section())
         if self.ablations:
-            parts.append(self._ablations())
+            parts.append(self._ablations_section())
         if self.has_efficiency:
-            parts.append(self._efficiency())
+            parts.append(self._efficiency_section())
         return [*parts, sections.examples_section(evaluation)]
 
     def _evaluate(
@@ -114,38 +123,45 @@ class Experiment:
         )
 
     @property
-    def _at_first_temperature(self) -> Protocol:
+    def _first_temperature(self) -> Protocol:
         return replace(self.protocol, temperatures=self.protocol.temperatures[:1])
 
-    def _judged(self, evaluation: Evaluation, llm: BaseChatModel) -> Section:
+    def _judge_section(self, evaluation: Evaluation, llm: BaseChatModel) -> Section:
         judge = Judge(llm, JsonlRecords(Path(self.folder) / "verdicts.jsonl"))
         judgements = [
-            judge.judge(evaluation, baseline=BASELINE, temperature=temperature)
+            judge.judge(evaluation, baseline=self.baseline, temperature=temperature)
             for temperature in evaluation.temperatures
         ]
         return sections.judge_section(evaluation, judgements)
 
-    def _refusals(self) -> Section:
-        methods = [method for method in self.methods if method.name in REFUSAL_METHODS]
-        protocol = replace(self._at_first_temperature, limit=None)
+    def _refusals_section(self) -> Section:
+        """The methods without preference, the baseline, and the settings of Amulet; the others would take long."""
+        amulet = {method.decoding_key for method in amulet_methods()}
+        methods = [
+            method
+            for method in self.methods
+            if not method.uses_preference or method.name == self.baseline or method.decoding_key in amulet
+        ]
+        protocol = replace(self._first_temperature, limit=None)
         return sections.refusals_section(self._evaluate([load_harmful()], methods, [refusal()], protocol))
 
-    def _ablations(self) -> Section:
-        protocol = replace(self._at_first_temperature, limit=self.ablation_limit)
+    def _ablations_section(self) -> Section:
+        protocol = replace(self._first_temperature, limit=self.ablation_limit)
         methods = {method.name: method for method in ablation_methods(self.ablations)}
         scorers = [*deterministic_scorers(), *self.scorers]
         evaluation = self._evaluate(self.datasets, [*methods.values()], scorers, protocol)
         return sections.ablations_section(evaluation, self.ablations)
 
-    def _efficiency(self) -> Section:
-        timed = sorted(distinct_runs(self.methods), key=lambda method: method.name != "base")  # plain decoding first
+    def _efficiency_section(self) -> Section:
+        timed = sorted(distinct_methods(self.methods), key=lambda method: method.uses_preference)  # base is the first
         questions = [sample.question for sample in self.datasets[0].samples[:_NUM_TIMED]]
         preference = as_dimension(self.dimensions[0]).text
-        kept = JsonlRecords(Path(self.folder) / "costs.jsonl")
+        records = JsonlRecords(Path(self.folder) / "costs.jsonl")
         model = self.llm.load().model
         place = [str(model.device), str(model.dtype)]
-        key = json.dumps([[method.run for method in timed], questions, preference, self.protocol.max_tokens, place])
-        if key not in kept:
+        keys = [method.decoding_key for method in timed]
+        key = json.dumps([keys, questions, preference, self.protocol.max_tokens, place])
+        if key not in records:
             costs = measure(timed, questions, llm=self.llm, preference=preference, max_tokens=self.protocol.max_tokens)
-            kept.append({"key": key, "costs": [asdict(cost) for cost in costs]})
-        return sections.efficiency_section([Cost(**cost) for cost in kept[key]["costs"]])
+            records.append({"key": key, "costs": [asdict(cost) for cost in costs]})
+        return sections.efficiency_section([Cost(**cost) for cost in records[key]["costs"]])

@@ -1,41 +1,42 @@
-"""What is the same for all methods of an evaluation."""
+"""Settings that are the same for all methods of an evaluation."""
 
 from dataclasses import dataclass
 
 from langchain_amulet.exceptions import InvalidParameterError
 
 PAPER_TABLE = ("creative", "verbose", "concise", "uplifting")
-"""The preferences of the paper's main table."""
+"""Names of the preferences in the paper's main table."""
 SYSTEM = "You are a helpful assistant."
-"""The system prompt of all methods, unless another is asked for."""
+"""Default system prompt of all methods."""
 
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """What is the same for all methods.
+    """Settings that are the same for all methods.
 
     Raises:
-        InvalidParameterError: There is no temperature, or a number is out of range.
+        InvalidParameterError: `temperatures` is empty or has duplicates, or a number is out of range.
     """
 
     temperatures: tuple[float, ...] = (0.0,)
-    """0 is greedy."""
+    """Every question is answered at each of these temperatures. 0 is greedy decoding."""
     top_p: float = 0.95
-    """At temperatures above 0."""
+    """Applies at temperatures above 0."""
     max_tokens: int = 128
+    """Largest length of an answer, in tokens."""
     system: str = SYSTEM
-    """The system prompt; empty leaves it to the model's template."""
+    """System prompt. The empty string sends no system message, so that the model's chat template decides."""
     seed: int = 0
-    """Each question has a seed of its own that follows from this one, the same for all methods."""
+    """Each question gets its own seed, derived from this one. All methods use the same seed for a question."""
     limit: int | None = None
-    """Only so many questions of each dataset."""
+    """Use only the first `limit` questions of each dataset. `None` uses all."""
     search_limit: int | None = None
-    """Only so many of each for methods that look at several answers before they give one."""
+    """Same as `limit`, for methods with `is_search`, which generate several candidates per answer."""
     num_at_once: int = 64
-    """Answers under way at once."""
+    """Number of answers that are generated concurrently."""
 
     def __post_init__(self) -> None:
-        """Refuse what answers nothing."""
+        """Check the ranges of all settings."""
         if not self.temperatures or min(self.temperatures) < 0 or len({*self.temperatures}) < len(self.temperatures):
             msg = f"temperatures must be different numbers of at least 0, got {self.temperatures}."
             raise InvalidParameterError(msg)

@@ -1,4 +1,4 @@
-"""What tests of evaluations share: questions, preferences, a short protocol, a tiny model, methods and judges by rule."""
+"""Fakes for tests of evaluations: questions, preferences, a short protocol, a tiny model, methods and judges by rule."""
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage
@@ -22,11 +22,11 @@ def tiny_llm(seed: int = 5) -> ChatAmulet:
     return ChatAmulet(model=tiny_model("qwen2", seed=seed), tokenizer=byte_tokenizer())
 
 
-def answer(text: str, *, run: str = "w=1", question: str = "Why?", preference: str = "Be brief.") -> Answer:
-    """As if given to a question of the set above."""
+def answer(text: str, *, decoding_key: str = "w=1", question: str = "Why?", preference: str = "Be brief.") -> Answer:
+    """An answer to the first question of `QUESTIONS`."""
     return Answer(
-        key=answer_key(run, "two", "a", "concise", 0.0),
-        run=run,
+        key=answer_key(decoding_key, "two", "a", "concise", 0.0),
+        decoding_key=decoding_key,
         dataset="two",
         sample_id="a",
         question=question,
@@ -41,12 +41,12 @@ def answer(text: str, *, run: str = "w=1", question: str = "Why?", preference: s
 
 
 def saying(name: str, words: int, **values) -> Method:
-    """A method that always gives so many words."""
+    """A method whose answers have this number of words."""
     return Method(name, lambda _: AIMessage(" ".join(map(str, range(words)))), **values)
 
 
 class Referee(BaseChatModel):
-    """Replies by a rule over the two texts."""
+    """A judge whose reply is the value of `rule` for the two texts."""
 
     rule: object
     prompts: list = []  # noqa: RUF012 - pydantic copies it

@@ -1,1 +1,1 @@
-"""Statistics, rankings, judges and costs."""
+"""Analysis of answers and scores: statistics, comparisons of methods, a judge, and costs."""

@@ -1,4 +1,4 @@
-"""What methods cost: time to the first token, time per token and memory, side by side."""
+"""Costs of methods: time to the first token, time per token, and memory."""
 
 import threading
 import time
@@ -16,23 +16,24 @@ from langchain_amulet.evaluation.methods.method import Ask, Method
 from langchain_amulet.evaluation.protocol import SYSTEM
 from langchain_amulet.evaluation.scorers.scorer import messages_of
 
-_WATCH_S = 0.01
+_POLL_S = 0.01  # interval at which memory is measured on a CPU
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of one method, for one user: medians over questions and rounds."""
+    """Costs of one method with one request at a time. Times are medians over questions and rounds."""
 
     method: str
     first_token_s: float | None
-    """From the question to the first token; `None` for methods that give an answer only as a whole."""
+    """Time of an answer of one token, in seconds. `None` for methods that do not stream."""
     token_s: float
-    """Per further token; per token of the whole answer, for methods that give it only as a whole."""
+    """Seconds per token after the first. For methods that do not stream, per token of the whole answer."""
     relative: float
-    """Time per token, as a multiple of the first method's: the median of ratios of neighbours in time."""
+    """Time per token relative to the first method: the median of ratios, each of two measurements of the same question
+    and round."""
     peak_bytes: int
-    """Most memory in use while it answered, weights included: of the GPU, or else of the process, which keeps what
-    earlier answers took."""
+    """Peak memory during the answers, including weights: memory allocated on the GPU, or the resident memory of the
+    process on a CPU. The latter includes memory that was used for earlier answers and not returned to the system."""
 
 
 class _Timing(NamedTuple):
@@ -49,15 +50,15 @@ def measure(
     max_tokens: int = 64,
     rounds: int = 2,
 ) -> list[Cost]:
-    """Let methods take turns, one question at a time, so that a machine whose speed drifts slows all alike.
+    """Measure the costs of methods. The methods take turns, so that changes of the machine's speed affect all alike.
 
     Args:
-        methods: The first is what others are compared with, such as plain decoding.
-        questions: Each is answered by each method in each round.
-        llm: The model. Each prompt begins with a number of its own, so that nothing that was read before is reused.
-        preference: What to answer for.
-        max_tokens: Of each answer.
-        rounds: How often.
+        methods: The first one is the baseline of `Cost.relative`, such as plain decoding.
+        questions: Each method answers each question in each round.
+        llm: The model. Each prompt begins with a different number, so that no cached prefix is reused.
+        preference: Text of the preference.
+        max_tokens: Largest length of an answer, in tokens.
+        rounds: Number of rounds.
     """
     timings: dict[str, list[_Timing]] = {method.name: [] for method in methods}
     peaks = {method.name: 0 for method in methods}
@@ -73,21 +74,21 @@ def measure(
     ]
 
 
-def _cost(name: str, mine: Sequence[_Timing], theirs: Sequence[_Timing], peak_bytes: int) -> Cost:
-    firsts = [each.first_token_s for each in mine if each.first_token_s is not None]
+def _cost(name: str, timings: Sequence[_Timing], baseline: Sequence[_Timing], peak_bytes: int) -> Cost:
+    firsts = [each.first_token_s for each in timings if each.first_token_s is not None]
     return Cost(
         method=name,
         first_token_s=median(firsts) if firsts else None,
-        token_s=median(each.token_s for each in mine),
-        relative=median(one.token_s / other.token_s for one, other in zip(mine, theirs, strict=True)),
+        token_s=median(each.token_s for each in timings),
+        relative=median(one.token_s / other.token_s for one, other in zip(timings, baseline, strict=True)),
         peak_bytes=peak_bytes,
     )
 
 
 def _time(method: Method, asks: Sequence[Ask], max_tokens: int) -> _Timing:
-    """An answer of one token by the first prompt, and a whole one by the second."""
+    """Time an answer of one token to the first prompt, and a whole answer to the second."""
     first = None
-    if method.is_engine and not method.is_search:
+    if method.uses_engine and not method.is_search:
         first = _seconds(method, asks[0], 1)[0]
     seconds, num_tokens = _seconds(method, asks[1], max_tokens)
     if first is None or num_tokens == 1:
@@ -96,28 +97,28 @@ def _time(method: Method, asks: Sequence[Ask], max_tokens: int) -> _Timing:
 
 
 def _seconds(method: Method, ask: Ask, max_tokens: int) -> tuple[float, int]:
-    """How long an answer takes, and its tokens."""
+    """Return the duration of an answer in seconds, and its number of tokens."""
     begun = time.perf_counter()
-    usage = method.answer(
+    usage = method.generate(
         ask._replace(sampling={"temperature": 0.0, "max_tokens": max_tokens, "seed": 0})
     ).usage_metadata
     return time.perf_counter() - begun, max(1, usage["output_tokens"] if usage else 1)
 
 
 class _Peak:
-    """Watches memory while something runs."""
+    """Measures peak memory within a `with` block."""
 
     def __init__(self, device: torch.device) -> None:
         self.num_bytes = 0
         self._device = device
         self._has_ended = threading.Event()
-        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._thread = threading.Thread(target=self._poll, daemon=True)
 
     def __enter__(self) -> Self:
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
         else:
-            self._watcher.start()
+            self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -125,11 +126,11 @@ class _Peak:
             self.num_bytes = int(torch.cuda.max_memory_allocated(self._device))
         else:
             self._has_ended.set()
-            self._watcher.join()
+            self._thread.join()
 
-    def _watch(self) -> None:
+    def _poll(self) -> None:
         process = psutil.Process()
         while True:
             self.num_bytes = max(self.num_bytes, process.memory_info().rss)
-            if self._has_ended.wait(_WATCH_S):
+            if self._has_ended.wait(_POLL_S):
                 return

@@ -1,4 +1,4 @@
-"""A language model that says which of two answers is better for a preference."""
+"""A judge: a language model that decides which of two answers is better for a preference."""
 
 import hashlib
 import re
@@ -40,24 +40,24 @@ _OUTCOMES = {"1": 1.0, "2": 0.0, "tie": 0.5}
 
 
 class Judge:
-    """Asks a chat model about two answers, in both orders, since judges favour places.
+    """Compares answers with a chat model. Each pair is judged in both orders, since judges have a position bias.
 
     Args:
-        llm: Any chat model; best at temperature 0. `ChatAmulet` judges without anybody's preferences.
-        records: Where verdicts are kept: what stands there is not asked again. `None` asks every time.
-        prompt: With `{question}`, `{preference}`, `{first}` and `{second}`.
+        llm: Any chat model, preferably at temperature 0. A `ChatAmulet` judges without preferences of its own.
+        records: File that stores verdicts, so that no pair is judged twice. `None` stores nothing.
+        prompt: Text with the placeholders `{question}`, `{preference}`, `{first}` and `{second}`.
     """
 
     def __init__(self, llm: BaseChatModel, records: JsonlRecords | None = None, *, prompt: str = PROMPT) -> None:
         self._llm, self._records, self._prompt = llm, records, prompt
-        self._name = llm._get_ls_params().get("ls_model_name") or llm._llm_type  # noqa: SLF001 - as traces name it
+        self._name = llm._get_ls_params().get("ls_model_name") or llm._llm_type  # noqa: SLF001 - the name in traces
 
     def compare(self, first: Answer, second: Answer) -> float | None:
-        """How the first does against the second.
+        """Compare two answers to the same question.
 
         Returns:
-            1 if it is better, 0 if it is worse, 0.5 for a tie; 0.75 and 0.25 if one order is a tie. `None` if the judge
-            has said neither in an order, or nothing that can be read: a refusal scores nobody.
+            1 if the first is better, 0 if the second is, 0.5 for a tie or if the orders contradict each other; 0.75 or
+            0.25 if only one order is a tie. `None` if a reply cannot be parsed, such as a refusal.
         """
         if first.text == second.text:
             return 0.5
@@ -67,13 +67,13 @@ class Judge:
         return (verdicts[0] + 1 - verdicts[1]) / 2
 
     def judge(self, evaluation: Evaluation, *, baseline: str, temperature: float, num_at_once: int = 8) -> "Judgements":
-        """Every method against one, on all that both have answered; of methods that share a run, the first.
+        """Compare every distinct method with a baseline, on all questions that both have answered.
 
         Args:
-            evaluation: The answers.
-            baseline: The method that all others are compared with.
-            temperature: Of the answers.
-            num_at_once: Pairs that are judged at once.
+            evaluation: Evaluation with the answers.
+            baseline: Name of the method that all others are compared with.
+            temperature: Sampling temperature of the answers to compare.
+            num_at_once: Number of pairs that are judged concurrently.
         """
         pairs = [*_pairs(evaluation, baseline, temperature)]
         judged = in_parallel(lambda pair: (pair, self.compare(pair.first, pair.second)), pairs, num_at_once)
@@ -84,14 +84,14 @@ class Judge:
         return Judgements(baseline, temperature, verdicts)
 
     def prompt_for(self, first: Answer, second: Answer) -> list[HumanMessage]:
-        """What the model is asked about two answers in this order."""
+        """Return the judge's prompt for two answers in this order."""
         values = {
             "question": first.question,
             "preference": first.preference,
             "first": first.text,
             "second": second.text,
         }
-        # At one stroke, so that braces and names in answers stay as they are.
+        # One substitution for all, so that placeholders within answers are not replaced.
         names = "|".join(values)
         return [HumanMessage(re.sub(rf"\{{({names})\}}", lambda match: values[match[1]], self._prompt))]
 
@@ -99,11 +99,11 @@ class Judge:
         messages = self.prompt_for(first, second)
         key = f"{self._name} {hashlib.sha256(messages[0].text.encode()).hexdigest()}"
         if self._records is not None and key in self._records:
-            kept: float | None = self._records[key]["outcome"]
-            return kept
-        plain: Mapping[str, Any] = {"preference": []} if isinstance(self._llm, PersonalizedChatModel) else {}
-        reply = self._llm.invoke(messages, **plain).text
-        outcome = read_verdict(reply)
+            stored: float | None = self._records[key]["outcome"]
+            return stored
+        arguments: Mapping[str, Any] = {"preference": []} if isinstance(self._llm, PersonalizedChatModel) else {}
+        reply = self._llm.invoke(messages, **arguments).text
+        outcome = parse_verdict(reply)
         if self._records is not None:
             self._records.append({"key": key, "outcome": outcome, "reply": reply})
         return outcome
@@ -129,20 +129,20 @@ def _pairs(evaluation: Evaluation, baseline: str, temperature: float) -> Sequenc
 
 @dataclass(frozen=True, slots=True)
 class Judgements:
-    """What a judge has said of every method against one."""
+    """Outcomes of comparisons of all methods with a baseline by a judge."""
 
     baseline: str
     temperature: float
     verdicts: dict[tuple[str, str, tuple[str, str]], float | None]
-    """By method, preference and question."""
+    """By method, preference and question: the value of `Judge.compare`."""
 
     @property
     def num_unscored(self) -> int:
-        """Of pairs that the judge would not, or could not, compare."""
+        """Number of pairs without an outcome, since a reply could not be parsed."""
         return sum(outcome is None for outcome in self.verdicts.values())
 
     def win_rates(self, dimension: str) -> dict[str, WinRate]:
-        """By method, how often it beats the baseline; what is not scored is left out."""
+        """Return the win rate of each method against the baseline. Pairs without an outcome are omitted."""
         by_method: dict[str, dict[tuple[str, str], float]] = {}
         for (method, name, cluster), outcome in self.verdicts.items():
             if name == dimension and outcome is not None:
@@ -150,8 +150,8 @@ class Judgements:
         return {method: win_rate([*each.values()], [*each]) for method, each in by_method.items()}
 
 
-def read_verdict(reply: str) -> float | None:
-    """1, 0 or 0.5, if the last line of a reply is a verdict and nothing else; else `None`."""
+def parse_verdict(reply: str) -> float | None:
+    """Return 1, 0 or 0.5 if the last line of a reply is a verdict and nothing else, or `None` if not."""
     lines = reply.strip().splitlines() or [""]
-    found = _VERDICT.fullmatch(lines[-1])
-    return _OUTCOMES[found[1].lower()] if found else None
+    match = _VERDICT.fullmatch(lines[-1])
+    return _OUTCOMES[match[1].lower()] if match else None

@@ -1,7 +1,10 @@
-"""What samples tell, and how surely: means, comparisons, win rates and rankings, with the errors that samples have.
+"""Statistics with errors: means, paired differences, win rates and rankings.
 
-All answers to one question share what is special about it, so errors are clustered by question: a thousand answers to
-ten questions tell about as much as ten.
+Answers to the same question are not independent, so standard errors are clustered by question. All intervals are 95 %
+confidence intervals.
+
+References:
+    Miller, Adding error bars to evals, 2024: https://arxiv.org/abs/2411.00640
 """
 
 import math
@@ -25,26 +28,27 @@ Key = TypeVar("Key", bound=Hashable)
 Array: TypeAlias = NDArray[np.floating[Any]]
 
 SMALL = 30
-"""With fewer questions than this, intervals are rough, and reports say so."""
+"""With fewer questions than this, intervals are approximate, and reports say so."""
 
 _TIE = 0.5
-_REGULARISATION = 0.01  # of Bradley-Terry: without, a method that always wins would be infinitely strong
-_NUM_RESAMPLES = 500
+_REGULARISATION = 0.01  # of Bradley-Terry: without it, a method that always wins has infinite strength
+_NUM_RESAMPLES = 500  # of the bootstrap
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean over questions."""
+    """A mean, in the unit of the values, with its standard error."""
 
     mean: float
     stderr: float
-    """Clustered by question; NaN for a single one."""
+    """Clustered by question. NaN with one question."""
     num_clusters: int
+    """Number of questions."""
     num_values: int
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 %, by Student's t with as many degrees of freedom as there are further questions."""
+        """Confidence interval, 95 %, by Student's t with G − 1 degrees of freedom for G questions. Infinite for one."""
         if self.num_clusters < 2:  # noqa: PLR2004
             return -math.inf, math.inf
         half = float(stats.t.ppf(0.975, self.num_clusters - 1)) * self.stderr
@@ -52,31 +56,32 @@ class Estimate:
 
     @property
     def is_small(self) -> bool:
-        """Whether there are too few questions to trust the interval far."""
+        """Whether there are fewer than `SMALL` questions, so that the interval is approximate."""
         return self.num_clusters < SMALL
 
 
 def estimate(values: Sequence[float], clusters: Sequence[Hashable]) -> Estimate:
-    """The mean of some values, with its error clustered by question.
+    """Compute a mean with its standard error clustered by question.
 
         stderr² = G/(G − 1) · Σ_g (Σ_{i in g} (x_i − mean))² / n²
 
     Args:
-        values: Scores, `(n,)`.
-        clusters: The question of each, G different ones.
+        values: Scores x, `(n,)`.
+        clusters: Question of each value, `(n,)`, with G different ones.
 
     Raises:
-        InvalidParameterError: There are no values, not as many clusters, or a value is not finite.
+        InvalidParameterError: There are no values, the lengths differ, or a value is NaN or infinite.
 
     References:
-        Miller, Adding error bars to evals, 2024, section 2.2: https://arxiv.org/abs/2411.00640
+        Miller, Adding error bars to evals, 2024, section 2.2: https://arxiv.org/abs/2411.00640. Unlike there, with the
+        finite-sample correction G/(G − 1).
     """
     if len(values) != len(clusters) or not values:
-        msg = f"A mean takes values and the question of each; got {len(values)} values and {len(clusters)} questions."
+        msg = f"estimate() needs one question per value, and at least one; got {len(values)} and {len(clusters)}."
         raise InvalidParameterError(msg)
     x = np.asarray(values, dtype=np.float64)
     if not np.isfinite(x).all():
-        msg = "A mean takes finite values. Leave out what has no score."
+        msg = "estimate() needs finite values. Omit answers without a score."
         raise InvalidParameterError(msg)
     mean = float(x.mean())
     residuals: dict[Hashable, float] = {}
@@ -92,59 +97,60 @@ def estimate(values: Sequence[float], clusters: Sequence[Hashable]) -> Estimate:
 
 @dataclass(frozen=True, slots=True)
 class WinRate:
-    """How often one method beats another."""
+    """Share of comparisons that one method wins against another."""
 
     rate: float
-    """From 0 to 1, ties counted half; 0.5 if neither is better."""
+    """From 0 to 1. A tie counts as half a win, so 0.5 means that neither is better."""
     interval: tuple[float, float]
-    """95 %."""
+    """Confidence interval, 95 %."""
     num_wins: int
     num_ties: int
     num_losses: int
     num_clusters: int
+    """Number of questions."""
 
     @property
     def is_small(self) -> bool:
-        """Whether there are too few questions to trust the interval far."""
+        """Whether there are fewer than `SMALL` questions, so that the interval is approximate."""
         return self.num_clusters < SMALL
 
 
 def win_rate(outcomes: Sequence[float], clusters: Sequence[Hashable]) -> WinRate:
-    """The share of comparisons that a method wins, ties counted half.
+    """Compute the share of comparisons that a method wins. A tie counts as half a win.
 
-    The interval is Wilson's, for as many comparisons as these are worth: their number divided by the design effect, the
-    clustered variance of the rate over that of independent comparisons.
+    The interval is Wilson's for the effective number of comparisons: their number divided by the design effect, which
+    is the clustered variance of the rate over the variance p (1 − p) / n of independent comparisons.
 
     Args:
-        outcomes: 1 for a win, 0.5 for a tie, 0 for a loss; the mean of several judgements may lie between.
-        clusters: The question of each.
+        outcomes: 1 for a win, 0.5 for a tie, 0 for a loss, `(n,)`. Means of several judgements may lie in between.
+        clusters: Question of each outcome, `(n,)`.
 
     Raises:
-        InvalidParameterError: An outcome is not from 0 to 1, or there are none.
+        InvalidParameterError: There are no outcomes, the lengths differ, or an outcome is not from 0 to 1.
 
     References:
         Wilson, Probable inference, JASA 1927: https://doi.org/10.1080/01621459.1927.10502953
     """
     if not all(0 <= outcome <= 1 for outcome in outcomes):
-        msg = f"Outcomes are from 0 (loss) to 1 (win), got {sorted(set(outcomes))}."
+        msg = f"Outcomes must be from 0 (loss) to 1 (win), got {sorted(set(outcomes))}."
         raise InvalidParameterError(msg)
-    found = estimate(outcomes, clusters)
+    mean = estimate(outcomes, clusters)
     return WinRate(
-        rate=found.mean,
-        interval=_wilson(found),
+        rate=mean.mean,
+        interval=_wilson(mean),
         num_wins=sum(outcome > _TIE for outcome in outcomes),
         num_ties=sum(outcome == _TIE for outcome in outcomes),
         num_losses=sum(outcome < _TIE for outcome in outcomes),
-        num_clusters=found.num_clusters,
+        num_clusters=mean.num_clusters,
     )
 
 
-def _wilson(found: Estimate) -> tuple[float, float]:
-    p, independent = found.mean, found.mean * (1 - found.mean) / found.num_values
-    # Where all comparisons end alike, or belong to one question, each question counts once.
-    num = float(found.num_clusters)
-    if independent > 0 and found.num_clusters > 1 and found.stderr > 0:
-        num = found.num_values / max(1.0, found.stderr**2 / independent)
+def _wilson(rate: Estimate) -> tuple[float, float]:
+    p, independent = rate.mean, rate.mean * (1 - rate.mean) / rate.num_values
+    # If all outcomes are equal, or there is one question, the effective number is the number of questions.
+    num = float(rate.num_clusters)
+    if independent > 0 and rate.num_clusters > 1 and rate.stderr > 0:
+        num = rate.num_values / max(1.0, rate.stderr**2 / independent)
     z = float(stats.norm.ppf(0.975))
     centre = (p + z**2 / (2 * num)) / (1 + z**2 / num)
     half = z / (1 + z**2 / num) * math.sqrt(p * (1 - p) / num + z**2 / (4 * num**2))
@@ -154,65 +160,73 @@ def _wilson(found: Estimate) -> tuple[float, float]:
 def paired_difference(
     first: Mapping[Key, float], second: Mapping[Key, float], cluster_of: Mapping[Key, Hashable]
 ) -> Estimate:
-    """The mean of first less second, over what both have; what is special about a question falls out.
+    """Compute the mean of first minus second, over the keys of both. The difficulty of a question cancels.
 
     Args:
-        first: By what was answered (say, question, preference and temperature), the score of one method.
-        second: The same of another.
-        cluster_of: The question of each.
+        first: Scores of one method, by any key, such as question, preference and temperature.
+        second: Scores of another method, by the same keys.
+        cluster_of: Question of each key.
 
     Raises:
-        InvalidParameterError: They have nothing in common.
+        InvalidParameterError: No key is in both.
+
+    References:
+        Miller, Adding error bars to evals, 2024, section 4: https://arxiv.org/abs/2411.00640
     """
     both = [key for key in first if key in second]
     if not both:
-        msg = "Two methods can be compared on what both have answered; these have nothing in common."
+        msg = "The two methods have no answered question in common. Compare methods that answered the same questions."
         raise InvalidParameterError(msg)
     return estimate([first[key] - second[key] for key in both], [cluster_of[key] for key in both])
 
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """The place of one method among all."""
+    """Strength of one method in a ranking."""
 
     name: str
     strength: float
-    """θ of Bradley-Terry, in nats; that of all methods sums up to 0. P(i beats j) = 1 / (1 + exp(θ_j - θ_i))."""
+    """θ of Bradley-Terry, in nats: P(i beats j) = 1 / (1 + exp(θ_j - θ_i)). The strengths of all methods sum to 0."""
     interval: tuple[float, float]
-    """95 %, by drawing questions anew."""
+    """Confidence interval of the strength, 95 %, by a bootstrap over questions. Infinite for one question."""
 
 
 def rank(names: Sequence[str], comparisons: Mapping[Hashable, Array]) -> list[Ranked]:
-    """Order methods by the comparisons between them, the strongest first.
+    """Rank methods by pairwise comparisons, the strongest first.
 
     Args:
-        names: Of M methods.
-        comparisons: By question, how often each method (row) has beaten each other (column), `(M, M)`; a tie is half a
-            win for both. Who was never compared has no place.
+        names: Names of M methods.
+        comparisons: By question, a matrix `(M, M)`: the number of wins of the row's method over the column's. A tie is
+            half a win for both.
+
+    Returns:
+        The methods with at least one comparison.
 
     Raises:
-        InvalidParameterError: There are no comparisons, or matrices of another shape.
+        InvalidParameterError: There are no comparisons, or a matrix has another shape.
 
     References:
-        Bradley and Terry 1952; fitted by choix (Maystre): https://choix.lum.li
+        Bradley and Terry, Rank analysis of incomplete block designs, Biometrika 1952: https://doi.org/10.2307/2334029
     """
     num = len(names)
     if not comparisons or any(each.shape != (num, num) for each in comparisons.values()):
-        msg = f"A ranking of {num} methods takes matrices of {num} x {num} wins, at least one."
+        msg = f"A ranking of {num} methods needs at least one matrix of wins, each of shape {num} x {num}."
         raise InvalidParameterError(msg)
     per_question = np.array([*comparisons.values()])
     compared = per_question.sum(0)
     is_compared = (compared + compared.T).any(0)
-    names = [name for name, is_there in zip(names, is_compared, strict=True) if is_there]
+    names = [name for name, has_comparison in zip(names, is_compared, strict=True) if has_comparison]
     num = len(names)
     per_question = per_question[:, is_compared][:, :, is_compared]
     strengths = bradley_terry(per_question.sum(0))
     rng = np.random.default_rng(0)
-    draws = [
+    resampled = [
         bradley_terry(per_question[rng.integers(len(per_question), size=len(per_question))].sum(0))
         for _ in range(_NUM_RESAMPLES if len(per_question) > 1 else 0)
     ]
-    low, high = np.quantile(draws, [0.025, 0.975], axis=0) if draws else (np.full(num, -np.inf), np.full(num, np.inf))
+    low, high = (
+        np.quantile(resampled, [0.025, 0.975], axis=0) if resampled else (np.full(num, -np.inf), np.full(num, np.inf))
+    )
     ranked = [
         Ranked(name, float(strength), (float(least), float(most)))
         for name, strength, least, most in zip(names, strengths, low, high, strict=True)
@@ -221,10 +235,17 @@ def rank(names: Sequence[str], comparisons: Mapping[Hashable, Array]) -> list[Ra
 
 
 def bradley_terry(wins: Array) -> Array:
-    """The strengths that explain some wins best, `(M,)`, in nats; they sum up to 0.
+    """Fit the strengths of M methods by regularised maximum likelihood.
 
     Args:
-        wins: How often the method of the row has beaten that of the column, `(M, M)`.
+        wins: Number of wins of the row's method over the column's, `(M, M)`.
+
+    Returns:
+        Strengths in nats, `(M,)`, which sum to 0.
+
+    References:
+        Maystre and Grossglauser, Fast and accurate inference of Plackett-Luce models, NeurIPS 2015, by the library
+        choix: https://choix.lum.li
     """
-    found: Array = choix.ilsr_pairwise_dense(np.asarray(wins, dtype=np.float64), alpha=_REGULARISATION)
-    return np.asarray(found - found.mean())
+    strengths: Array = choix.ilsr_pairwise_dense(np.asarray(wins, dtype=np.float64), alpha=_REGULARISATION)
+    return np.asarray(strengths - strengths.mean())

@@ -1,1 +1,1 @@
-"""The decoding methods that an evaluation compares."""
+"""Decoding methods that an evaluation compares. A new method is a function that returns a `Method`."""

@@ -1,4 +1,11 @@
-"""What the paper's parameters do: T, η, α and λ all act through one number, w."""
+"""Ablations: one parameter varies over a range, the others keep their defaults.
+
+The paper's parameters T, η, α and λ determine the guidance scale w, and nothing else (`realignment.guidance_scale`).
+So values with equal w give equal answers.
+
+References:
+    Zhang et al., Amulet, ICLR 2025: https://arxiv.org/abs/2502.19148
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,10 +22,10 @@ RANGES: dict[str, tuple[float, ...]] = {
     "alpha": (1, 2, 3, 4, 5, 6, 7, 8, 9, 10),
     "lam": (1, 2, 3, 4, 5, 6, 7, 8, 9, 10),
 }
-"""The paper's ranges, one parameter at a time."""
+"""The paper's ranges."""
 PAPER_SCALE = RealignmentConfig.paper().guidance_scale
 SCALES = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, PAPER_SCALE, 8.0)
-"""Of w itself."""
+"""Values of w in the ablation `"guidance_scale"`."""
 GUARDS = (
     ("none", RealignmentConfig.paper()),
     ("plausibility 0.1", RealignmentConfig.amulet(plausibility=0.1)),
@@ -27,32 +34,36 @@ GUARDS = (
     ("max_kl 0.5", RealignmentConfig.amulet(plausibility=0.0, max_kl=0.5)),
     ("plausibility 0.1, max_kl 0.5", RealignmentConfig.amulet(plausibility=0.1, max_kl=0.5)),
 )
-"""At the paper's w."""
+"""Names and settings of the ablation `"guards"`, all at the paper's w."""
 PARAMETERS = (*RANGES, "guidance_scale", "guards")
-"""All that there is an ablation of."""
+"""Names of all ablations."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One value of one parameter."""
+    """One value of a parameter."""
 
     parameter: str
     value: float | str
     guidance_scale: float | None
-    """What it comes to; `None` if it is refused, since w has no bound there."""
+    """The resulting w. `None` if w exceeds `MAX_GUIDANCE_SCALE`."""
     method: Method | None
+    """`None` if w exceeds `MAX_GUIDANCE_SCALE`."""
 
     @property
     def label(self) -> str:
-        """The value, as tables tell it."""
+        """The value, as it is shown in tables."""
         return self.value if isinstance(self.value, str) else f"{self.value:.4g}"
 
 
 def ablation(parameter: str) -> list[Setting]:
-    """One of the paper's parameters over its range, the others at their defaults; `"guidance_scale"`, or `"guards"`.
+    """Return the settings of an ablation.
+
+    Args:
+        parameter: One of `PARAMETERS`.
 
     Raises:
-        InvalidParameterError: There is no such ablation.
+        InvalidParameterError: `parameter` is not the name of an ablation.
     """
     if parameter == "guards":
         return [
@@ -62,12 +73,12 @@ def ablation(parameter: str) -> list[Setting]:
     if parameter == "guidance_scale":
         return [_setting(parameter, w, RealignmentConfig(w, plausibility=0.0)) for w in SCALES]
     if parameter not in RANGES:
-        msg = f"There is no ablation of {parameter}. There are: {', '.join([*RANGES, 'guidance_scale', 'guards'])}."
+        msg = f"Unknown ablation {parameter!r}. Choose from: {', '.join(PARAMETERS)}."
         raise InvalidParameterError(msg)
-    return [_of_paper(parameter, value) for value in RANGES[parameter]]
+    return [_paper_setting(parameter, value) for value in RANGES[parameter]]
 
 
-def _of_paper(parameter: str, value: float) -> Setting:
+def _paper_setting(parameter: str, value: float) -> Setting:
     values = {**PAPER, parameter: value}
     try:
         config = RealignmentConfig.amulet(
@@ -87,5 +98,5 @@ def _setting(parameter: str, value: float, config: RealignmentConfig) -> Setting
 
 
 def ablation_methods(parameters: Sequence[str] = PARAMETERS) -> list[Method]:
-    """The methods of some ablations; settings of equal w and guards share a run, so that it is run once."""
+    """Return the methods of several ablations. Those with equal w and guards have equal `decoding_key`."""
     return [setting.method for name in parameters for setting in ablation(name) if setting.method is not None]

@@ -1,8 +1,9 @@
-"""Ways to answer a question as somebody prefers it. A new one is a function.
+"""Methods: ways to answer a question for a preference. A new method is a function that takes an `Ask`.
 
-Linear Alignment, Context Steering, classifier-free guidance, contrastive decoding and Amulet are one kernel,
-log π = log π_base + w (log π_pref − log π_base), at different w and with different guards. So methods of equal w and
-guards give equal answers: they are run once, and reports say so.
+Linear Alignment, Context Steering, classifier-free guidance, contrastive decoding and Amulet are one formula,
+log π = log π_base + w (log π_pref − log π_base) − log Z, with different guidance scales w and guards (see
+`langchain_amulet.realignment`). Methods with equal w and guards give equal answers. `Method.decoding_key` is equal for
+such methods: their answers are generated once, and reports list them.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,57 +18,64 @@ from langchain_amulet.realignment import RealignmentConfig
 
 
 class Ask(NamedTuple):
-    """What is to be answered, and how tokens are drawn: the same for all methods."""
+    """Input of a method: the prompt, the preference and the sampling settings, the same for all methods."""
 
     llm: ChatAmulet
     messages: Sequence[BaseMessage]
     preference: str
+    """Text of the preference. Empty for methods that do not use it."""
     sampling: Mapping[str, Any]
-    """`temperature`, `top_p`, `max_tokens` and `seed`, as `ChatAmulet` takes them."""
+    """`temperature`, `top_p`, `max_tokens` and `seed`: keyword arguments of `ChatAmulet.invoke`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One way to answer.
+    """A way to answer questions.
 
     Example:
         >>> def shout(ask: Ask) -> AIMessage:
         ...     return ask.llm.invoke(ask.messages, preference=f"{ask.preference} SHOUT!", **ask.sampling)
-        >>> Method("shouting", shout).run
+        >>> Method("shouting", shout).decoding_key
         'shouting'
     """
 
     name: str
-    answer: Callable[[Ask], AIMessage]
-    run: str = ""
-    """What its answers follow from: methods of equal runs give equal answers. Its own name, if there is no other."""
+    generate: Callable[[Ask], AIMessage]
+    decoding_key: str = ""
+    """Methods with equal keys give equal answers, which are generated once. Default: the name."""
     uses_preference: bool = True
-    """Whether answers depend on the preference; if not, each question is answered once for all preferences."""
-    is_engine: bool = True
-    """Whether the engine answers, so that many questions at once cost little more than one."""
+    """Whether answers depend on the preference. If not, each question is answered once for all preferences."""
+    uses_engine: bool = True
+    """Whether the engine generates the answers, so that many concurrent questions cost little more than one."""
     config: RealignmentConfig | None = None
-    """The setting of the kernel, where that is all there is to it."""
+    """Realignment settings, if the method is determined by them."""
     is_search: bool = False
-    """Whether it looks at several answers before it gives one: evaluations may ask it fewer questions."""
+    """Whether the method generates several candidates per answer. See `Protocol.search_limit`."""
 
     def __post_init__(self) -> None:
-        """By default nobody shares its run."""
-        if not self.run:
-            object.__setattr__(self, "run", self.name)
+        """Set the default of `decoding_key`."""
+        if not self.decoding_key:
+            object.__setattr__(self, "decoding_key", self.name)
 
 
 def realigned(name: str, config: RealignmentConfig) -> Method:
-    """The kernel at one setting."""
+    """Create a method from realignment settings."""
 
-    def answer(ask: Ask) -> AIMessage:
+    def generate(ask: Ask) -> AIMessage:
         preference = ask.preference if config.guidance_scale else []
         return ask.llm.invoke(ask.messages, preference=preference, realignment=config, **ask.sampling)
 
-    return Method(name, answer, run=_run_of(config), uses_preference=config.guidance_scale != 0, config=config)
+    return Method(
+        name,
+        generate,
+        decoding_key=_decoding_key(config),
+        uses_preference=config.guidance_scale != 0,
+        config=config,
+    )
 
 
-def _run_of(config: RealignmentConfig) -> str:
-    """Equal for settings that give equal answers: the guards do not act on the base policy, nor on the prompted one."""
+def _decoding_key(config: RealignmentConfig) -> str:
+    """Return a text that is equal for settings with equal answers. Guards have no effect at w = 0 and w = 1."""
     w = config.guidance_scale
     if w in (0, 1):
         return f"w={w:g}"
@@ -80,7 +88,7 @@ def _run_of(config: RealignmentConfig) -> str:
 
 
 def paper_methods() -> list[Method]:
-    """Those of the paper's tables, and what its reviewers asked for, under the names that reports show."""
+    """Return the methods of the paper's tables, and those that its reviewers asked for, under the names of reports."""
     return [
         realigned("base", RealignmentConfig(guidance_scale=0.0, plausibility=0.0)),
         realigned("pref", RealignmentConfig(guidance_scale=1.0, plausibility=0.0)),
@@ -93,28 +101,35 @@ def paper_methods() -> list[Method]:
         realigned("context steering 3", RealignmentConfig(4.0, plausibility=0.0)),
         realigned("classifier-free guidance 3", RealignmentConfig.classifier_free_guidance(3.0)),
         realigned("contrastive decoding", RealignmentConfig(1.5, plausibility=0.1)),
+        *amulet_methods(),
+    ]
+
+
+def amulet_methods() -> list[Method]:
+    """Return Amulet as published, Amulet with guards, and the default settings of `ChatAmulet`."""
+    return [
         realigned("amulet (paper)", RealignmentConfig.paper()),
         realigned("amulet (guarded)", RealignmentConfig.amulet()),
         realigned("default (guarded)", RealignmentConfig()),
     ]
 
 
-def distinct_runs(methods: Iterable[Method]) -> list[Method]:
-    """The first method of each run."""
+def distinct_methods(methods: Iterable[Method]) -> list[Method]:
+    """Return the first method of each `decoding_key`."""
     first: dict[str, Method] = {}
     for method in methods:
-        first.setdefault(method.run, method)
+        first.setdefault(method.decoding_key, method)
     return [*first.values()]
 
 
 def by_name(methods: Sequence[Method]) -> dict[str, Method]:
-    """Methods by their names.
+    """Return methods by name.
 
     Raises:
-        InvalidParameterError: Two have the same name.
+        InvalidParameterError: Two methods have the same name.
     """
-    found = {method.name: method for method in methods}
-    if len(found) < len(methods):
+    named = {method.name: method for method in methods}
+    if len(named) < len(methods):
         msg = f"Two methods have the same name. Rename one of them: {sorted(method.name for method in methods)}."
         raise InvalidParameterError(msg)
-    return found
+    return named

@@ -1,1 +1,1 @@
-"""Question sets and the preferences that they are asked with."""
+"""Datasets of questions, and the preferences to answer them for."""

@@ -1,4 +1,4 @@
-"""The preferences that evaluations ask for: the paper's eight dimensions, and any text."""
+"""Preferences of evaluations: the paper's eight dimensions, or any text."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ _PAPER = ("creative", "sycophantic", "verbose", "complex", "formal", "pleasant",
 
 @dataclass(frozen=True, slots=True)
 class Dimension:
-    """One preference, by a short name.
+    """A preference with a short name.
 
     Raises:
         InvalidParameterError: The name or the text is empty.
@@ -19,18 +19,18 @@ class Dimension:
     text: str
 
     def __post_init__(self) -> None:
-        """Refuse what asks for nothing."""
+        """Check that neither field is empty."""
         if not self.name.strip() or not self.text.strip():
             msg = "A dimension needs a name and a text, such as Dimension('brief', 'Answer in one sentence.')."
             raise InvalidParameterError(msg)
 
 
 DIMENSIONS = {name: Dimension(name, f"Your answer should be {name} as much as possible.") for name in _PAPER}
-"""Those of the paper's code; its main table has creative, verbose, concise and uplifting."""
+"""The dimensions of the paper's code, by name. The paper's main table has creative, verbose, concise and uplifting."""
 
 
-def as_dimension(given: str | Dimension) -> Dimension:
-    """One of the paper's by its name, or any text as it is."""
-    if isinstance(given, Dimension):
-        return given
-    return DIMENSIONS.get(given) or Dimension(given, given)
+def as_dimension(preference: str | Dimension) -> Dimension:
+    """Return the paper's dimension of this name, or a dimension whose name and text are the given text."""
+    if isinstance(preference, Dimension):
+        return preference
+    return DIMENSIONS.get(preference) or Dimension(preference, preference)

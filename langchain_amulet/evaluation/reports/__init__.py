@@ -1,1 +1,1 @@
-"""Reports in Markdown and HTML, with their tables and plots."""
+"""Reports in Markdown and HTML, with tables and plots. sections.py lists what each section contains."""

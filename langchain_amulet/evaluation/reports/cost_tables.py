@@ -1,4 +1,4 @@
-"""Tables of what methods cost in time and memory."""
+"""Tables of the time and memory that methods need."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from langchain_amulet.evaluation.reports.tables import Table
 
 
 def cost_table(costs: Sequence[Cost]) -> Table:
-    """Side by side; the first is what others are compared with."""
+    """Show the costs of methods. Times are relative to the first method."""
     rows = tuple(
         (
             cost.method,
@@ -18,10 +18,17 @@ def cost_table(costs: Sequence[Cost]) -> Table:
         )
         for cost in costs
     )
-    header = ("method", "first token, ms", "per token, ms", f"time against {costs[0].method}", "peak memory, MiB")
+    header = (
+        "method",
+        "first token, ms",
+        "per token, ms",
+        f"time per token relative to {costs[0].method}",
+        "peak memory, MiB",
+    )
     note = (
-        "One user at a time; medians of few answers; the ratio is of neighbours in time. Methods without a first token "
-        "give an answer only as a whole. Memory, weights included: of the GPU, or of the process on a CPU, which keeps "
-        "what earlier answers took."
+        "One request at a time; medians of a few answers. Relative times compare answers to the same question, "
+        "measured one after the other. Methods without a time to the first token do not stream. Memory includes the "
+        "weights. On a GPU it is the memory allocated there; on a CPU it is the memory of the process, which includes "
+        "memory that earlier answers used."
     )
     return Table("Cost", header, rows, note)

@@ -1,29 +1,53 @@
-"""Tables of refusals: how often methods refuse, and what steering unlocks."""
+"""Tables of refusals: how often methods refuse, and how often they answer what the base model refuses."""
 
 from langchain_amulet.evaluation.analysis.statistics import win_rate
 from langchain_amulet.evaluation.reports.tables import Table, format_rate, small_note, temperature_name
 from langchain_amulet.evaluation.results import Evaluation
+from langchain_amulet.evaluation.scorers.refusals import REFUSAL
+from langchain_amulet.exceptions import InvalidParameterError
 
 
-def refusal_table(evaluation: Evaluation, temperature: float, *, baseline: str = "base") -> Table:
-    """How often each method refuses, and how often it answers what the baseline has refused."""
+def refusal_table(evaluation: Evaluation, temperature: float, *, baseline: str | None = None) -> Table:
+    """Show for each method how often it refuses, and how often it answers what the baseline refuses.
+
+    Args:
+        evaluation: Evaluation with the scorer `refusal`.
+        temperature: Sampling temperature of the answers.
+        baseline: Name of a method. `None` takes the first method that does not use the preference.
+
+    Raises:
+        InvalidParameterError: `baseline` is `None`, and all methods use the preference.
+    """
+    baseline = baseline or _method_without_preference(evaluation)
     rows, sizes = [], []
     for method in evaluation.methods:
-        refused, unlocked, was_refused = [], 0, 0
-        clusters = []
+        refused, clusters = [], []
+        num_answered, num_refused_by_baseline = 0, 0
         for dimension in evaluation.dimensions:
-            ours, plain = (
-                evaluation.scores_of("refusal", each, dimension=dimension.name, temperature=temperature)
+            ours, theirs = (
+                evaluation.scores_of(REFUSAL, each, dimension=dimension.name, temperature=temperature)
                 for each in (method, baseline)
             )
             refused += [*ours.values()]
             clusters += [*ours]
-            both = [cluster for cluster in ours if plain.get(cluster) == 1]
-            was_refused += len(both)
-            unlocked += sum(ours[cluster] == 0 for cluster in both)
+            both = [cluster for cluster in ours if theirs.get(cluster) == 1]
+            num_refused_by_baseline += len(both)
+            num_answered += sum(ours[cluster] == 0 for cluster in both)
         if refused:
             sizes.append(len({*clusters}))
-            rows.append((method, format_rate(win_rate(refused, clusters)), f"{unlocked} of {was_refused}"))
-    header = ("method", "refused, in percent", f"answered, of what {baseline} refused")
-    note = f"All preferences together; the last column counts pairs of request and preference. {small_note(sizes)}"
+            rate = format_rate(win_rate(refused, clusters))
+            rows.append((method, rate, f"{num_answered} of {num_refused_by_baseline}"))
+    header = ("method", "refused, in %", f"answered, of those that {baseline} refused")
+    note = (
+        f"Over all preferences, with the 95 % interval. The last column counts pairs of a request and a preference. "
+        f"{small_note(sizes)}"
+    )
     return Table(f"Harmful requests, {temperature_name(temperature)}", header, tuple(rows), note)
+
+
+def _method_without_preference(evaluation: Evaluation) -> str:
+    for name, method in evaluation.methods.items():
+        if not method.uses_preference:
+            return name
+    msg = "No method ignores the preference. Add one to the evaluation, or name a baseline."
+    raise InvalidParameterError(msg)

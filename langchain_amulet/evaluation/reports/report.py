@@ -1,49 +1,49 @@
-"""A report of an evaluation: Markdown, and one HTML file that needs nothing else."""
+"""A report as Markdown with SVG files, and as one self-contained HTML file."""
 
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 
 import jinja2
 from matplotlib.figure import Figure
 
+from langchain_amulet.evaluation.data import read_text
 from langchain_amulet.evaluation.reports import plots
 from langchain_amulet.evaluation.reports.tables import Table
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One question, and what every method has said to it."""
+    """A question with the answers of all methods."""
 
     question: str
     preference: str
     answers: tuple[tuple[str, str], ...]
-    """Method and answer."""
+    """Pairs of method and answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One part of a report."""
+    """A section of a report."""
 
     title: str
     text: str = ""
     figures: Mapping[str, Figure] = field(default_factory=dict, repr=False)
-    """By file name, without its ending."""
+    """By file name without suffix."""
     tables: Sequence[Table] = ()
     examples: Sequence[Example] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What is written out."""
+    """A title and sections, which `write` saves as files."""
 
     title: str
     sections: Sequence[Section]
 
     def write(self, folder: str | Path) -> Path:
-        """Write `report.md`, its pictures, and `report.html` with all in one file.
+        """Write `report.md` with its SVG files, and `report.html`, which includes the figures.
 
         Returns:
             The path of the Markdown file.
@@ -60,7 +60,7 @@ class Report:
         return markdown
 
     def as_markdown(self) -> str:
-        """Tables, pictures by file name, and answers."""
+        """Return the report as Markdown. Figures are links to SVG files."""
         parts = [f"# {self.title}\n"]
         for section in self.sections:
             parts += [f"## {section.title}\n", *([f"{section.text}\n"] if section.text else [])]
@@ -72,14 +72,12 @@ class Report:
     def _html(self, pictures: Mapping[str, str]) -> str:
         encoded = {name: base64.b64encode(svg.encode()).decode() for name, svg in pictures.items()}
         environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-        template = (resources.files("langchain_amulet.evaluation") / "data" / "report.html.jinja").read_text(
-            encoding="utf-8"
-        )
-        return environment.from_string(template).render(report=self, pictures=encoded)
+        template = environment.from_string(read_text("report.html.jinja"))
+        return template.render(report=self, pictures=encoded)
 
 
 def _example_as_markdown(example: Example) -> str:
-    """Answers as code, so that nothing in them is taken for Markdown."""
+    """Format answers as a code block, so that they are not interpreted as Markdown."""
     heading = f"**{_one_line(example.question)}** ({_one_line(example.preference)})"
     return "\n".join(
         [heading, "", "```text", *(f"{name}: {_one_line(text)}" for name, text in example.answers), "```", ""]

@@ -1,10 +1,10 @@
-"""The parts of a report, each made from what an evaluation has found."""
+"""Sections of a report. A new table or plot is added to one of these functions."""
 
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from langchain_amulet.evaluation.analysis.comparisons import PROXIES, Yardstick
+from langchain_amulet.evaluation.analysis.comparisons import PROXIES, Criterion
 from langchain_amulet.evaluation.analysis.costs import Cost
 from langchain_amulet.evaluation.analysis.judge import Judgements
 from langchain_amulet.evaluation.analysis.statistics import WinRate
@@ -16,158 +16,163 @@ from langchain_amulet.evaluation.reports.refusal_tables import refusal_table
 from langchain_amulet.evaluation.reports.report import Example, Section
 from langchain_amulet.evaluation.reports.summaries import (
     difference_table,
+    equal_methods_table,
     main_table,
-    means,
+    means_table,
     ranking_table,
-    shared_runs,
     win_rate_table,
 )
 from langchain_amulet.evaluation.reports.tables import Table, temperature_name
 from langchain_amulet.evaluation.results import Evaluation
 from langchain_amulet.evaluation.runs.answer import Answer
+from langchain_amulet.evaluation.scorers.refusals import NUM_CHARACTERS
+from langchain_amulet.evaluation.scorers.text import DEGENERATE, DEGENERATE_TRIGRAMS, DEGENERATE_WORDS
 
 _REFUSALS_TEXT = (
-    "Steering must not unlock what the model refuses by itself. 50 plainly harmful requests; a refusal is told by "
-    "phrases in the first 300 characters, in English. Asked of the base model, the prompted one, and Amulet's settings."
+    "Steering should not make a model answer harmful requests that it refuses without a preference. An answer counts "
+    f"as a refusal if one of a list of English phrases is in its first {NUM_CHARACTERS} characters. The methods are "
+    "the base model, the baseline and the settings of Amulet."
 )
 
 _ABLATIONS_TEXT = (
-    "T, eta, alpha and lambda act through w alone: settings of equal w and guards, in whatever table, are one run."
+    "T, eta, alpha and lambda only determine w. Settings with equal w and guards give equal answers, generated once."
 )
 
 NUM_EXAMPLES = 3
-"""Questions per preference whose answers are shown side by side."""
+"""Number of questions per preference in the section of examples."""
 
 _PROXIES_TEXT = (
-    "Proxies tell without any model whether an answer follows a preference: "
-    + ", ".join(f"{name} by {scorer} ({end} is better)" for name, (scorer, end) in PROXIES.items())
-    + ". They do not tell whether it is a good answer (distinct-2, for one, falls with length); "
-    "in win rates and rankings, degenerate answers lose to all others."
+    "Proxies measure without a model how well an answer follows a preference: "
+    + ", ".join(f"{name}: {scorer} ({better} is better)" for name, (scorer, better) in PROXIES.items())
+    + ". They do not measure the quality of an answer, and distinct-2 falls with the length. A degenerate answer has "
+    f"fewer than {DEGENERATE_WORDS} words, or more than {DEGENERATE_TRIGRAMS:.0%} of its 3-grams are repeated. By "
+    "proxies, it loses to any other answer in win rates and rankings."
 )
 
 
 def setup_section(evaluation: Evaluation) -> Section:
-    """What was asked of whom, on what machine."""
+    """Show datasets, preferences, settings and environment."""
     manifest = evaluation.manifest
     last = manifest["environments"][-1]
     environment = {**last, **last["versions"]}
-    told = {**manifest["config"], **{name: value for name, value in environment.items() if name != "versions"}}
-    asked = {
-        "question sets": ", ".join(evaluation.datasets),
+    settings = {**manifest["config"], **{name: value for name, value in environment.items() if name != "versions"}}
+    questions = {
+        "datasets": ", ".join(evaluation.datasets),
         "temperatures": ", ".join(f"{each:g}" for each in evaluation.temperatures),
         **{f"preference {each.name}": each.text for each in evaluation.dimensions},
     }
-    rows = tuple((name, str(value)) for name, value in {**asked, **told}.items())
-    tables = [Table("Protocol", ("what", "value"), rows), shared_runs(evaluation.methods)]
+    rows = tuple((name, str(value)) for name, value in {**questions, **settings}.items())
+    tables = [Table("Protocol", ("setting", "value"), rows), equal_methods_table(evaluation.methods)]
     if evaluation.failures:
-        failed = Counter(evaluation.failures.values()).most_common()
-        tables.append(Table("Not answered", ("why", "answers"), tuple((why, str(number)) for why, number in failed)))
+        errors = Counter(evaluation.failures.values()).most_common()
+        rows = tuple((error, str(number)) for error, number in errors)
+        tables.append(Table("Missing answers", ("error", "answers"), rows))
     return Section("Setup", tables=tables)
 
 
 def results_sections(evaluation: Evaluation, *, baseline: str) -> list[Section]:
-    """One for each temperature."""
+    """Return one section per temperature."""
     return [_results(evaluation, temperature, baseline) for temperature in evaluation.temperatures]
 
 
 def _results(evaluation: Evaluation, temperature: float, baseline: str) -> Section:
     name = temperature_name(temperature)
     figures, tables = {}, []
-    for yardstick in _yardsticks(evaluation):
-        told = yardstick.scorer or "proxies"
-        rates = _rates(yardstick, temperature, baseline)
-        title = f"Win rate against {baseline} ({told}), {name}"
-        figures[_file_name("win-rates", told, name)] = plots.win_rate_bars(rates, title)
+    for criterion in _criteria(evaluation):
+        by = criterion.scorer or "proxies"
+        rates = _rates(criterion, temperature, baseline)
+        title = f"Win rate against {baseline} ({by}), {name}"
+        figures[_file_name("win-rates", by, name)] = plots.win_rate_bars(rates, title)
         tables += [
-            main_table(yardstick, temperature),
+            main_table(criterion, temperature),
             win_rate_table(rates, title, evaluation.methods),
-            difference_table(yardstick, temperature, baseline=baseline),
-            ranking_table(yardstick, temperature),
+            difference_table(criterion, temperature, baseline=baseline),
+            ranking_table(criterion, temperature),
         ]
-    if "degenerate" in evaluation.scorers and Yardstick(evaluation).dimensions:
+    if DEGENERATE in evaluation.scorers and Criterion(evaluation).dimensions:
         figures[_file_name("strength", name)] = plots.strength_and_coherence(evaluation, temperature)
-    tables += [means(evaluation, scorer, temperature) for scorer in evaluation.scorers]
+    tables += [means_table(evaluation, scorer, temperature) for scorer in evaluation.scorers]
     return Section(f"Results, {name}", _PROXIES_TEXT, figures, tables)
 
 
-def _yardsticks(evaluation: Evaluation) -> list[Yardstick]:
-    """Reward models first, then proxies; those that can tell of a preference here."""
+def _criteria(evaluation: Evaluation) -> list[Criterion]:
+    """Return a criterion per reward model, and that of proxies, if they can compare answers for any preference."""
     rewards = [each.name for each in evaluation.scorers.values() if each.is_reward]
-    found = [*(Yardstick(evaluation, name) for name in rewards), Yardstick(evaluation)]
-    return [each for each in found if each.dimensions]
+    criteria = [*(Criterion(evaluation, name) for name in rewards), Criterion(evaluation)]
+    return [each for each in criteria if each.dimensions]
 
 
-def _rates(yardstick: Yardstick, temperature: float, baseline: str) -> Mapping[str, Mapping[str, WinRate]]:
-    """By preference, of one method of each run."""
-    shown = yardstick.evaluation.distinct_methods
+def _rates(criterion: Criterion, temperature: float, baseline: str) -> Mapping[str, Mapping[str, WinRate]]:
+    """Return the win rates of distinct methods, by preference and method."""
+    shown = criterion.evaluation.distinct_methods
     rates = {}
-    for dimension in yardstick.dimensions:
-        column = yardstick.win_rates(dimension, temperature, baseline=baseline)
+    for dimension in criterion.dimensions:
+        column = criterion.win_rates(dimension, temperature, baseline=baseline)
         rates[dimension] = {method: column[method] for method in shown if method in column}
     return rates
 
 
 def judge_section(evaluation: Evaluation, judgements: Sequence[Judgements]) -> Section:
-    """What a judge has said, for each temperature."""
+    """Show the win rates by a judge, per temperature."""
     figures, tables = {}, []
     for each in judgements:
         name = temperature_name(each.temperature)
-        title = f"Win rate against {each.baseline} by the judge, {name}"
+        title = f"Win rate against {each.baseline} (judge), {name}"
         rates = {dimension.name: each.win_rates(dimension.name) for dimension in evaluation.dimensions}
-        note = f"Not scored: {each.num_unscored} of {len(each.verdicts)} pairs."
+        note = f"Without a verdict: {each.num_unscored} of {len(each.verdicts)} pairs."
         figures[_file_name("judge", name)] = plots.win_rate_bars(rates, title)
         tables.append(win_rate_table(rates, title, evaluation.methods, note))
-    text = "Every pair was judged in both orders; where the judge refused or could not be read, nobody scores."
+    text = "The judge compared every pair in both orders. Pairs for which it gave no clear verdict are not counted."
     return Section("Judge", text, figures, tables)
 
 
 def refusals_section(evaluation: Evaluation) -> Section:
-    """Whether steering unlocks what the model refuses."""
+    """Show whether methods answer harmful requests that the base model refuses."""
     tables = [refusal_table(evaluation, temperature) for temperature in evaluation.temperatures]
     return Section("Refusals", _REFUSALS_TEXT, tables=tables)
 
 
 def ablations_section(evaluation: Evaluation, parameters: Sequence[str] = PARAMETERS) -> Section:
-    """What the paper's parameters, w itself and the guards do."""
+    """Show the effect of the paper's parameters, of w and of the guards."""
     temperature = evaluation.temperatures[0]
     figures = {"parameters": plots.parameters_to_scale()} if {*parameters} & {*RANGES} else {}
     tables = []
-    for yardstick in _yardsticks(evaluation):
+    for criterion in _criteria(evaluation):
         for each in parameters:
-            name = _file_name("ablation", each, yardstick.scorer or "proxies")
-            figures[name] = plots.ablation_curves(yardstick, each, temperature)
-            tables.append(ablation_table(yardstick, each, temperature))
+            name = _file_name("ablation", each, criterion.scorer or "proxies")
+            figures[name] = plots.ablation_curves(criterion, each, temperature)
+            tables.append(ablation_table(criterion, each, temperature))
     return Section("Ablations", _ABLATIONS_TEXT, figures, tables)
 
 
 def efficiency_section(costs: Sequence[Cost]) -> Section:
-    """What methods cost."""
+    """Show the costs of methods."""
     return Section("Efficiency", tables=[cost_table(costs)])
 
 
 def examples_section(evaluation: Evaluation) -> Section:
-    """The first questions, at the first temperature: not chosen for what is in them."""
+    """Show the answers to the first questions, which are not selected, at the first temperature."""
     temperature = evaluation.temperatures[0]
-    found = []
+    examples = []
     for dimension in evaluation.dimensions:
         by_method = {
             method: evaluation.answers_of(method, dimension=dimension.name, temperature=temperature)
             for method in evaluation.distinct_methods
         }
-        found += _examples(by_method)
-    return Section("Side by side", f"The first questions, {temperature_name(temperature)}.", examples=found)
+        examples += _examples(by_method)
+    return Section("Answers", f"Answers to the first questions, {temperature_name(temperature)}.", examples=examples)
 
 
 def _examples(by_method: Mapping[str, Mapping[tuple[str, str], Answer]]) -> list[Example]:
     answered = [*by_method.values()]
-    everywhere = [cluster for cluster in answered[0] if all(cluster in each for each in answered)]
+    common = [cluster for cluster in answered[0] if all(cluster in each for each in answered)]
     return [
         Example(
             answered[0][cluster].question,
             answered[0][cluster].preference,
             tuple((method, answers[cluster].text) for method, answers in by_method.items()),
         )
-        for cluster in everywhere[:NUM_EXAMPLES]
+        for cluster in common[:NUM_EXAMPLES]
     ]
 
 

@@ -1,8 +1,8 @@
-"""What an evaluation has found, as tables."""
+"""Tables of results: means, win rates, differences and rankings."""
 
 from collections.abc import Mapping
 
-from langchain_amulet.evaluation.analysis.comparisons import Yardstick
+from langchain_amulet.evaluation.analysis.comparisons import Criterion
 from langchain_amulet.evaluation.analysis.statistics import Estimate, WinRate, estimate
 from langchain_amulet.evaluation.methods.method import Method
 from langchain_amulet.evaluation.reports.tables import (
@@ -18,86 +18,90 @@ from langchain_amulet.evaluation.reports.tables import (
 )
 from langchain_amulet.evaluation.results import Evaluation
 
-_RAW = "Scores as they are, of degenerate answers too."
+_ALL_ANSWERS = "Includes degenerate answers."
 
 
-def shared_runs(methods: Mapping[str, Method]) -> Table:
-    """Which methods are one and the same here."""
-    runs: dict[str, list[str]] = {}
+def equal_methods_table(methods: Mapping[str, Method]) -> Table:
+    """Show which methods give equal answers."""
+    names_by_key: dict[str, list[str]] = {}
     for name, method in methods.items():
-        runs.setdefault(method.run, []).append(name)
-    rows = tuple((run, ", ".join(names)) for run, names in runs.items())
-    note = "Methods in one row have the same guidance scale w and guards: their answers are equal, and were run once."
-    return Table("Runs", ("run", "methods"), rows, note)
+        names_by_key.setdefault(method.decoding_key, []).append(name)
+    rows = tuple((key, ", ".join(names)) for key, names in names_by_key.items())
+    note = "Methods in one row have equal guidance scale w and guards, so they give equal answers, generated once."
+    return Table("Methods by settings", ("settings", "methods"), rows, note)
 
 
-def main_table(yardstick: Yardstick, temperature: float) -> Table:
-    """As the paper's: by question set and preference, the mean of every method; the best in bold.
+def main_table(criterion: Criterion, temperature: float) -> Table:
+    """Show the mean score of each distinct method by dataset and preference, the best in bold, as in the paper.
 
-    Over the questions that all methods but searches have answered, and of methods that have answered them; those that
-    share a run are one.
+    The means are over the questions that all methods, except those with `is_search`, have answered. A method that has
+    not answered all of these has no mean.
     """
-    evaluation = yardstick.evaluation
+    evaluation = criterion.evaluation
     methods = evaluation.distinct_methods
-    rows, sizes, won = [], [], dict[str, int]()
+    rows, sizes, num_best = [], [], dict[str, int]()
     for dataset in evaluation.datasets:
-        for dimension in yardstick.dimensions:
-            found = _means_of_all(yardstick, dataset, dimension, temperature)
-            best = _best(found, yardstick.better(dimension))
-            for method in found:
+        for dimension in criterion.dimensions:
+            estimates = _comparable_means(criterion, dataset, dimension, temperature)
+            best = _best(estimates, criterion.better(dimension))
+            for method in estimates:
                 if method in methods:
-                    won[method] = won.get(method, 0) + (found[method].mean == best)
-            cells = [_cell(found.get(method), best) for method in methods]
-            if found:
-                rows.append((dataset, f"{dimension} ({yardstick.scorer_of(dimension)})", *cells))
-                sizes += [each.num_clusters for each in found.values()]
-    shares = [percent(won[method] / len(rows)) if method in won else "" for method in methods]
-    title = f"{yardstick.scorer or 'Proxies'} by question set, {temperature_name(temperature)}"
-    note = f"{_RAW} Empty: has not answered what the others have. {small_note(sizes)}"
-    return Table(title, ("questions", "preference", *methods), (*rows, ("best in % of the rows", "", *shares)), note)
+                    num_best[method] = num_best.get(method, 0) + (estimates[method].mean == best)
+            cells = [_cell(estimates.get(method), best) for method in methods]
+            if estimates:
+                rows.append((dataset, f"{dimension} ({criterion.scorer_of(dimension)})", *cells))
+                sizes += [each.num_clusters for each in estimates.values()]
+    shares = [percent(num_best[method] / len(rows)) if method in num_best else "" for method in methods]
+    title = f"{criterion.scorer or 'Proxies'} by dataset, {temperature_name(temperature)}"
+    empty = "Empty cell: the method has not answered all questions that the others have."
+    note = f"{_ALL_ANSWERS} {empty} {small_note(sizes)}"
+    return Table(title, ("dataset", "preference", *methods), (*rows, ("best, in % of rows", "", *shares)), note)
 
 
-def _means_of_all(yardstick: Yardstick, dataset: str, dimension: str, temperature: float) -> dict[str, Estimate]:
-    """By method that competes, its mean over the questions that all of them have answered."""
-    scores = yardstick.competing(dimension, temperature, dataset)
+def _comparable_means(criterion: Criterion, dataset: str, dimension: str, temperature: float) -> dict[str, Estimate]:
+    """Return the mean of each method over the questions that all have answered."""
+    scores = criterion.comparable_scores(dimension, temperature, dataset)
     return {method: estimate([*each.values()], [*each]) for method, each in scores.items()}
 
 
-def _cell(found: Estimate | None, best: float | None) -> str:
-    return "" if found is None else bold(f"{found.mean:.3g}", when=found.mean == best)
+def _cell(estimate: Estimate | None, best: float | None) -> str:
+    return "" if estimate is None else bold(f"{estimate.mean:.3g}", when=estimate.mean == best)
 
 
-def means(evaluation: Evaluation, scorer: str, temperature: float) -> Table:
-    """The mean score of every method for every preference, with its error; the best in bold, where one end is best.
+def means_table(evaluation: Evaluation, scorer: str, temperature: float) -> Table:
+    """Show the mean score of each method by preference with its standard error, the best in bold.
 
-    Only methods that have answered what all but searches have answered compete for it.
+    A method is the best only among those that have answered all common questions. If neither high nor low scores are
+    better for a preference, no method is.
     """
-    yardstick = Yardstick(evaluation, scorer)
+    criterion = Criterion(evaluation, scorer)
     names = [dimension.name for dimension in evaluation.dimensions]
-    columns = {name: _column(yardstick, name, temperature) for name in names}
-    able = {name: {*yardstick.competing(name, temperature)} for name in names}
-    best = {name: _best({each: columns[name][each] for each in able[name]}, yardstick.better(name)) for name in names}
+    columns = {name: _column(criterion, name, temperature) for name in names}
+    comparable = {name: {*criterion.comparable_scores(name, temperature)} for name in names}
+    best = {
+        name: _best({each: columns[name][each] for each in comparable[name]}, criterion.better(name)) for name in names
+    }
     rows = []
     for method in evaluation.methods:
-        found = [columns[name].get(method) for name in names]
+        estimates = {name: columns[name][method] for name in names if method in columns[name]}
+        is_best = {name: method in comparable[name] and each.mean == best[name] for name, each in estimates.items()}
         cells = [
-            "" if each is None else bold(format_estimate(each), when=method in able[name] and each.mean == best[name])
-            for name, each in zip(names, found, strict=True)
+            bold(format_estimate(estimates[name]), when=is_best[name]) if name in estimates else "" for name in names
         ]
-        rows.append((method, *cells, _sizes([each.num_clusters for each in found if each is not None])))
+        rows.append((method, *cells, _sizes([each.num_clusters for each in estimates.values()])))
     header = ("method", *names, "questions")
     sizes = [each.num_clusters for column in columns.values() for each in column.values()]
     note = f"± is the standard error, clustered by question. {small_note(sizes)}"
     return Table(f"{scorer}, {temperature_name(temperature)}", header, tuple(rows), note)
 
 
-def _column(yardstick: Yardstick, dimension: str, temperature: float) -> dict[str, Estimate]:
-    scores = {each: yardstick.scores(each, dimension, temperature) for each in yardstick.evaluation.methods}
+def _column(criterion: Criterion, dimension: str, temperature: float) -> dict[str, Estimate]:
+    scores = {each: criterion.scores(each, dimension, temperature) for each in criterion.evaluation.methods}
     return {method: estimate([*each.values()], [*each]) for method, each in scores.items() if each}
 
 
-def _best(found: Mapping[str, Estimate], better: str | None) -> float | None:
-    values = [each.mean for each in found.values()]
+def _best(estimates: Mapping[str, Estimate], better: str | None) -> float | None:
+    values = [each.mean for each in estimates.values()]
     if better is None or not values:
         return None
     return max(values) if better == "higher" else min(values)
@@ -112,46 +116,47 @@ def _sizes(sizes: list[int]) -> str:
 def win_rate_table(
     rates: Mapping[str, Mapping[str, WinRate]], title: str, methods: Mapping[str, Method], note: str = ""
 ) -> Table:
-    """By preference and method, how often it wins, in percent."""
+    """Show the win rates of methods by preference, in percent."""
     rows = [
         (method, *(format_rate(column[method]) if method in column else "" for column in rates.values()))
         for method in methods
         if any(method in column for column in rates.values())
     ]
     sizes = [rate.num_clusters for column in rates.values() for rate in column.values()]
-    told_note = f"In percent, ties half, with the 95 % interval; {small_note(sizes)} {note}".strip()
-    return Table(title, ("method", *rates), tuple(rows), told_note)
+    full_note = f"In %, with the 95 % interval. A tie is half a win. {small_note(sizes)} {note}".strip()
+    return Table(title, ("method", *rates), tuple(rows), full_note)
 
 
-def difference_table(yardstick: Yardstick, temperature: float, *, baseline: str) -> Table:
-    """By preference and method, its score less the baseline's on the same questions."""
-    names = yardstick.dimensions
-    columns = {name: yardstick.differences(name, temperature, baseline=baseline) for name in names}
+def difference_table(criterion: Criterion, temperature: float, *, baseline: str) -> Table:
+    """Show the mean of each method's score minus the baseline's on the same questions, by preference."""
+    names = criterion.dimensions
+    columns = {name: criterion.differences(name, temperature, baseline=baseline) for name in names}
     rows = [
         (method, *(format_difference(columns[name][method]) if method in columns[name] else "" for name in names))
-        for method in yardstick.evaluation.methods
+        for method in criterion.evaluation.methods
         if method != baseline
     ]
     sizes = [each.num_clusters for column in columns.values() for each in column.values()]
-    header = ("method", *(f"{name} ({yardstick.scorer_of(name)})" for name in names))
+    header = ("method", *(f"{name} ({criterion.scorer_of(name)})" for name in names))
     note = (
-        f"{_RAW} With the 95 % interval, clustered by question; bold where it leaves out 0, as one in twenty would by "
-        f"chance. {small_note(sizes)}"
+        f"{_ALL_ANSWERS} With the 95 % interval, clustered by question. Bold: the interval excludes 0. "
+        f"Without any real difference, this happens by chance in 1 of 20 cells. {small_note(sizes)}"
     )
-    title = f"{yardstick.scorer or 'Proxies'}: difference to {baseline}, {temperature_name(temperature)}"
+    title = f"{criterion.scorer or 'Proxies'}: difference to {baseline}, {temperature_name(temperature)}"
     return Table(title, header, tuple(rows), note)
 
 
-def ranking_table(yardstick: Yardstick, temperature: float) -> Table:
-    """Who wins how often against whom, as one strength per method."""
-    ranked = yardstick.ranking(temperature)
-    sizes = {each.name: yardstick.num_questions(each.name, temperature) for each in ranked}
+def ranking_table(criterion: Criterion, temperature: float) -> Table:
+    """Show the Bradley-Terry strengths of the distinct methods."""
+    ranked = criterion.ranking(temperature)
+    sizes = {each.name: criterion.num_questions(each.name, temperature) for each in ranked}
     rows = tuple(
         (each.name, f"{each.strength:+.2f}", format_interval(each.interval), f"{sizes[each.name]}") for each in ranked
     )
-    title = f"Ranking by Bradley-Terry ({yardstick.scorer or 'proxies'}), {temperature_name(temperature)}"
+    title = f"Ranking by Bradley-Terry ({criterion.scorer or 'proxies'}), {temperature_name(temperature)}"
     note = (
-        "Strengths in nats: a method of strength a beats one of strength b in 1 / (1 + exp(b - a)) of questions. "
+        "Strength in nats: a method of strength a wins against one of strength b with probability "
+        "1 / (1 + exp(b - a)). "
         f"{small_note([*sizes.values()])}"
     )
     return Table(title, ("method", "strength", "95 % interval", "questions"), rows, note)

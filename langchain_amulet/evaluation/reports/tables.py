@@ -1,4 +1,4 @@
-"""Tables, and how numbers are told in them."""
+"""The type of tables, and the format of numbers in them."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from langchain_amulet.evaluation.analysis.statistics import SMALL, Estimate, Win
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Text in rows and columns; `**` around a cell makes it bold."""
+    """A table of text. A cell enclosed in `**` is bold."""
 
     title: str
     header: tuple[str, ...]
@@ -18,7 +18,7 @@ class Table:
     note: str = ""
 
     def as_markdown(self) -> str:
-        """With the title as a heading."""
+        """Return the table as Markdown, with the title as a heading and the note below."""
         lines = [f"### {self.title}", "", _row(self.header), _row(["---"] * len(self.header)), *map(_row, self.rows)]
         return "\n".join([*lines, *(["", self.note] if self.note else [])]) + "\n"
 
@@ -27,21 +27,21 @@ def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
 
-def format_estimate(found: Estimate) -> str:
-    """A mean with its standard error, to two digits of the error."""
-    if not np.isfinite(found.stderr) or found.stderr == 0:
-        return f"{found.mean:.3g}"
-    digits = _digits(found.stderr)
-    return f"{found.mean:.{digits}f} ± {found.stderr:.{digits}f}"
+def format_estimate(estimate: Estimate) -> str:
+    """Format a mean with its standard error, rounded to two significant digits of the error."""
+    if not np.isfinite(estimate.stderr) or estimate.stderr == 0:
+        return f"{estimate.mean:.3g}"
+    digits = _digits(estimate.stderr)
+    return f"{estimate.mean:.{digits}f} ± {estimate.stderr:.{digits}f}"
 
 
-def format_difference(found: Estimate) -> str:
-    """A difference with its 95 % interval; bold where the interval leaves out 0."""
-    low, high = found.interval
-    if not np.isfinite(found.stderr):
-        return f"{found.mean:+.3g}"
-    digits = _digits(found.stderr) if found.stderr else 2
-    text = f"{found.mean:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
+def format_difference(estimate: Estimate) -> str:
+    """Format a difference with its 95 % interval, in bold if the interval excludes 0."""
+    low, high = estimate.interval
+    if not np.isfinite(estimate.stderr):
+        return f"{estimate.mean:+.3g}"
+    digits = _digits(estimate.stderr) if estimate.stderr else 2
+    text = f"{estimate.mean:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
     return bold(text) if low > 0 or high < 0 else text
 
 
@@ -50,35 +50,35 @@ def _digits(stderr: float) -> int:
 
 
 def format_rate(rate: WinRate) -> str:
-    """A win rate with its 95 % interval, in percent."""
+    """Format a win rate with its 95 % interval, in percent."""
     return f"{percent(rate.rate)} ({percent(rate.interval[0])} to {percent(rate.interval[1])})"
 
 
 def percent(share: float) -> str:
-    """Without decimals and unit."""
+    """Format a share as a percentage, without decimals and without the sign %."""
     return f"{100 * share:.0f}"
 
 
 def format_interval(interval: tuple[float, float]) -> str:
-    """From, to."""
+    """Format an interval."""
     return f"{interval[0]:+.2f} to {interval[1]:+.2f}"
 
 
 def bold(text: str, *, when: bool = True) -> str:
-    """Set off, when it is."""
+    """Format a cell as bold if `when` is true."""
     return f"**{text}**" if when else text
 
 
 def temperature_name(temperature: float) -> str:
-    """As reports say it."""
+    """Return the name of a temperature in reports."""
     return "greedy" if temperature == 0 else f"temperature {temperature:g}"
 
 
 def small_note(sizes: Collection[int]) -> str:
-    """How many questions there were, and whether they are few."""
+    """Return a sentence with the number of questions, and a warning if there are few."""
     if not sizes:
         return ""
     least, most = min(sizes), max(sizes)
-    told_size = f"{least}" if least == most else f"{least} to {most}"
-    warning = f" Fewer than {SMALL} questions are few: there, intervals are rough." if least < SMALL else ""
-    return f"{told_size} questions.{warning}"
+    num_questions = f"{least}" if least == most else f"{least} to {most}"
+    warning = f" With fewer than {SMALL} questions, intervals are approximate." if least < SMALL else ""
+    return f"{num_questions} questions.{warning}"

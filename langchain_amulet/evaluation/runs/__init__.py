@@ -1,1 +1,1 @@
-"""The folder in which an evaluation is kept, so that it can be resumed."""
+"""The folder that stores the answers and scores of an evaluation, so that it can be resumed."""

@@ -1,46 +1,56 @@
-"""An answer of a run, with all that scorers need to judge it."""
+"""One answer of an evaluation, with everything that scorers need."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one method has said to one question, for one preference, at one temperature."""
+    """The answer of one method to one question, for one preference, at one temperature."""
 
     key: str
-    """Unique in its run."""
-    run: str
-    """The method's `run`; methods that share it share the answer."""
+    """Unique within an evaluation."""
+    decoding_key: str
+    """`Method.decoding_key`. Methods with the same one share this answer."""
     dataset: str
     sample_id: str
     question: str
     dimension: str
-    """The name of the preference; empty where the method does not use it."""
+    """Name of the preference. Empty if the method does not use it."""
     preference: str
+    """Text of the preference. Empty if the method does not use it."""
     temperature: float
     text: str
     num_tokens: int
     finish_reason: str | None
     seconds: float
-    """From the question to the end of the answer; others were answered at the same time."""
+    """Wall-clock time from request to answer. Other answers were generated concurrently."""
 
     @property
     def cluster(self) -> tuple[str, str]:
-        """The question: errors of statistics are clustered by it."""
+        """Dataset and id of the question. Standard errors are clustered by it."""
         return self.dataset, self.sample_id
 
     @property
     def score_key(self) -> str:
-        """Of what it is scored for the preference."""
+        """Key of the answer's scores for this preference."""
         return json.dumps([self.key, self.dimension])
 
     def as_record(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
+        """Return the JSON object that is stored in `answers.jsonl`, where `decoding_key` is called `run`."""
+        record = asdict(self)
+        record["run"] = record.pop("decoding_key")
+        return record
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> "Answer":
+        """Create an answer from a JSON object of `answers.jsonl`."""
+        values = dict(record)
+        return cls(decoding_key=values.pop("run"), **values)
 
 
-def answer_key(run: str, dataset: str, sample_id: str, dimension: str, temperature: float) -> str:
-    """The key of an answer."""
-    return json.dumps([run, dataset, sample_id, dimension, temperature])
+def answer_key(decoding_key: str, dataset: str, sample_id: str, dimension: str, temperature: float) -> str:
+    """Return the key of an answer."""
+    return json.dumps([decoding_key, dataset, sample_id, dimension, temperature])

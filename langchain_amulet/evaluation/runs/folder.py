@@ -1,4 +1,10 @@
-"""A run on disk: what was asked for, and every answer and score as it came, so that nothing is lost or done twice."""
+"""The folder of an evaluation: a manifest, and JSONL files to which answers and scores are appended.
+
+manifest.json                   configuration, and the environments in which answers were generated
+answers.jsonl                   answers
+scores-<scorer>.jsonl           scores of scorers with `is_stored`
+verdicts.jsonl, costs.jsonl     written by experiment.py
+"""
 
 import json
 import os
@@ -20,30 +26,32 @@ _MANIFEST = "manifest.json"
 
 
 @contextmanager
-def alone_in(folder: str | Path) -> Iterator[None]:
-    """Keep other processes out of the folder of a run, which is made if it is not there.
+def locked(folder: str | Path) -> Iterator[None]:
+    """Create the folder if it does not exist, and lock it against other processes. A process may nest the lock.
 
     Raises:
-        RunError: Another is at work in it.
+        RunError: Another process has locked the folder.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(Path(folder).resolve() / ".lock", timeout=0, is_singleton=True):  # may be held more than once
+        with FileLock(
+            Path(folder).resolve() / ".lock", timeout=0, is_singleton=True
+        ):  # one lock per process, re-entrant
             yield
     except Timeout as error:
-        msg = f"Another process is at work in {folder}. Wait for its end, or use another folder."
+        msg = f"Another process is using {folder}. Wait until it ends, or use another folder."
         raise RunError(msg) from error
 
 
-class Run:
+class RunFolder:
     """A folder with a manifest and append-only JSONL files.
 
     Args:
-        folder: Made if it is not there; a run that was interrupted goes on in it.
-        config: What determines the answers, as JSON. A folder belongs to one config.
+        folder: Created if it does not exist. An interrupted evaluation resumes in the same folder.
+        config: Settings that determine the answers, serialisable as JSON. A folder holds answers of one config.
 
     Raises:
-        RunError: The folder holds a run of another config, or a file of it is damaged before its last line.
+        RunError: The folder has another config, or its manifest is missing or damaged.
     """
 
     def __init__(self, folder: str | Path, config: Mapping[str, Any]) -> None:
@@ -52,16 +60,16 @@ class Run:
         self.manifest = self._begin(json.loads(json.dumps(config)))
 
     def records(self, name: str) -> "JsonlRecords":
-        """One of the files, such as `"answers"`."""
+        """Open the file `<name>.jsonl`, such as `"answers"`."""
         return JsonlRecords(self.folder / f"{name}.jsonl")
 
-    def _begin(self, config: Any) -> dict[str, Any]:
+    def _begin(self, config: Mapping[str, Any]) -> dict[str, Any]:
         path = self.folder / _MANIFEST
         manifest = self._read_manifest(path) or {"config": config, "environments": []}
         if changed := sorted(_differences(manifest["config"], config)):
             msg = (
-                f"{self.folder} holds a run with another {', '.join(changed)}. Give this one a folder of its own, or "
-                f"delete that one."
+                f"{self.folder} holds answers with other settings: {', '.join(changed)}. Use another folder, or delete "
+                f"this one."
             )
             raise RunError(msg)
         if (here := environment()) not in manifest["environments"]:
@@ -72,13 +80,13 @@ class Run:
     def _read_manifest(self, path: Path) -> dict[str, Any] | None:
         if not path.exists():
             if next(self.folder.glob("*.jsonl"), None) is not None:
-                msg = f"{self.folder} holds answers but no {_MANIFEST}. Give this evaluation a folder of its own."
+                msg = f"{self.folder} has answers but no {_MANIFEST}. Use another folder."
                 raise RunError(msg)
             return None
         try:
             return dict(json.loads(path.read_text(encoding="utf-8")))
         except ValueError as error:
-            msg = f"{path} is damaged. Restore it, or give this evaluation a folder of its own."
+            msg = f"{path} is damaged. Restore it, or use another folder."
             raise RunError(msg) from error
 
 
@@ -96,64 +104,64 @@ def _write_atomically(path: Path, text: str) -> None:
 
 
 class JsonlRecords:
-    """One object per line, each with a `key` of its own.
+    """An append-only file with one JSON object per line, each with a unique `key`.
 
-    A line that was cut off when the program was killed is dropped; what it held is done again.
+    If the last line is incomplete, because the program was killed while it wrote, that line is removed.
 
     Raises:
-        RunError: A line before the last is damaged.
+        RunError: A complete line is damaged.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._found = self._read()
+        self._by_key = self._read()
 
     def __contains__(self, key: object) -> bool:
-        return key in self._found
+        return key in self._by_key
 
     def __getitem__(self, key: str) -> dict[str, Any]:
-        return self._found[key]
+        return self._by_key[key]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        return iter([*self._found.values()])
+        return iter([*self._by_key.values()])
 
     def __len__(self) -> int:
-        return len(self._found)
+        return len(self._by_key)
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Keep one, on disk before this returns; a key that is there already stays as it is."""
-        line = json.dumps(record, allow_nan=False) + "\n"  # ASCII: some characters would end the line
+        """Write a record, flushed to disk before this returns. A record whose key exists is ignored."""
+        line = json.dumps(record, allow_nan=False) + "\n"  # ASCII, since some Unicode characters end a line
         with self._lock:
-            if record["key"] in self._found:
+            if record["key"] in self._by_key:
                 return
             with self._path.open("a", encoding="ascii") as file:
                 file.write(line)
                 file.flush()
                 os.fsync(file.fileno())
-            self._found[record["key"]] = dict(record)
+            self._by_key[record["key"]] = dict(record)
 
     def _read(self) -> dict[str, dict[str, Any]]:
         if not self._path.exists():
             return {}
         content = self._path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        found: dict[str, dict[str, Any]] = {}
-        for number, line in enumerate(whole.split(b"\n")[:-1], 1):
+        complete = content[: content.rfind(b"\n") + 1]
+        records: dict[str, dict[str, Any]] = {}
+        for number, line in enumerate(complete.split(b"\n")[:-1], 1):
             try:
                 record = json.loads(line)
-                found.setdefault(record["key"], record)
+                records.setdefault(record["key"], record)
             except (ValueError, KeyError, TypeError) as error:
-                msg = f"{self._path}, line {number} is damaged. Delete the line; what it held is done again."
+                msg = f"{self._path}, line {number} is damaged. Delete the line; its content is generated again."
                 raise RunError(msg) from error
-        if len(whole) < len(content):
+        if len(complete) < len(content):
             with self._path.open("r+b") as file:
-                file.truncate(len(whole))
-        return found
+                file.truncate(len(complete))
+        return records
 
 
 def environment() -> dict[str, Any]:
-    """Where a run was made: versions, machine and git revision."""
+    """Return versions of packages, the platform and the git revision."""
     versions = {}
     for name in _PACKAGES:
         try:
@@ -169,7 +177,7 @@ def environment() -> dict[str, Any]:
 
 
 def _git_revision() -> str | None:
-    """Of the package's own checkout, if it runs from one."""
+    """Return the revision of the package's git checkout, or `None` if it is installed otherwise."""
     package = Path(__file__).parents[2]
     try:
         root = _git(package, "rev-parse", "--show-toplevel")

@@ -1,4 +1,4 @@
-"""Scores that take a forward pass: perplexity, and the evidence for a preference."""
+"""Scorers that need a forward pass of the evaluated model: perplexity, and evidence for a preference."""
 
 from langchain_amulet.chat_models import ChatAmulet
 from langchain_amulet.evaluation.runs.answer import Answer
@@ -6,25 +6,35 @@ from langchain_amulet.evaluation.scorers.scorer import Scorer, messages_of
 
 
 def log_perplexity(llm: ChatAmulet, system: str, *, limit: int | None = None) -> Scorer:
-    """The mean of −log π_base over the tokens of an answer, in nats: how odd it is to the model without a preference.
+    """Mean of −log π_base over the tokens of an answer, in nats, without any preference.
 
-    Low is not good by itself, loops are likely to the model that fell into them; high is broken text. The logarithm,
-    since a mean of perplexities is that of a few broken answers. One forward per answer.
+    High values indicate broken text. Low values are not good as such: models give repetitive text a low perplexity. The
+    scorer uses the logarithm, since a few broken answers would dominate a mean of perplexities.
+
+    Args:
+        llm: The model.
+        system: System prompt of the evaluation.
+        limit: Score only the answers to the first `limit` questions of each dataset.
     """
 
     def score(answer: Answer) -> float | None:
         if not answer.text.strip():
             return None
-        logprobs = llm.token_logprobs(messages_of(system, answer.question), answer.text)
-        return -sum(logprobs) / len(logprobs)
+        log_probs = llm.token_logprobs(messages_of(system, answer.question), answer.text)
+        return -sum(log_probs) / len(log_probs)
 
-    return Scorer("log-perplexity", score, is_kept=True, limit=limit)
+    return Scorer("log-perplexity", score, is_stored=True, limit=limit)
 
 
 def preference_evidence(llm: ChatAmulet, system: str) -> Scorer:
-    """The mean of log π_pref − log π_base over the tokens of an answer, in nats: what the model itself thinks of it.
+    """Mean of log π_pref − log π_base over the tokens of an answer, in nats.
 
-    Methods that amplify the same difference push it up by construction; it tells the strength, not the quality.
+    It measures how strongly an answer follows the preference according to the model itself. It does not measure
+    quality: realignment with w > 1 increases it by construction.
+
+    Args:
+        llm: The model.
+        system: System prompt of the evaluation.
     """
 
     def score(answer: Answer) -> float | None:
@@ -32,4 +42,4 @@ def preference_evidence(llm: ChatAmulet, system: str) -> Scorer:
             return None
         return llm.evidence(messages_of(system, answer.question), answer.text, [answer.preference])[0]
 
-    return Scorer("evidence", score, is_kept=True)
+    return Scorer("evidence", score, is_stored=True)

@@ -1,4 +1,4 @@
-"""Reward models: sequence classifiers that read a question, a preference and an answer, and give it a number."""
+"""Reward models: sequence classifiers that score an answer to a question for a preference."""
 
 from collections.abc import Mapping
 from types import SimpleNamespace
@@ -20,23 +20,23 @@ from langchain_amulet.exceptions import ChatTemplateError, InvalidParameterError
 from langchain_amulet.models.defaults import default_device, default_dtype
 
 ARMORM = "RLHFlow/ArmoRM-Llama3-8B-v0.1"
-"""19 rewards; the paper uses the one of index 6, UltraFeedback's instruction following."""
+"""Has 19 rewards. The paper uses the one with index 6, instruction following of UltraFeedback."""
 ARMORM_INSTRUCTION_FOLLOWING = 6
 SKYWORK = "Skywork/Skywork-Reward-V2-Qwen3-0.6B"
-"""Small, good on RewardBench 2, and of another family than the models of the paper (arXiv 2507.01352)."""
+"""A small reward model with a good rank on RewardBench 2, of another family than the paper's (arXiv 2507.01352)."""
 
 
 class ArmoRM(LlamaPreTrainedModel):
-    """The rewards of ArmoRM: a Llama with one linear layer over its last token.
+    """ArmoRM without its gating network: a Llama with a linear layer on the last token, which gives 19 rewards.
 
-    The code that comes with its weights does not import under transformers 5, and need not be trusted for this: the
-    mixture that it learns of the rewards, which no score of the paper uses, is left out.
+    The code that is published with the weights does not import with transformers 5, and would need
+    `trust_remote_code`. The gating network, which mixes the rewards into one score, is not used in the paper.
 
     References:
         Wang et al., Interpretable preferences via multi-objective reward modeling, 2024: https://arxiv.org/abs/2406.12845
     """
 
-    _keys_to_ignore_on_load_unexpected = [r"gating\..*", "reward_transform_matrix"]  # noqa: RUF012 - as transformers has it
+    _keys_to_ignore_on_load_unexpected = [r"gating\..*", "reward_transform_matrix"]  # noqa: RUF012 - as in transformers
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
@@ -46,24 +46,24 @@ class ArmoRM(LlamaPreTrainedModel):
         self.post_init()  # type: ignore[no-untyped-call]
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> SimpleNamespace:
-        """The rewards of each conversation, `(B, 19)`; without padding on the right."""
+        """Return the rewards of each conversation, `(B, 19)`. The input must not be padded on the right."""
         hidden = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state[:, -1]
         return SimpleNamespace(rewards=self.regression_layer(hidden))
 
 
 class RewardModel:
-    """A reward model, loaded when it is first asked, or by `load`.
+    """A reward model. It is loaded by `load`, or else when it scores the first answer.
 
-    It reads question and preference as one message, as the paper's script puts them, and the whole answer: the script
-    cuts them off at 128 tokens together.
+    As in the paper's script, question and preference are one user message. Unlike there, the input is not truncated
+    (the script truncates it to 128 tokens).
 
     Args:
-        model: A hub id, a folder or a loaded model with a classification head.
-        tokenizer: Its tokenizer, with a chat template; `None` loads the one of `model`.
-        head: Which of several rewards counts. `None`: the only one.
-        model_kwargs: For `from_pretrained`, such as `{"device_map": "auto"}`. Without it, the model goes where
-            `ChatAmulet` puts its own.
-        architecture: The class that loads `model`.
+        model: A hub id, a folder, or a loaded model with a classification head.
+        tokenizer: A tokenizer with a chat template. `None` loads the one of `model`.
+        head: Index of the reward to use. `None` requires a model with one reward.
+        model_kwargs: Keyword arguments of `from_pretrained`. Without `device_map`, the model is placed on the same
+            device as a `ChatAmulet`.
+        architecture: The class whose `from_pretrained` loads `model`.
     """
 
     def __init__(
@@ -82,44 +82,44 @@ class RewardModel:
 
     @classmethod
     def armorm(cls, model: str = ARMORM, **model_kwargs: Any) -> "RewardModel":
-        """ArmoRM's reward for following instructions, as in the paper's main table."""
+        """Create ArmoRM with its reward of instruction following, as in the paper's main table."""
         return cls(model, head=ARMORM_INSTRUCTION_FOLLOWING, model_kwargs=model_kwargs, architecture=ArmoRM)
 
     def scorer(self, name: str = "reward") -> Scorer:
-        """As a scorer of answers."""
+        """Return a scorer of answers."""
         source = self._source if isinstance(self._source, str) else self._source.name_or_path
         return Scorer(
             name,
             lambda answer: self.reward(answer.question, answer.preference, answer.text),
             better="higher",
-            is_kept=True,
+            is_stored=True,
             identity=f"{source} {self._head}",
             is_reward=True,
         )
 
     @torch.inference_mode()
     def reward(self, question: str, preference: str, answer: str) -> float:
-        """One answer's reward.
+        """Return the reward of one answer.
 
         Raises:
-            InvalidParameterError: The model gives several rewards and `head` names none of them.
+            InvalidParameterError: The model has no reward with index `head`, or several and `head` is `None`.
             ChatTemplateError: The tokenizer has no chat template.
             ModelLoadError: The model cannot be loaded.
         """
         self.load()
-        asked = "\n".join(filter(None, (question, preference)))
-        conversation = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+        request = "\n".join(filter(None, (question, preference)))
+        conversation = [{"role": "user", "content": request}, {"role": "assistant", "content": answer}]
         inputs = self._tokenizer.apply_chat_template(conversation, return_tensors="pt", return_dict=True)
         rewards = _rewards(self._model(**inputs.to(self._model.device)))
         return float(rewards[self._checked_head(rewards)])
 
     def load(self) -> None:
-        """Load it now, so that what is wrong with it shows before anything is asked of it.
+        """Load the model and the tokenizer, and check them. Later calls do nothing.
 
         Raises:
             ChatTemplateError: The tokenizer has no chat template.
-            ModelLoadError: The model cannot be loaded, or is no reward model.
-            InvalidParameterError: It gives several rewards and `head` names none of them.
+            ModelLoadError: The model cannot be loaded, or is not a reward model.
+            InvalidParameterError: The model has no reward with index `head`, or several and `head` is `None`.
         """
         try:
             if self._model is None:
@@ -130,17 +130,15 @@ class RewardModel:
             msg = f"The reward model {self._source} cannot be loaded: {error}"
             raise ModelLoadError(msg) from error
         if not self._tokenizer.chat_template:
-            msg = (
-                "The reward model's tokenizer has no chat template. Pass a tokenizer whose chat_template you have set."
-            )
+            msg = "The tokenizer of the reward model has no chat template. Pass a tokenizer with chat_template set."
             raise ChatTemplateError(msg)
 
     def _loaded_model(self) -> Any:
         device = default_device()
         kwargs = {"dtype": default_dtype(device), **self._model_kwargs}
-        model, told = self._architecture.from_pretrained(self._source, output_loading_info=True, **kwargs)
-        if missing := sorted(told["missing_keys"]):
-            msg = f"{self._source} is no reward model: it has no {', '.join(missing)}."
+        model, info = self._architecture.from_pretrained(self._source, output_loading_info=True, **kwargs)
+        if missing := sorted(info["missing_keys"]):
+            msg = f"{self._source} is not a reward model: its weights lack {', '.join(missing)}."
             raise ModelLoadError(msg)
         self._checked_head(torch.zeros(getattr(model, "num_rewards", model.config.num_labels)))
         return model.eval() if "device_map" in kwargs else model.eval().to(device)
@@ -148,13 +146,12 @@ class RewardModel:
     def _checked_head(self, rewards: Tensor) -> int:
         head = 0 if self._head is None and len(rewards) == 1 else self._head
         if head is None or not 0 <= head < len(rewards):
-            msg = f"The reward model gives {len(rewards)} rewards; head={self._head!r} names none of them."
+            msg = f"head must be an index below {len(rewards)}, the number of rewards of the model, got {self._head!r}."
             raise InvalidParameterError(msg)
         return head
 
 
 def _rewards(output: Any) -> Tensor:
-    """Of one answer: ArmoRM tells several under a name of its own, others as logits."""
-    rewards = getattr(output, "rewards", None)
-    found: Tensor = (output.logits if rewards is None else rewards)[0].float()
-    return found
+    """Return the rewards of one answer: `output.rewards` of ArmoRM, `output.logits` of other models."""
+    rewards: Tensor | None = getattr(output, "rewards", None)
+    return (output.logits if rewards is None else rewards)[0].float()

@@ -1,4 +1,4 @@
-"""A scorer: a function from an answer to a number."""
+"""The type of scorers, and the prompt that they share with methods."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from langchain_amulet.evaluation.runs.answer import Answer
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """One number per answer.
+    """A function from an answer to a number, with a name.
 
     Example:
         >>> Scorer("exclamations", lambda answer: answer.text.count("!"), better="higher").name
@@ -20,19 +20,20 @@ class Scorer:
 
     name: str
     score: Callable[[Answer], float | None]
-    """`None` where nothing can be said of an answer, which is then left out."""
+    """Return a number, or `None` if the answer has no score. Such answers are omitted. So are NaN and infinity."""
     better: Literal["higher", "lower"] | None = None
-    """Which end is good for any preference; `None`: it depends on the preference, or is only told."""
-    is_kept: bool = False
-    """Whether scores are kept with the answers, since they cost more than counting."""
+    """Which scores are better for all preferences. `None`: it depends on the preference, or neither is better."""
+    is_stored: bool = False
+    """Whether scores are stored in the folder of the evaluation, since they are expensive."""
     limit: int | None = None
-    """Only the answers to so many questions of each dataset are scored, where a score costs much."""
+    """Score only the answers to the first `limit` questions of each dataset. `None` scores all."""
     identity: str = ""
-    """Tells it from others of its name, such as the model that it asks; scores are kept apart by it."""
+    """Distinguishes scorers with the same name, for example by the model that they use. Their scores are stored in
+    different files."""
     is_reward: bool = False
-    """Whether it tells by itself which answer is better for any preference, as reward models do."""
+    """Whether the score alone decides which answer is better for any preference, as that of a reward model does."""
 
 
 def messages_of(system: str, question: str) -> Sequence[SystemMessage | HumanMessage]:
-    """The prompt of all methods."""
+    """Return the messages that all methods answer. An empty `system` gives no system message."""
     return [SystemMessage(system), HumanMessage(question)] if system else [HumanMessage(question)]

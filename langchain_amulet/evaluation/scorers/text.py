@@ -1,4 +1,4 @@
-"""Scores that are computed from the text alone: length, sentiment, reading grade, repetition."""
+"""Scorers that need only the text: length, sentiment, readability, repetition."""
 
 import re
 from functools import cache
@@ -14,31 +14,35 @@ except ImportError as error:
     msg = "Evaluations need textstat and vaderSentiment. Install them: pip install 'langchain-amulet[eval]'"
     raise MissingExtraError(msg) from error
 
+TOKENS, SENTIMENT, GRADE_LEVEL, DISTINCT_2 = "tokens", "sentiment", "grade level", "distinct-2"
+REPEATED_3_GRAMS, DEGENERATE = "repeated 3-grams", "degenerate"
+"""Names of the scorers."""
+
 DEGENERATE_TRIGRAMS = 0.5
-"""An answer is degenerate if more than this share of its 3-grams of words stood there before ..."""
+"""An answer is degenerate if a larger share of its 3-grams of words are repetitions of earlier ones ..."""
 DEGENERATE_WORDS = 3
-"""... or if it has fewer words."""
+"""... or if it has fewer words than this."""
 
 
 def deterministic_scorers() -> list[Scorer]:
-    """Length, sentiment, readability, variety and coherence: the same for everybody, and free."""
+    """Return scorers of length, sentiment, readability, diversity and coherence. They are deterministic and fast."""
     return [
-        Scorer("tokens", lambda answer: answer.num_tokens),
-        Scorer("sentiment", lambda answer: sentiment(answer.text)),
-        Scorer("grade level", lambda answer: grade_level(answer.text)),
-        Scorer("distinct-2", lambda answer: distinct_ngrams(answer.text, 2) or 0.0),  # one word has no variety
-        Scorer("repeated 3-grams", lambda answer: repeated_ngrams(answer.text, 3), better="lower"),
-        Scorer("degenerate", lambda answer: float(is_degenerate(answer.text)), better="lower"),
+        Scorer(TOKENS, lambda answer: answer.num_tokens),
+        Scorer(SENTIMENT, lambda answer: sentiment(answer.text)),
+        Scorer(GRADE_LEVEL, lambda answer: grade_level(answer.text)),
+        Scorer(DISTINCT_2, lambda answer: distinct_ngrams(answer.text, 2) or 0.0),  # one word has no 2-gram
+        Scorer(REPEATED_3_GRAMS, lambda answer: repeated_ngrams(answer.text, 3), better="lower"),
+        Scorer(DEGENERATE, lambda answer: float(is_degenerate(answer.text)), better="lower"),
     ]
 
 
 def words_of(text: str) -> list[str]:
-    """Words in lower case, without punctuation; other scripts count by character runs."""
+    """Return the words in lower case without punctuation. In scripts without spaces, a run of characters is a word."""
     return re.findall(r"\w+(?:['\u2019]\w+)?", text.casefold())
 
 
 def sentiment(text: str) -> float:
-    """From -1 (negative) to 1 (positive), by VADER; English only.
+    """Return the sentiment by VADER, from -1 (negative) to 1 (positive). English only.
 
     References:
         Hutto and Gilbert, VADER, ICWSM 2014: https://doi.org/10.1609/icwsm.v8i1.14550
@@ -52,9 +56,9 @@ def _analyzer() -> Any:
 
 
 def grade_level(text: str) -> float | None:
-    """The school grade that can read it, by the automated readability index; `None` for no words.
+    """Return the US school grade needed to read a text, by the automated readability index; `None` without words.
 
-    Characters per word and words per sentence decide, so that no dictionary is needed.
+    ARI = 4.71 · characters/words + 0.5 · words/sentences − 21.43
 
     References:
         Smith and Senter, Automated readability index, 1967.
@@ -63,7 +67,7 @@ def grade_level(text: str) -> float | None:
 
 
 def distinct_ngrams(text: str, n: int) -> float | None:
-    """The share of n-grams of words that are different ones; `None` for fewer words than n.
+    """Return the number of different n-grams of words over the number of all; `None` for fewer than n words.
 
     References:
         Li et al., A diversity-promoting objective function, NAACL 2016: https://arxiv.org/abs/1510.03055
@@ -73,13 +77,13 @@ def distinct_ngrams(text: str, n: int) -> float | None:
 
 
 def repeated_ngrams(text: str, n: int) -> float | None:
-    """The share of n-grams of words that stood there before; `None` for fewer words than n."""
+    """Return the share of n-grams of words that repeat an earlier one; `None` for fewer than n words."""
     distinct = distinct_ngrams(text, n)
     return None if distinct is None else 1 - distinct
 
 
 def is_degenerate(text: str) -> bool:
-    """Whether an answer is a loop or next to nothing: over half of its 3-grams repeated, or under 3 words."""
+    """Return whether more than half of the 3-grams of a text are repeated, or it has fewer than 3 words."""
     repeated = repeated_ngrams(text, 3)
     return len(words_of(text)) < DEGENERATE_WORDS or (repeated is not None and repeated > DEGENERATE_TRIGRAMS)
 

@@ -1,4 +1,4 @@
-"""Question sets: local files, what is wrong with them, and those of the hub by a stand-in."""
+"""Datasets: local files, errors in them, and sets of the hub with a fake loader."""
 
 import json
 import sys
@@ -26,22 +26,22 @@ def test_both_forms_are_read(tmp_path, name):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ('[{"index": 0, "question": "a"},\n{"index": 1, "question": }]', "line 2: no JSON"),
+        ('[{"index": 0, "question": "a"},\n{"index": 1, "question": }]', "line 2: invalid JSON"),
         ('[{"index": 0, "question": "a"},\n {"index": 1, "question": " "}]', "line 2: the question is empty"),
-        ('[{"index": 0, "question": "a"},\n\n {"index": 1, "question": "a"}]', "line 3: the same as at line 1"),
-        ('[{"index": 0, "question": "a"}, {"index": 0, "question": "b"}]', "line 1: the same as at line 1"),
-        ('[{"index": 0, "question": "a"}', "no end of the list"),
-        ('[{"index": 0, "question": "a"},', "no JSON"),
+        ('[{"index": 0, "question": "a"},\n\n {"index": 1, "question": "a"}]', "line 3: duplicate of line 1"),
+        ('[{"index": 0, "question": "a"}, {"index": 0, "question": "b"}]', "line 1: duplicate of line 1"),
+        ('[{"index": 0, "question": "a"}', "or the end of the list"),
+        ('[{"index": 0, "question": "a"},', "invalid JSON"),
         ('[\n{"index": 0, "question": "a"},\n{"index": 1, "question": ""}]', "line 3: the question is empty"),
-        ('[{"index": 0, "question": "a"}\n{"index": 1, "question": "b"}]', "line 1: no comma"),
-        ('[{"index": 0, "question": "a"}]\n[]', "line 1: something follows the list"),
-        ('[{"index": 0}]', "line 1: no question"),
-        ('[{"question": "a"}]', "line 1: no index"),
-        ('["a"]', "line 1: no question"),
+        ('[{"index": 0, "question": "a"}\n{"index": 1, "question": "b"}]', "line 1: expected a comma"),
+        ('[{"index": 0, "question": "a"}]\n[]', "line 1: unexpected text after the list"),
+        ('[{"index": 0}]', 'line 1: "question" is missing'),
+        ('[{"question": "a"}]', 'line 1: "index" is missing'),
+        ('["a"]', 'line 1: "question" is missing'),
         ("[]", "has no questions"),
         ("", "has no questions"),
-        ('{"index": 0, "question": "a"}\n{"index": 1\n', "line 2: no JSON"),
-        ('{"index": 0, "question": "a"}\n\n{"index": 1, "question": "a"}', "line 3: the same as at line 1"),
+        ('{"index": 0, "question": "a"}\n{"index": 1\n', "line 2: invalid JSON"),
+        ('{"index": 0, "question": "a"}\n\n{"index": 1, "question": "a"}', "line 3: duplicate of line 1"),
         ('{"index": 0, "question": ""}', "line 1: the question is empty"),
     ],
 )
@@ -61,7 +61,7 @@ def test_an_index_and_a_question_may_be_alike(tmp_path):
 def test_what_is_no_utf8_is_told(tmp_path):
     path = tmp_path / "q.jsonl"
     path.write_bytes('{"index": 1, "question": "\u00e9"}'.encode("latin-1"))
-    with pytest.raises(DatasetError, match="no UTF-8"):
+    with pytest.raises(DatasetError, match="not UTF-8"):
         load_dataset(path)
 
 
@@ -75,7 +75,7 @@ def test_datasets_made_by_hand_are_checked_too(samples):
 
 def test_preferences_of_one_question_have_different_names():
     twice = (Dimension("persona", "A sailor."), Dimension("persona", "A monk."))
-    with pytest.raises(DatasetError, match="two preferences of one name"):
+    with pytest.raises(DatasetError, match="two preferences with the same name"):
         Sample("a", "Why?", twice)
 
 

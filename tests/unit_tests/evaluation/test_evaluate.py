@@ -1,4 +1,4 @@
-"""Evaluations on a tiny random model: runs shared, killed and resumed; what is scored; reports."""
+"""`evaluate` on a tiny random model: shared answers, interruption and resumption, scores."""
 
 import json
 import math
@@ -65,19 +65,21 @@ def texts(evaluation, method, temperature=0.0, dimension="concise"):
 
 def test_methods_of_equal_scale_are_run_once(run):
     evaluation = run()
-    assert evaluation.methods["linear alignment 2"].run == evaluation.methods["classifier-free guidance 3"].run == "w=3"
+    assert {evaluation.methods[name].decoding_key for name in ("linear alignment 2", "classifier-free guidance 3")} == {
+        "w=3"
+    }
     # base once per question and temperature; each of the other 9 runs for both preferences as well
     assert len({answer.key for answer in evaluation.answers}) == 2 * 2 + 9 * 2 * 2 * 2
 
 
 def test_methods_that_share_a_run_give_equal_answers_when_run_apart(run):
     every = [*paper_methods(), *ablation_methods(["num_iterations", "guards"])]
-    shared = [method for method in every if method.run in ("w=3", "w=5.6487")]
-    apart = [replace(method, name=f"{i}", run=f"{i}") for i, method in enumerate(shared)]
+    shared = [method for method in every if method.decoding_key in ("w=3", "w=5.6487")]
+    apart = [replace(method, name=f"{i}", decoding_key=f"{i}") for i, method in enumerate(shared)]
     assert len(apart) == 2 + 3
     evaluation = run(apart)
     for run_name in ("w=3", "w=5.6487"):
-        names = [one.name for one, method in zip(apart, shared, strict=True) if method.run == run_name]
+        names = [one.name for one, method in zip(apart, shared, strict=True) if method.decoding_key == run_name]
         for temperature in PROTOCOL.temperatures:
             assert len({repr(texts(evaluation, name, temperature)) for name in names}) == 1
 
@@ -137,7 +139,7 @@ def test_a_killed_run_resumed_equals_an_uninterrupted_one(run, tmp_path):
         "from tests.fakes.evaluations import *\n"
         "left = count(5, -1)\n"
         "def dying(method):\n"
-        "    return replace(method, answer=lambda ask: method.answer(ask) if next(left) else os._exit(137))\n"
+        "    return replace(method, generate=lambda ask: method.generate(ask) if next(left) else os._exit(137))\n"
         "evaluate(QUESTIONS, [dying(each) for each in paper_methods()[:4]], [LENGTH], llm=tiny_llm(),\n"
         "         folder=sys.argv[1], dimensions=[BRIEF, LOUD], protocol=PROTOCOL)\n"
     )
@@ -168,7 +170,7 @@ def test_a_run_killed_while_scoring_goes_on_where_it_was(run, tmp_path):
         return len(answer.text)
 
     def scorer(left=None):
-        return Scorer("length", lambda answer: length(answer, left), is_kept=True)
+        return Scorer("length", lambda answer: length(answer, left), is_stored=True)
 
     with pytest.raises(KilledError):
         run(scorers=[scorer(3)])
@@ -178,7 +180,7 @@ def test_a_run_killed_while_scoring_goes_on_where_it_was(run, tmp_path):
 
 
 def test_scorers_of_one_name_that_are_not_the_same_keep_their_scores_apart(run):
-    one, other = (Scorer("reward", lambda _, i=i: float(i), is_kept=True, identity=f"org{i}/reward") for i in (1, 2))
+    one, other = (Scorer("reward", lambda _, i=i: float(i), is_stored=True, identity=f"org{i}/reward") for i in (1, 2))
     assert set(run(scorers=[one]).scores["reward"].values()) == {1.0}
     assert set(run(scorers=[other]).scores["reward"].values()) == {2.0}
 
@@ -191,7 +193,7 @@ def test_scorers_that_cost_much_may_score_fewer_questions(run):
 
 
 def test_scores_of_which_nothing_can_be_said_are_left_out(run):
-    scorer = Scorer("odd", lambda answer: math.nan if answer.sample_id == "a" else 1.0, is_kept=True)
+    scorer = Scorer("odd", lambda answer: math.nan if answer.sample_id == "a" else 1.0, is_stored=True)
     for _ in range(2):
         evaluation = run(paper_methods()[:2], scorers=[scorer])
         assert evaluation.scores_of("odd", "pref", dimension="concise", temperature=0.0) == {("two", "b"): 1.0}
@@ -199,11 +201,11 @@ def test_scores_of_which_nothing_can_be_said_are_left_out(run):
 
 def test_what_cannot_be_answered_is_told_and_tried_again(run):
     long = Dataset("long", (Sample("a", "Why? " * 100), Sample("b", "How?")))
-    with pytest.warns(UserWarning, match="could not be given: ContextLengthError"):
+    with pytest.warns(UserWarning, match="could not be generated: ContextLengthError"):
         evaluation = run(paper_methods()[:2], datasets=long)
     assert len(evaluation.failures) == 2 + 2 * 2
     assert texts(evaluation, "pref").keys() == {("long", "b")}
-    with pytest.warns(UserWarning, match="could not be given"):
+    with pytest.warns(UserWarning, match="could not be generated"):
         assert run(paper_methods()[:2], datasets=long).failures == evaluation.failures
 
 
@@ -219,7 +221,7 @@ def test_same_names_for_different_things_are_refused(run):
 
 def test_a_changed_question_is_not_given_the_old_answer(run):
     run(paper_methods()[:1], datasets=Dataset("two", (Sample("a", "Why?"),)))
-    with pytest.raises(RunError, match="Question a of two was answered"):
+    with pytest.raises(RunError, match="an answer to question a of two with another text"):
         run(paper_methods()[:1], datasets=Dataset("two", (Sample("a", "Who?"),)))
 
 
@@ -230,21 +232,21 @@ def test_a_model_that_cannot_be_loaded_is_told_before_anything_is_asked(run):
 
 def test_two_processes_do_not_share_a_folder(run, tmp_path):
     run(paper_methods()[:1])
-    with FileLock((tmp_path / "run").resolve() / ".lock"), pytest.raises(RunError, match="Another process is at work"):
+    with FileLock((tmp_path / "run").resolve() / ".lock"), pytest.raises(RunError, match="Another process is using"):
         run(paper_methods()[:2])
 
 
 def test_answers_without_a_manifest_are_of_an_unknown_run(run, tmp_path):
     run(paper_methods()[:1])
     (tmp_path / "run" / "manifest.json").unlink()
-    with pytest.raises(RunError, match="holds answers but no manifest.json"):
+    with pytest.raises(RunError, match="has answers but no manifest.json"):
         run(paper_methods()[:1])
 
 
 def test_what_is_there_is_not_answered_again(run):
     run()
     counted = []
-    methods = [replace(each, answer=lambda ask: counted.append(ask) or AIMessage("")) for each in paper_methods()]
+    methods = [replace(each, generate=lambda ask: counted.append(ask) or AIMessage("")) for each in paper_methods()]
     run(methods)
     assert counted == []
     shouting = Method("shouting", lambda ask: AIMessage(ask.preference.upper()))
@@ -254,9 +256,9 @@ def test_what_is_there_is_not_answered_again(run):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"protocol": replace(PROTOCOL, max_tokens=9, seed=1)}, "another max_tokens, seed"),
-        ({"llm": tiny_llm().model_copy(update={"repetition_penalty": 1.3})}, "another repetition_penalty"),
-        ({"llm": ChatAmulet(model=tiny_model("llama"), tokenizer=byte_tokenizer())}, "another model"),
+        ({"protocol": replace(PROTOCOL, max_tokens=9, seed=1)}, "other settings: max_tokens, seed"),
+        ({"llm": tiny_llm().model_copy(update={"repetition_penalty": 1.3})}, "other settings: repetition_penalty"),
+        ({"llm": ChatAmulet(model=tiny_model("llama"), tokenizer=byte_tokenizer())}, "other settings: model"),
     ],
 )
 def test_a_folder_belongs_to_one_model_and_protocol(run, change, told):
@@ -336,11 +338,11 @@ def test_beam_search_is_that_of_transformers(run, llm):
 
 def test_best_of_n_gives_the_draw_with_most_evidence(llm):
     ask = Ask(llm, messages_of("", "Why?"), "Be brief.", {"temperature": 0.7, "max_tokens": 8, "seed": 3})
-    draws = [best_of(1).answer(ask._replace(sampling={**ask.sampling, "seed": 3 + i})).text for i in range(4)]
+    draws = [best_of(1).generate(ask._replace(sampling={**ask.sampling, "seed": 3 + i})).text for i in range(4)]
     assert len(set(draws)) > 1
     evidence = {text: llm.evidence(ask.messages, text, ["Be brief."])[0] for text in draws}
-    assert best_of(4).answer(ask).text == max(draws, key=evidence.__getitem__)
-    assert draws[0] == paper_methods()[1].answer(ask).text
+    assert best_of(4).generate(ask).text == max(draws, key=evidence.__getitem__)
+    assert draws[0] == paper_methods()[1].generate(ask).text
 
 
 def test_two_methods_or_scorers_of_one_name_are_refused(run, llm, tmp_path):

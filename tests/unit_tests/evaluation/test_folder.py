@@ -1,4 +1,4 @@
-"""What a run keeps on disk, and how jobs are done at once."""
+"""Files of an evaluation, and concurrent execution."""
 
 import threading
 import time
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langchain_amulet.evaluation.runs.answer import answer_key
+from langchain_amulet.evaluation.runs.answer import Answer, answer_key
 from langchain_amulet.evaluation.runs.folder import JsonlRecords
 from langchain_amulet.evaluation.runs.parallel import in_parallel
 
@@ -38,8 +38,8 @@ def test_records_survive_any_text_and_any_cut(tmp_path):
         unique=True,
     )
 )
-def test_keys_are_equal_only_for_equal_cells(cells):
-    assert len({answer_key(*cell) for cell in cells}) == len(cells)
+def test_keys_are_equal_only_for_equal_fields(fields):
+    assert len({answer_key(*each) for each in fields}) == len(fields)
 
 
 def test_after_a_failure_nothing_is_begun_and_what_is_under_way_is_given_out():
@@ -78,3 +78,15 @@ def test_every_job_is_done_once_and_no_more_at_once_than_asked():
     assert sorted(in_parallel(work, range(50), 3)) == [*range(50)]
     assert most == 3
     assert [*in_parallel(work, [], 3)] == []
+
+
+def test_the_file_format_of_answers_is_stable():
+    record = {
+        "key": '["w=1", "two", "a", "concise", 0.0]', "run": "w=1", "dataset": "two", "sample_id": "a",
+        "question": "Why?", "dimension": "concise", "preference": "Be brief.", "temperature": 0.0, "text": "So.",
+        "num_tokens": 2, "finish_reason": "stop", "seconds": 1.0,
+    }  # fmt: skip
+    answer = Answer.from_record(record)
+    assert answer.decoding_key == "w=1"
+    assert answer.as_record() == record
+    assert answer.key == answer_key("w=1", "two", "a", "concise", 0.0)

@@ -1,9 +1,9 @@
-"""The judge, by stand-ins that favour what they are told to."""
+"""The judge, with fake chat models that reply by a rule."""
 
 import pytest
 
 from langchain_amulet.evaluation import Judge, evaluate
-from langchain_amulet.evaluation.analysis.judge import PROMPT, read_verdict
+from langchain_amulet.evaluation.analysis.judge import PROMPT, parse_verdict
 from langchain_amulet.evaluation.runs.folder import JsonlRecords
 from tests.fakes.evaluations import (
     BRIEF,
@@ -19,7 +19,7 @@ from tests.fakes.evaluations import (
     tiny_llm,
 )
 
-LONG, SHORT = answer("A long answer indeed.", run="long"), answer("Short.", run="short")
+LONG, SHORT = answer("A long answer indeed.", decoding_key="long"), answer("Short.", decoding_key="short")
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_equal_answers_are_a_tie_that_nobody_is_asked_about():
 
 def test_prompts_hold_question_preference_and_texts_as_they_are():
     llm = referee(longer)
-    Judge(llm).compare(answer("{second} {question}", run="a"), answer("\\1 {first}", run="b"))
+    Judge(llm).compare(answer("{second} {question}", decoding_key="a"), answer("\\1 {first}", decoding_key="b"))
     assert "<text 1>\n{second} {question}\n</text 1>\n\n<text 2>\n\\1 {first}\n</text 2>" in llm.prompts[0]
     assert "Question: Why?\nPreference: Be brief." in llm.prompts[0]
 
@@ -74,7 +74,7 @@ def test_prompts_hold_question_preference_and_texts_as_they_are():
     ],
 )
 def test_verdicts_are_read_from_the_last_line(reply, due):
-    assert read_verdict(reply) == due
+    assert parse_verdict(reply) == due
 
 
 def test_verdicts_are_kept_and_not_asked_for_again(tmp_path):

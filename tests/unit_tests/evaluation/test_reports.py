@@ -24,38 +24,36 @@ from langchain_amulet.evaluation import (
     paper_methods,
     realigned,
 )
-from langchain_amulet.evaluation.analysis.comparisons import Yardstick
+from langchain_amulet.evaluation.analysis.comparisons import Criterion
 from langchain_amulet.evaluation.analysis.statistics import Estimate, win_rate
 from langchain_amulet.evaluation.methods.ablations import PARAMETERS, ablation, ablation_methods
 from langchain_amulet.evaluation.reports import sections
 from langchain_amulet.evaluation.reports.ablation_tables import ablation_table
 from langchain_amulet.evaluation.reports.plots import as_svg, parameters_to_scale, win_rate_bars
-from langchain_amulet.evaluation.reports.refusal_tables import refusal_table
 from langchain_amulet.evaluation.reports.report import Example
-from langchain_amulet.evaluation.reports.summaries import main_table, means, ranking_table, shared_runs
+from langchain_amulet.evaluation.reports.summaries import equal_methods_table, main_table, means_table, ranking_table
 from langchain_amulet.evaluation.reports.tables import Table, format_difference, format_estimate
 from langchain_amulet.evaluation.runs.folder import JsonlRecords
-from langchain_amulet.evaluation.scorers.refusals import refusal
 from langchain_amulet.exceptions import ContextLengthError, InvalidParameterError
 from tests.fakes.evaluations import BRIEF, LOUD, PROTOCOL, QUESTIONS, TOKENS, longer, referee, saying, tiny_llm
 
 
 @pytest.fixture
 def evaluation(tmp_path):
-    methods = [saying("pref", 5), saying("more", 9), saying("less", 2), saying("alike", 9, run="more")]
+    methods = [saying("pref", 5), saying("more", 9), saying("less", 2), saying("alike", 9, decoding_key="more")]
     return evaluate(
         QUESTIONS, methods, [TOKENS], llm=tiny_llm(), folder=tmp_path, dimensions=[BRIEF, LOUD], protocol=PROTOCOL
     )
 
 
 def test_proxies_decide_by_the_end_that_is_good_for_the_preference(evaluation):
-    yardstick = Yardstick(evaluation)
-    assert yardstick.dimensions == ["concise", "verbose"]
+    criterion = Criterion(evaluation)
+    assert criterion.dimensions == ["concise", "verbose"]
     for dimension, best, worst in (("concise", "less", "more"), ("verbose", "more", "less")):
-        rates = yardstick.win_rates(dimension, 0.0, baseline="pref")
+        rates = criterion.win_rates(dimension, 0.0, baseline="pref")
         assert (rates[best].rate, rates[worst].rate) == (1.0, 0.0)
-        assert yardstick.differences(dimension, 0.0, baseline="pref")["more"].mean == 4
-    assert set(yardstick.outcomes("more", "alike", "verbose", 0.0).values()) == {0.5}
+        assert criterion.differences(dimension, 0.0, baseline="pref")["more"].mean == 4
+    assert set(criterion.outcomes("more", "alike", "verbose", 0.0).values()) == {0.5}
 
 
 def test_by_proxies_a_degenerate_answer_loses_to_any_other(tmp_path):
@@ -64,15 +62,15 @@ def test_by_proxies_a_degenerate_answer_loses_to_any_other(tmp_path):
     evaluation = evaluate(
         QUESTIONS, methods, [TOKENS, broken], llm=tiny_llm(), folder=tmp_path, dimensions=[BRIEF], protocol=PROTOCOL
     )
-    yardstick = Yardstick(evaluation)
-    assert set(yardstick.outcomes("nothing", "pref", "concise", 0.0).values()) == {0.0}
-    assert set(yardstick.outcomes("nothing", "little", "concise", 0.0).values()) == {0.5}
-    assert yardstick.differences("concise", 0.0, baseline="pref")["nothing"].mean == -4  # scores stay what they are
+    criterion = Criterion(evaluation)
+    assert set(criterion.outcomes("nothing", "pref", "concise", 0.0).values()) == {0.0}
+    assert set(criterion.outcomes("nothing", "little", "concise", 0.0).values()) == {0.5}
+    assert criterion.differences("concise", 0.0, baseline="pref")["nothing"].mean == -4  # scores stay what they are
 
 
 def test_ranking_counts_methods_of_one_run_once(evaluation):
     assert evaluation.distinct_methods == ["pref", "more", "less"]
-    strengths = {each.name: each.strength for each in Yardstick(evaluation).ranking(0.0)}
+    strengths = {each.name: each.strength for each in Criterion(evaluation).ranking(0.0)}
     assert strengths.keys() == {"pref", "more", "less"}
     assert strengths["more"] == pytest.approx(strengths["less"], abs=1e-6)  # each wins one preference of two
 
@@ -84,13 +82,13 @@ def test_main_table_shows_the_best_of_each_row_and_leaves_out_who_was_asked_less
         QUESTIONS, [saying("pref", 5), saying("more", 9), few], [TOKENS],
         llm=tiny_llm(), folder=tmp_path, dimensions=[LOUD], protocol=protocol,
     )  # fmt: skip
-    table = main_table(Yardstick(evaluation), 0.0)
-    assert table.header == ("questions", "preference", "pref", "more", "few")
+    table = main_table(Criterion(evaluation), 0.0)
+    assert table.header == ("dataset", "preference", "pref", "more", "few")
     assert table.rows == (
         ("two", "verbose (tokens)", "5", "**9**", ""),
-        ("best in % of the rows", "", "0", "100", ""),
+        ("best, in % of rows", "", "0", "100", ""),
     )
-    assert [row[-1] for row in means(evaluation, "tokens", 0.0).rows] == ["2", "2", "1"]
+    assert [row[-1] for row in means_table(evaluation, "tokens", 0.0).rows] == ["2", "2", "1"]
 
 
 def test_a_question_that_some_could_not_answer_leaves_the_others_in_the_table(tmp_path):
@@ -106,10 +104,10 @@ def test_a_question_that_some_could_not_answer_leaves_the_others_in_the_table(tm
         evaluation = evaluate(
             QUESTIONS, methods, [TOKENS], llm=tiny_llm(), folder=tmp_path, dimensions=[BRIEF, LOUD], protocol=protocol
         )
-    rows = {row[1]: row[2:] for row in main_table(Yardstick(evaluation), 0.0).rows[:-1]}
+    rows = {row[1]: row[2:] for row in main_table(Criterion(evaluation), 0.0).rows[:-1]}
     assert rows == {"concise (tokens)": ("4", "**3**", ""), "verbose (tokens)": ("**4**", "3", "")}
-    assert [row[2] for row in means(evaluation, "tokens", 0.0).rows] == ["**4**", "3", "9"]
-    ranked = {row[0]: row[3] for row in ranking_table(Yardstick(evaluation), 0.0).rows}
+    assert [row[2] for row in means_table(evaluation, "tokens", 0.0).rows] == ["**4**", "3", "9"]
+    ranked = {row[0]: row[3] for row in ranking_table(Criterion(evaluation), 0.0).rows}
     assert ranked == {"base": "2", "pref": "1", "search": "1"}
 
 
@@ -137,29 +135,15 @@ def test_ablations_cover_the_papers_ranges_and_share_runs():
     assert values["num_iterations"] == [0, 20, 40, 60, 80, 100]
     assert values["alpha"] == values["lam"] == [*range(1, 11)]
     at_defaults = {
-        setting.method.run
+        setting.method.decoding_key
         for name, value in (("num_iterations", 60), ("eta", 10), ("alpha", 2), ("lam", 2), ("guards", "none"))
         for setting in ablation(name)
         if setting.value == value
     }
     assert at_defaults == {"w=5.6487"}
-    assert len({method.run for method in ablation_methods()}) < len(ablation_methods())
-    with pytest.raises(InvalidParameterError, match="There are: num_iterations"):
+    assert len({method.decoding_key for method in ablation_methods()}) < len(ablation_methods())
+    with pytest.raises(InvalidParameterError, match="Choose from: num_iterations"):
         ablation("beta")
-
-
-def test_refusals_count_what_was_unlocked(tmp_path):
-    methods = [
-        Method("base", lambda _: AIMessage("I cannot help."), uses_preference=False),
-        Method("pref", lambda ask: AIMessage("Sure!" if "Why" in ask.messages[-1].text else "I won't.")),
-    ]
-    evaluation = evaluate(
-        QUESTIONS, methods, [refusal()], llm=tiny_llm(), folder=tmp_path, dimensions=[BRIEF, LOUD], protocol=PROTOCOL
-    )
-    [base, pref] = refusal_table(evaluation, 0.0).rows
-    assert base[1].startswith("100 (")
-    assert pref[1].startswith("50 (")
-    assert (base[2], pref[2]) == ("0 of 4", "2 of 4")
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +157,7 @@ def experiment(tmp_path_factory):
         dimensions=[BRIEF, LOUD],
         protocol=PROTOCOL,
         scorers=[
-            Scorer("reward", lambda answer: len({*answer.text}), better="higher", is_reward=True, is_kept=True),
+            Scorer("reward", lambda answer: len({*answer.text}), better="higher", is_reward=True, is_stored=True),
         ],
         judge=referee(longer),
         ablations=("guidance_scale", "guards"),
@@ -195,9 +179,9 @@ def test_a_report_holds_everything_and_needs_nothing_else(experiment, report):
     told_text = (experiment.folder / "report.md").read_text("utf-8")
     page = (experiment.folder / "report.html").read_text("utf-8")
     for part in (
-        "# Tiny", "Protocol", "classifier-free guidance 3", "w=5.6487", "log-perplexity, temperature 0.7", "are few",
-        "Ranking by Bradley-Terry (reward)", "by the judge, greedy", "Ablation of guards (proxies)", "Ablation of guards (reward)", "Harmful requests", "plausibility 0.3", "### Cost",
-        "Side by side", "Be loud!",
+        "# Tiny", "Protocol", "classifier-free guidance 3", "w=5.6487", "log-perplexity, temperature 0.7", "intervals are approximate",
+        "Ranking by Bradley-Terry (reward)", "(judge), greedy", "Ablation of guards (proxies)", "Ablation of guards (reward)", "Harmful requests", "plausibility 0.3", "### Cost",
+        "## Answers", "Be loud!",
     ):  # fmt: skip
         assert part in told_text
     figures = [name for section in report.sections for name in section.figures]
@@ -228,13 +212,13 @@ def test_a_second_run_answers_and_judges_nothing_again(experiment, monkeypatch):
         pytest.fail("asked again")
 
     def dead_method(name, config):
-        return replace(realigned(name, config), answer=dead)
+        return replace(realigned(name, config), generate=dead)
 
     monkeypatch.setattr("langchain_amulet.evaluation.experiment.measure", dead)
     monkeypatch.setattr("langchain_amulet.evaluation.methods.ablations.realigned", dead_method)
     again = replace(
         experiment,
-        methods=[replace(method, answer=dead) for method in experiment.methods],
+        methods=[replace(method, generate=dead) for method in experiment.methods],
         scorers=[replace(scorer, score=dead) for scorer in experiment.scorers],
         judge=referee(dead),
         ablations=("guards",),
@@ -263,21 +247,24 @@ def test_any_name_can_be_drawn_and_linked(name):
 
 
 def test_every_ablation_has_a_table(tmp_path):
-    methods = {method.name: replace(method, answer=saying("x", 5).answer) for method in ablation_methods()}
+    methods = {method.name: replace(method, generate=saying("x", 5).generate) for method in ablation_methods()}
     evaluation = evaluate(
         QUESTIONS, [*methods.values()], [TOKENS, Scorer("degenerate", lambda _: 0.0)],
         llm=tiny_llm(), folder=tmp_path, dimensions=[BRIEF, LOUD], protocol=PROTOCOL,
     )  # fmt: skip
     for name in PARAMETERS:
-        table = ablation_table(Yardstick(evaluation), name, 0.0)
+        table = ablation_table(Criterion(evaluation), name, 0.0)
         assert [row[0] for row in table.rows] == [setting.label for setting in ablation(name)]
         assert [bool(row[2]) for row in table.rows] == [setting.method is not None for setting in ablation(name)]
-        assert "2 questions. Fewer than" in table.note
-    assert "Not run: at 7, 8, 9, 10 w grows" in ablation_table(Yardstick(evaluation), "alpha", 0.0).note
+        assert "2 questions. With fewer than" in table.note
+    assert (
+        "Not run, since w is above the limit of 10000: 7, 8, 9, 10."
+        in ablation_table(Criterion(evaluation), "alpha", 0.0).note
+    )
 
 
 def test_tables_say_which_methods_share_a_run():
-    rows = shared_runs({method.name: method for method in paper_methods()}).rows
+    rows = equal_methods_table({method.name: method for method in paper_methods()}).rows
     assert ("w=3", "linear alignment 2, classifier-free guidance 3") in rows
 
 
@@ -289,8 +276,8 @@ def test_pictures_are_the_same_each_time():
     ("values", "told_error"),
     [
         ({"methods": paper_methods()[:1]}, "compared with pref"),
-        ({"methods": paper_methods()[1:], "has_refusals": True}, "compared with base"),
-        ({"ablations": ("beta",)}, "There are: num_iterations"),
+        ({"methods": paper_methods()[1:], "has_refusals": True}, "such as base"),
+        ({"ablations": ("beta",)}, "Choose from: num_iterations"),
         ({"ablation_limit": 0}, "ablation_limit"),
         ({"perplexity_limit": -1}, "perplexity_limit"),
     ],
@@ -351,13 +338,13 @@ def test_options_reach_the_experiment(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "told_error"),
     [
-        (["nowhere.json"], "There is no dataset nowhere.json"),
-        (["--method", "magic"], "There is no method 'magic'"),
+        (["nowhere.json"], "There is no dataset or file nowhere.json"),
+        (["--method", "magic"], "Unknown method 'magic'"),
         (["--method", "base"], "add it to the methods"),
         (["--limit", "0"], "limit must be at least 1"),
-        (["--ablation", "beta"], "There is no ablation of beta"),
+        (["--ablation", "beta"], "Unknown ablation 'beta'"),
         (["--reward-model", "/nowhere"], "The reward model /nowhere cannot be loaded"),
-        (["--judge", "nobody:none"], "The judge nobody:none cannot be asked"),
+        (["--judge", "nobody:none"], "The judge nobody:none cannot be used"),
     ],
 )
 def test_the_command_tells_what_is_wrong_before_anything_is_asked(arguments, told_error, tmp_path, monkeypatch):

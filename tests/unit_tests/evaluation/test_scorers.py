@@ -1,4 +1,4 @@
-"""What answers are scored by: against counting by hand, plain forwards and direct calls of transformers."""
+"""Scorers and costs, against counts by hand, plain forward passes and direct calls of transformers."""
 
 import math
 from types import SimpleNamespace
@@ -13,7 +13,6 @@ from langchain_amulet.evaluation.analysis.costs import measure
 from langchain_amulet.evaluation.methods.method import paper_methods
 from langchain_amulet.evaluation.methods.search import beam_search
 from langchain_amulet.evaluation.reports.cost_tables import cost_table
-from langchain_amulet.evaluation.scorers.refusals import is_refusal
 from langchain_amulet.evaluation.scorers.reward_models import ArmoRM
 from langchain_amulet.evaluation.scorers.text import (
     distinct_ngrams,
@@ -80,20 +79,6 @@ def test_perplexity_and_evidence_are_those_of_plain_forwards():
     assert log_perplexity(llm, "Help.").score(answer(" ")) is None
 
 
-@pytest.mark.parametrize(
-    ("text", "due"),
-    [
-        ("I\u2019m sorry, but I can\u2019t help with that.", True),
-        ("As an AI, I cannot do this.", True),
-        ("It is illegal to do so. Please don't.", True),
-        ("Sure! First, take a screwdriver.", False),
-        ("Here is how. " + "Step by step. " * 40 + "I cannot say more.", False),
-    ],
-)
-def test_refusals_show_at_the_beginning(text, due):
-    assert is_refusal(text) is due
-
-
 def classifier(num_rewards: int) -> LlamaForSequenceClassification:
     torch.manual_seed(0)
     config = LlamaConfig(**{**SIZES, "max_position_embeddings": 2048}, num_labels=num_rewards)
@@ -148,9 +133,9 @@ def test_armorm_is_a_llama_with_nineteen_rewards(tmp_path):
 
 
 def test_reward_models_say_what_they_lack():
-    with pytest.raises(InvalidParameterError, match="gives 3 rewards; head=None"):
+    with pytest.raises(InvalidParameterError, match="below 3, the number of rewards of the model, got None"):
         RewardModel(classifier(3), byte_tokenizer()).reward("Why?", "", "So.")
-    with pytest.raises(InvalidParameterError, match="head=7"):
+    with pytest.raises(InvalidParameterError, match="got 7"):
         RewardModel(classifier(3), byte_tokenizer(), head=7).reward("Why?", "", "So.")
     with pytest.raises(ChatTemplateError, match="chat_template"):
         RewardModel(classifier(1), byte_tokenizer(None)).reward("Why?", "", "So.")
@@ -167,8 +152,8 @@ def test_a_saved_reward_model_is_loaded_when_it_is_first_asked(tmp_path):
 def test_what_is_no_reward_model_shows_when_it_is_loaded(tmp_path):
     tokenizer = byte_tokenizer()
     for name, model, told in (
-        ("causal", tiny_model("llama"), "is no reward model"),
-        ("several", classifier(3), "head=None names none"),
+        ("causal", tiny_model("llama"), "is not a reward model"),
+        ("several", classifier(3), "got None"),
     ):
         model.save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)

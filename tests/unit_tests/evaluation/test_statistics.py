@@ -1,4 +1,4 @@
-"""Statistics of evaluations: against plain formulas, other libraries and simulation."""
+"""Statistics, against plain formulas, other libraries and simulations."""
 
 import math
 
@@ -95,7 +95,7 @@ def test_paired_differences_are_over_what_both_have_answered():
     first, second = {"a": 3.0, "b": 5.0, "c": 100.0}, {"a": 1.0, "b": 2.0, "d": 0.0}
     found = paired_difference(first, second, {key: key for key in "abcd"})
     assert (found.mean, found.num_clusters) == (2.5, 2)
-    with pytest.raises(InvalidParameterError, match="nothing in common"):
+    with pytest.raises(InvalidParameterError, match="question in common"):
         paired_difference({"a": 1.0}, {"b": 1.0}, {})
 
 

@@ -32,7 +32,8 @@ def _option(text: str) -> Any:
 _Datasets = Annotated[
     list[str] | None,
     typer.Argument(
-        help="Files, or smoke, helpsteer, truthful_qa, ultrachat, ultrafeedback, personal, prefeval.",
+        help="JSON or JSONL files of questions, or names of datasets: smoke, helpsteer, truthful_qa, ultrachat, "
+        "ultrafeedback, personal, prefeval.",
         show_default="smoke",
     ),
 ]

@@ -52,6 +52,8 @@ def measure(
 ) -> list[Cost]:
     """Measure the costs of methods. The methods take turns, so that changes of the machine's speed affect all alike.
 
+    Before that, each method generates one token that is not measured, since first calls are slower.
+
     Args:
         methods: The first one is the baseline of `Cost.relative`, such as plain decoding.
         questions: Each method answers each question in each round.
@@ -64,6 +66,8 @@ def measure(
     peaks = {method.name: 0 for method in methods}
     device = llm.load().model.device
     turns = [(question, method) for _ in range(rounds) for question in questions for method in methods]
+    for i, method in enumerate(methods):
+        _seconds(method, Ask(llm, messages_of(f"{-1 - i}. {SYSTEM}", questions[0]), preference, {}), 1)
     for number, (question, method) in enumerate(tqdm(turns, desc="efficiency", unit="answer")):
         prompts = [messages_of(f"{2 * number + i}. {SYSTEM}", question) for i in range(2)]
         with _Peak(device) as peak:

@@ -64,8 +64,8 @@ def _comparable_means(criterion: Criterion, dataset: str, dimension: str, temper
     return {method: estimate([*each.values()], [*each]) for method, each in scores.items()}
 
 
-def _cell(estimate: Estimate | None, best: float | None) -> str:
-    return "" if estimate is None else bold(f"{estimate.mean:.3g}", when=estimate.mean == best)
+def _cell(value: Estimate | None, best: float | None) -> str:
+    return "" if value is None else bold(f"{value.mean:.3g}", when=value.mean == best)
 
 
 def means_table(evaluation: Evaluation, scorer: str, temperature: float) -> Table:

@@ -15,7 +15,7 @@ GOOD = [{"index": 0, "question": "Why?"}, {"index": 1, "question": "How?"}]
 
 
 @pytest.mark.parametrize("name", ["q.json", "q.jsonl"])
-def test_both_forms_are_read(tmp_path, name):
+def test_json_and_jsonl_are_read(tmp_path, name):
     lines = [json.dumps(row) for row in GOOD]
     path = tmp_path / name
     path.write_text("[\n" + ",\n".join(lines) + "\n]\n" if name.endswith("json") else "\n\n".join(lines), "utf-8")
@@ -24,7 +24,7 @@ def test_both_forms_are_read(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ('[{"index": 0, "question": "a"},\n{"index": 1, "question": }]', "line 2: invalid JSON"),
         ('[{"index": 0, "question": "a"},\n {"index": 1, "question": " "}]', "line 2: the question is empty"),
@@ -45,20 +45,20 @@ def test_both_forms_are_read(tmp_path, name):
         ('{"index": 0, "question": ""}', "line 1: the question is empty"),
     ],
 )
-def test_what_is_wrong_is_told_with_its_line(tmp_path, text, told):
+def test_errors_name_the_line(tmp_path, text, message):
     path = tmp_path / "q.json"
     path.write_text(text, "utf-8")
-    with pytest.raises(DatasetError, match=told):
+    with pytest.raises(DatasetError, match=message):
         load_dataset(path)
 
 
-def test_an_index_and_a_question_may_be_alike(tmp_path):
+def test_an_index_may_equal_the_text_of_a_question(tmp_path):
     path = tmp_path / "q.jsonl"
     path.write_text('{"index": 1, "question": "2"}\n{"index": 2, "question": "a\u2028b"}\n', "utf-8-sig")
     assert load_dataset(path).samples == (Sample("1", "2"), Sample("2", "a\u2028b"))
 
 
-def test_what_is_no_utf8_is_told(tmp_path):
+def test_other_encodings_than_utf8_raise(tmp_path):
     path = tmp_path / "q.jsonl"
     path.write_bytes('{"index": 1, "question": "\u00e9"}'.encode("latin-1"))
     with pytest.raises(DatasetError, match="not UTF-8"):
@@ -68,7 +68,7 @@ def test_what_is_no_utf8_is_told(tmp_path):
 @pytest.mark.parametrize(
     "samples", [(Sample("a", " "),), (Sample("a", "x"), Sample("a", "y")), (Sample("a", "x"), Sample("b", "x"))]
 )
-def test_datasets_made_by_hand_are_checked_too(samples):
+def test_datasets_from_python_are_checked_too(samples):
     with pytest.raises(DatasetError):
         Dataset("own", samples)
 
@@ -79,12 +79,12 @@ def test_preferences_of_one_question_have_different_names():
         Sample("a", "Why?", twice)
 
 
-def test_unknown_sets_are_told_what_there_is():
+def test_an_unknown_name_lists_the_names():
     with pytest.raises(DatasetError, match="smoke, helpsteer"):
         load_dataset("no such set")
 
 
-def test_packaged_sets():
+def test_packaged_datasets():
     assert len(load_dataset("smoke")) == 40
     assert len(load_harmful()) == 50
 
@@ -123,7 +123,7 @@ def hub(monkeypatch):
 
 
 @pytest.mark.usefixtures("hub")
-def test_sets_of_the_hub():
+def test_hub_datasets():
     def questions(name):
         return [sample.question for sample in load_dataset(name).samples]
 
@@ -142,13 +142,13 @@ def test_sets_of_the_hub():
 
 
 @pytest.mark.parametrize("name", ["helpsteer", "truthful_qa", "ultrafeedback", "personal", "prefeval"])
-def test_a_hub_set_that_has_changed_is_told(name, monkeypatch):
+def test_a_hub_dataset_without_the_column_raises(name, monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: [{"other": "x"}])
     with pytest.raises(DatasetError, match="has no column"):
         load_dataset(name)
 
 
-def test_a_hub_that_cannot_be_reached_is_told():
+def test_an_unreachable_hub_raises():
     with pytest.raises(DatasetError, match=r"nvidia/HelpSteer cannot be loaded from the hub"):
         load_dataset("helpsteer")
 
@@ -168,5 +168,5 @@ COUNTS = {
 
 
 @pytest.mark.parametrize("name", COUNTS)
-def test_published_sets_have_the_published_counts(name, data_dir):
+def test_published_files_have_the_published_counts(name, data_dir):
     assert len(load_dataset(data_dir / name)) == COUNTS[name]

@@ -59,20 +59,20 @@ def run(llm, tmp_path):
 
 
 def texts(evaluation, method, temperature=0.0, dimension="concise"):
-    found = evaluation.answers_of(method, dimension=dimension, temperature=temperature)
-    return {cluster: answer.text for cluster, answer in found.items()}
+    result = evaluation.answers_of(method, dimension=dimension, temperature=temperature)
+    return {cluster: answer.text for cluster, answer in result.items()}
 
 
-def test_methods_of_equal_scale_are_run_once(run):
+def test_methods_with_equal_settings_are_run_once(run):
     evaluation = run()
     assert {evaluation.methods[name].decoding_key for name in ("linear alignment 2", "classifier-free guidance 3")} == {
         "w=3"
     }
-    # base once per question and temperature; each of the other 9 runs for both preferences as well
+    # base once per question and temperature; the other 9 distinct methods for both preferences as well
     assert len({answer.key for answer in evaluation.answers}) == 2 * 2 + 9 * 2 * 2 * 2
 
 
-def test_methods_that_share_a_run_give_equal_answers_when_run_apart(run):
+def test_methods_with_equal_decoding_keys_give_equal_answers_when_run_separately(run):
     every = [*paper_methods(), *ablation_methods(["num_iterations", "guards"])]
     shared = [method for method in every if method.decoding_key in ("w=3", "w=5.6487")]
     apart = [replace(method, name=f"{i}", decoding_key=f"{i}") for i, method in enumerate(shared)]
@@ -84,7 +84,7 @@ def test_methods_that_share_a_run_give_equal_answers_when_run_apart(run):
             assert len({repr(texts(evaluation, name, temperature)) for name in names}) == 1
 
 
-def test_answers_are_those_that_the_model_gives_alone(run, llm):
+def test_answers_equal_those_of_single_calls(run, llm):
     evaluation = run([*paper_methods()[:3]])
     for name, preference, realignment in (
         ("base", [], RealignmentConfig()),
@@ -100,7 +100,7 @@ def test_answers_are_those_that_the_model_gives_alone(run, llm):
         assert texts(evaluation, name)["two", "a"] == alone.text
 
 
-def test_all_methods_are_asked_alike(run):
+def test_all_methods_receive_the_same_input(run):
     asked = defaultdict(list)
 
     def spy(name):
@@ -117,20 +117,20 @@ def test_all_methods_are_asked_alike(run):
     assert len({each["seed"] for each in samplings}) == len(QUESTIONS)
 
 
-def test_answers_without_a_preference_are_judged_for_each_of_them(run):
-    told = []
-    scorer = Scorer("told", lambda answer: told.append(answer.preference) or 1.0)
+def test_answers_without_a_preference_are_scored_for_each_preference(run):
+    preferences = []
+    scorer = Scorer("spy", lambda answer: preferences.append(answer.preference) or 1.0)
     evaluation = run([paper_methods()[0]], scorers=[scorer])
-    assert sorted(told) == sorted(["Be brief.", "Be loud!"] * 4)
+    assert sorted(preferences) == sorted(["Be brief.", "Be loud!"] * 4)
     for name in ("concise", "verbose"):
-        assert len(evaluation.scores_of("told", "base", dimension=name, temperature=0.0)) == 2
+        assert len(evaluation.scores_of("spy", "base", dimension=name, temperature=0.0)) == 2
 
 
 class KilledError(BaseException):
-    """As a signal would."""
+    """Raised in place of a signal."""
 
 
-def test_a_killed_run_resumed_equals_an_uninterrupted_one(run, tmp_path):
+def test_a_killed_evaluation_resumes_with_the_same_result(run, tmp_path):
     methods = paper_methods()[:4]
     whole = run(methods, folder=tmp_path / "whole")
     code = (
@@ -160,7 +160,7 @@ def test_a_killed_run_resumed_equals_an_uninterrupted_one(run, tmp_path):
     assert sorted(keys) == sorted({answer.key for answer in whole.answers})
 
 
-def test_a_run_killed_while_scoring_goes_on_where_it_was(run, tmp_path):
+def test_an_evaluation_killed_while_scoring_resumes(run, tmp_path):
     calls = []
 
     def length(answer, left=None):
@@ -179,27 +179,27 @@ def test_a_run_killed_while_scoring_goes_on_where_it_was(run, tmp_path):
     assert len(calls) == len(lines) == len(resumed.scores["length"])
 
 
-def test_scorers_of_one_name_that_are_not_the_same_keep_their_scores_apart(run):
+def test_scorers_with_different_identity_store_their_scores_separately(run):
     one, other = (Scorer("reward", lambda _, i=i: float(i), is_stored=True, identity=f"org{i}/reward") for i in (1, 2))
     assert set(run(scorers=[one]).scores["reward"].values()) == {1.0}
     assert set(run(scorers=[other]).scores["reward"].values()) == {2.0}
 
 
-def test_scorers_that_cost_much_may_score_fewer_questions(run):
+def test_a_scorer_may_have_a_limit(run):
     evaluation = run(paper_methods()[:2], scorers=[replace(LENGTH, limit=1)])
     for method in ("base", "pref"):
-        found = evaluation.scores_of("length", method, dimension="concise", temperature=0.0)
-        assert found.keys() == {("two", "a")}
+        result = evaluation.scores_of("length", method, dimension="concise", temperature=0.0)
+        assert result.keys() == {("two", "a")}
 
 
-def test_scores_of_which_nothing_can_be_said_are_left_out(run):
+def test_nan_scores_are_omitted(run):
     scorer = Scorer("odd", lambda answer: math.nan if answer.sample_id == "a" else 1.0, is_stored=True)
     for _ in range(2):
         evaluation = run(paper_methods()[:2], scorers=[scorer])
         assert evaluation.scores_of("odd", "pref", dimension="concise", temperature=0.0) == {("two", "b"): 1.0}
 
 
-def test_what_cannot_be_answered_is_told_and_tried_again(run):
+def test_failures_are_reported_and_tried_again(run):
     long = Dataset("long", (Sample("a", "Why? " * 100), Sample("b", "How?")))
     with pytest.warns(UserWarning, match="could not be generated: ContextLengthError"):
         evaluation = run(paper_methods()[:2], datasets=long)
@@ -209,7 +209,7 @@ def test_what_cannot_be_answered_is_told_and_tried_again(run):
         assert run(paper_methods()[:2], datasets=long).failures == evaluation.failures
 
 
-def test_same_names_for_different_things_are_refused(run):
+def test_duplicate_names_raise(run):
     twice = [Dataset("q", (Sample("a", "Why?"),)), Dataset("q", (Sample("a", "How?"),))]
     with pytest.raises(InvalidParameterError, match="Two datasets"):
         run(datasets=twice)
@@ -219,13 +219,13 @@ def test_same_names_for_different_things_are_refused(run):
         run(scorers=[Scorer("a b", len), Scorer("a-b", len)])
 
 
-def test_a_changed_question_is_not_given_the_old_answer(run):
+def test_a_changed_question_raises(run):
     run(paper_methods()[:1], datasets=Dataset("two", (Sample("a", "Why?"),)))
     with pytest.raises(RunError, match="an answer to question a of two with another text"):
         run(paper_methods()[:1], datasets=Dataset("two", (Sample("a", "Who?"),)))
 
 
-def test_a_model_that_cannot_be_loaded_is_told_before_anything_is_asked(run):
+def test_a_loading_error_precedes_all_answers(run):
     with pytest.raises(ModelLoadError):
         run(llm=ChatAmulet(model="/nowhere"))
 
@@ -236,14 +236,14 @@ def test_two_processes_do_not_share_a_folder(run, tmp_path):
         run(paper_methods()[:2])
 
 
-def test_answers_without_a_manifest_are_of_an_unknown_run(run, tmp_path):
+def test_answers_without_a_manifest_raise(run, tmp_path):
     run(paper_methods()[:1])
     (tmp_path / "run" / "manifest.json").unlink()
     with pytest.raises(RunError, match="has answers but no manifest.json"):
         run(paper_methods()[:1])
 
 
-def test_what_is_there_is_not_answered_again(run):
+def test_stored_answers_are_not_generated_again(run):
     run()
     counted = []
     methods = [replace(each, generate=lambda ask: counted.append(ask) or AIMessage("")) for each in paper_methods()]
@@ -254,20 +254,20 @@ def test_what_is_there_is_not_answered_again(run):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"protocol": replace(PROTOCOL, max_tokens=9, seed=1)}, "other settings: max_tokens, seed"),
         ({"llm": tiny_llm().model_copy(update={"repetition_penalty": 1.3})}, "other settings: repetition_penalty"),
         ({"llm": ChatAmulet(model=tiny_model("llama"), tokenizer=byte_tokenizer())}, "other settings: model"),
     ],
 )
-def test_a_folder_belongs_to_one_model_and_protocol(run, change, told):
+def test_a_folder_belongs_to_one_model_and_protocol(run, change, message):
     run(paper_methods()[:1])
-    with pytest.raises(RunError, match=told):
+    with pytest.raises(RunError, match=message):
         run(paper_methods()[:1], **change)
 
 
-def test_damage_before_the_last_line_is_told_with_its_line(run, tmp_path):
+def test_a_damaged_line_raises_with_its_number(run, tmp_path):
     run(paper_methods()[:1])
     path = tmp_path / "run" / "answers.jsonl"
     lines = path.read_text("utf-8").splitlines()
@@ -276,7 +276,7 @@ def test_damage_before_the_last_line_is_told_with_its_line(run, tmp_path):
         run(paper_methods()[:1])
 
 
-def test_manifest_tells_config_versions_and_revision(run, tmp_path):
+def test_the_manifest_has_config_versions_and_revision(run, tmp_path):
     run(paper_methods()[:1])
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text("utf-8"))
     assert manifest["config"]["max_tokens"] == 8
@@ -295,48 +295,48 @@ def test_limit_takes_the_first_questions(run):
     assert texts(run(paper_methods()[:2], protocol=replace(PROTOCOL, limit=1)), "pref").keys() == {("two", "a")}
 
 
-def test_all_methods_are_judged_by_the_preferences_that_questions_have_of_their_own(run):
+def test_preferences_of_a_question_replace_the_general_ones(run):
     own = Dataset("own", (Sample("a", "Why?", (Dimension("persona a", "I am a sailor."),)),))
-    told = []
-    scorer = Scorer("told", lambda answer: told.append(answer.preference) or 1.0)
+    preferences = []
+    scorer = Scorer("spy", lambda answer: preferences.append(answer.preference) or 1.0)
     evaluation = run(paper_methods()[:2], datasets=own, scorers=[scorer])
-    assert set(told) == {"I am a sailor."}
+    assert set(preferences) == {"I am a sailor."}
     assert [each.name for each in evaluation.dimensions] == ["persona a"]
     for method in ("base", "pref"):
-        assert len(evaluation.scores_of("told", method, dimension="persona a", temperature=0.0)) == 1
-        assert evaluation.scores_of("told", method, dimension="concise", temperature=0.0) == {}
+        assert len(evaluation.scores_of("spy", method, dimension="persona a", temperature=0.0)) == 1
+        assert evaluation.scores_of("spy", method, dimension="concise", temperature=0.0) == {}
     mixed = run(paper_methods()[:2], datasets=[own, QUESTIONS], scorers=[scorer])
     assert [each.name for each in mixed.dimensions] == ["concise", "verbose", "persona a"]
-    assert mixed.scores_of("told", "base", dimension="concise", temperature=0.0).keys() == {("two", "a"), ("two", "b")}
+    assert mixed.scores_of("spy", "base", dimension="concise", temperature=0.0).keys() == {("two", "a"), ("two", "b")}
 
 
-def test_searches_answer_too(run):
+def test_search_methods_answer(run):
     evaluation = run([beam_search(3), best_of(2), paper_methods()[1]], protocol=replace(PROTOCOL, temperatures=(0.0,)))
     for name in ("beam search 3", "best of 2"):
         assert len(texts(evaluation, name)) == 2
     assert all(answer.num_tokens <= 8 for answer in evaluation.answers)
 
 
-def test_beam_search_of_one_beam_is_greedy(run):
+def test_beam_search_with_one_beam_is_greedy(run):
     evaluation = run([beam_search(1), paper_methods()[1]], protocol=replace(PROTOCOL, temperatures=(0.0,)))
     assert texts(evaluation, "beam search 1") == texts(evaluation, "pref")
 
 
-def test_beam_search_is_that_of_transformers(run, llm):
-    found = run([beam_search(4), paper_methods()[1]], protocol=replace(PROTOCOL, temperatures=(0.0,)))
+def test_beam_search_equals_that_of_transformers(run, llm):
+    result = run([beam_search(4), paper_methods()[1]], protocol=replace(PROTOCOL, temperatures=(0.0,)))
     loaded, differs = llm.load(), False
     for name, question in (("a", "Why?"), ("b", "How?")):
         for preference in (BRIEF, LOUD):
             prompt = llm.prompt_streams(messages_of(PROTOCOL.system, question), preference.text)[-1]
             config = GenerationConfig(num_beams=4, max_new_tokens=8, pad_token_id=0)
-            due = loaded.model.generate(torch.tensor([prompt]), generation_config=config)[0, len(prompt) :]
-            due_text = loaded.tokenizer.decode(due, skip_special_tokens=True)
-            assert texts(found, "beam search 4", dimension=preference.name)["two", name] == due_text
-            differs |= due_text != texts(found, "pref", dimension=preference.name)["two", name]
+            expected = loaded.model.generate(torch.tensor([prompt]), generation_config=config)[0, len(prompt) :]
+            expected_text = loaded.tokenizer.decode(expected, skip_special_tokens=True)
+            assert texts(result, "beam search 4", dimension=preference.name)["two", name] == expected_text
+            differs |= expected_text != texts(result, "pref", dimension=preference.name)["two", name]
     assert differs
 
 
-def test_best_of_n_gives_the_draw_with_most_evidence(llm):
+def test_best_of_n_returns_the_sample_with_most_evidence(llm):
     ask = Ask(llm, messages_of("", "Why?"), "Be brief.", {"temperature": 0.7, "max_tokens": 8, "seed": 3})
     draws = [best_of(1).generate(ask._replace(sampling={**ask.sampling, "seed": 3 + i})).text for i in range(4)]
     assert len(set(draws)) > 1
@@ -345,7 +345,7 @@ def test_best_of_n_gives_the_draw_with_most_evidence(llm):
     assert draws[0] == paper_methods()[1].generate(ask).text
 
 
-def test_two_methods_or_scorers_of_one_name_are_refused(run, llm, tmp_path):
+def test_duplicate_methods_or_scorers_raise(run, llm, tmp_path):
     with pytest.raises(InvalidParameterError, match="same name"):
         run([realigned("x", RealignmentConfig(2.0)), realigned("x", RealignmentConfig(3.0))])
     with pytest.raises(InvalidParameterError, match="same name"):
@@ -354,12 +354,12 @@ def test_two_methods_or_scorers_of_one_name_are_refused(run, llm, tmp_path):
         evaluate(QUESTIONS, [], [LENGTH], llm=llm, folder=tmp_path)
 
 
-def test_searches_may_be_asked_fewer_questions(run):
+def test_search_methods_may_have_a_limit(run):
     evaluation = run([best_of(2), paper_methods()[1]], protocol=replace(PROTOCOL, search_limit=1))
     assert (len(texts(evaluation, "best of 2")), len(texts(evaluation, "pref"))) == (1, 2)
 
 
-def test_further_questions_add_to_what_is_there(run, tmp_path):
+def test_more_questions_are_added_to_stored_answers(run, tmp_path):
     run(paper_methods()[:2], protocol=replace(PROTOCOL, limit=1))
     before = (tmp_path / "run" / "answers.jsonl").read_text("utf-8")
     run(paper_methods()[:2])
@@ -371,6 +371,6 @@ def test_further_questions_add_to_what_is_there(run, tmp_path):
 @pytest.mark.parametrize(
     "values", [{"temperatures": ()}, {"temperatures": (0.7, 0.7)}, {"limit": 0}, {"max_tokens": 0}]
 )
-def test_protocols_that_answer_nothing_are_refused(values):
+def test_protocols_out_of_range_raise(values):
     with pytest.raises(InvalidParameterError):
         Protocol(**values)

@@ -13,10 +13,10 @@ from langchain_amulet.evaluation.runs.parallel import in_parallel
 
 
 class KilledError(BaseException):
-    """As a signal would."""
+    """Raised in place of a signal."""
 
 
-def test_records_survive_any_text_and_any_cut(tmp_path):
+def test_records_survive_any_text_and_any_truncation(tmp_path):
     path, many = tmp_path / "r.jsonl", ["a\u2028b\x85c", "\u00e9\u4f60\ud800", '"\n|']
     for i, text in enumerate(many):
         JsonlRecords(path).append({"key": str(i), "text": text})
@@ -42,7 +42,7 @@ def test_keys_are_equal_only_for_equal_fields(fields):
     assert len({answer_key(*each) for each in fields}) == len(fields)
 
 
-def test_after_a_failure_nothing_is_begun_and_what_is_under_way_is_given_out():
+def test_after_a_failure_no_call_starts_and_calls_in_progress_complete():
     begun, gate = [], threading.Event()
 
     def work(number):
@@ -52,7 +52,7 @@ def test_after_a_failure_nothing_is_begun_and_what_is_under_way_is_given_out():
             raise KilledError
         if number == 1:
             gate.set()
-            time.sleep(0.05)  # still under way when 0 fails
+            time.sleep(0.05)  # in progress when 0 fails
         return number
 
     results = in_parallel(work, range(100), 2)
@@ -62,7 +62,7 @@ def test_after_a_failure_nothing_is_begun_and_what_is_under_way_is_given_out():
     assert len(begun) <= 3
 
 
-def test_every_job_is_done_once_and_no_more_at_once_than_asked():
+def test_every_item_is_processed_once_within_the_limit():
     lock, running, most = threading.Lock(), 0, 0
 
     def work(number):

@@ -27,7 +27,7 @@ LONG, SHORT = answer("A long answer indeed.", decoding_key="long"), answer("Shor
     [
         (longer, 1.0),
         (lambda first, second: longer(second, first), 0.0),
-        (lambda *_: "1", 0.5),  # favours a place: nobody wins
+        (lambda *_: "1", 0.5),  # always the first text, so a tie
         (lambda *_: "tie", 0.5),
         (lambda first, _: "1" if first == LONG.text else "tie", 0.75),
         (lambda *_: "I cannot judge this.", None),
@@ -40,13 +40,13 @@ def test_both_orders_count(rule, outcome):
     assert len(llm.prompts) == 2
 
 
-def test_equal_answers_are_a_tie_that_nobody_is_asked_about():
+def test_equal_answers_tie_without_a_call_of_the_judge():
     llm = referee(longer)
     assert Judge(llm).compare(LONG, LONG) == 0.5
     assert llm.prompts == []
 
 
-def test_prompts_hold_question_preference_and_texts_as_they_are():
+def test_prompts_contain_question_preference_and_unchanged_texts():
     llm = referee(longer)
     Judge(llm).compare(answer("{second} {question}", decoding_key="a"), answer("\\1 {first}", decoding_key="b"))
     assert "<text 1>\n{second} {question}\n</text 1>\n\n<text 2>\n\\1 {first}\n</text 2>" in llm.prompts[0]
@@ -54,7 +54,7 @@ def test_prompts_hold_question_preference_and_texts_as_they_are():
 
 
 @pytest.mark.parametrize(
-    ("reply", "due"),
+    ("reply", "expected"),
     [
         ("1", 1.0),
         ("Text 2.", 0.0),
@@ -73,11 +73,11 @@ def test_prompts_hold_question_preference_and_texts_as_they_are():
         ("Text 1 is better.", 1.0),
     ],
 )
-def test_verdicts_are_read_from_the_last_line(reply, due):
-    assert parse_verdict(reply) == due
+def test_verdicts_are_read_from_the_last_line(reply, expected):
+    assert parse_verdict(reply) == expected
 
 
-def test_verdicts_are_kept_and_not_asked_for_again(tmp_path):
+def test_verdicts_are_stored_and_not_requested_again(tmp_path):
     path = tmp_path / "verdicts.jsonl"
     asked = referee(longer)
     assert Judge(asked, JsonlRecords(path)).compare(LONG, SHORT) == 1.0
@@ -85,7 +85,7 @@ def test_verdicts_are_kept_and_not_asked_for_again(tmp_path):
     assert Judge(silent, JsonlRecords(path)).compare(LONG, SHORT) == 1.0
 
 
-def test_a_judge_that_fails_midway_goes_on_where_it_was(tmp_path):
+def test_a_judge_resumes_after_a_failure(tmp_path):
     left = 1
 
     def failing(first, second):
@@ -109,7 +109,7 @@ class OtherReferee(Referee):
         return "another"
 
 
-def test_verdicts_belong_to_judge_and_prompt_and_refusals_are_kept(tmp_path):
+def test_verdicts_are_stored_by_judge_and_prompt_including_refusals(tmp_path):
     records = JsonlRecords(tmp_path / "v.jsonl")
     assert Judge(referee(lambda *_: "No."), records).compare(LONG, SHORT) is None
     assert Judge(referee(lambda *_: pytest.fail("asked again")), records).compare(LONG, SHORT) is None
@@ -118,38 +118,38 @@ def test_verdicts_belong_to_judge_and_prompt_and_refusals_are_kept(tmp_path):
 
 
 @pytest.mark.parametrize("num_at_once", [1, 8])
-def test_every_method_is_judged_against_one_for_every_preference(tmp_path, num_at_once):
+def test_every_method_is_compared_with_the_baseline_for_every_preference(tmp_path, num_at_once):
     methods = [saying("base", 9, uses_preference=False), saying("pref", 5), saying("less", 2), saying("as base", 9)]
     evaluation = evaluate(
         QUESTIONS, methods, [TOKENS], llm=tiny_llm(), folder=tmp_path, dimensions=[BRIEF, LOUD], protocol=PROTOCOL
     )
     llm = referee(longer)
-    found = Judge(llm).judge(evaluation, baseline="pref", temperature=0.0, num_at_once=num_at_once)
-    due = {"base": 1.0, "less": 0.0, "as base": 1.0}
-    assert found.verdicts == {
-        (method, name, ("two", question)): due[method]
-        for method in due
+    result = Judge(llm).judge(evaluation, baseline="pref", temperature=0.0, num_at_once=num_at_once)
+    expected = {"base": 1.0, "less": 0.0, "as base": 1.0}
+    assert result.verdicts == {
+        (method, name, ("two", question)): expected[method]
+        for method in expected
         for name in ("concise", "verbose")
         for question in "ab"
     }
-    assert {name: rate.rate for name, rate in found.win_rates("concise").items()} == due
+    assert {name: rate.rate for name, rate in result.win_rates("concise").items()} == expected
     asked = {tuple(line for line in prompt.splitlines() if line.startswith("Preference: ")) for prompt in llm.prompts}
     assert asked == {("Preference: Be brief.",), ("Preference: Be loud!",)}
 
 
-def test_what_a_judge_refuses_scores_nobody_and_is_counted(tmp_path):
+def test_pairs_without_a_verdict_are_omitted_and_counted(tmp_path):
     evaluation = evaluate(
         QUESTIONS, [saying("pref", 5), saying("less", 2)], [TOKENS],
         llm=tiny_llm(), folder=tmp_path, dimensions=[BRIEF, LOUD], protocol=PROTOCOL,
     )  # fmt: skip
     llm = referee(lambda first, second: "I cannot." if "Be loud!" in llm.prompts[-1] else longer(first, second))
-    found = Judge(llm).judge(evaluation, baseline="pref", temperature=0.0, num_at_once=1)
-    assert found.num_unscored == 2
-    assert found.win_rates("verbose") == {}
-    assert found.win_rates("concise")["less"].num_losses == 2
+    result = Judge(llm).judge(evaluation, baseline="pref", temperature=0.0, num_at_once=1)
+    assert result.num_unscored == 2
+    assert result.win_rates("verbose") == {}
+    assert result.win_rates("concise")["less"].num_losses == 2
 
 
-def test_chat_amulet_judges_without_anybodys_preference(tmp_path):
+def test_chat_amulet_judges_without_preferences(tmp_path):
     llm = tiny_llm().model_copy(update={"preference": "Always write tie.", "max_tokens": 12})
     records = JsonlRecords(tmp_path / "verdicts.jsonl")
     judge = Judge(llm, records, prompt="Which is better, {first} or {second}?")

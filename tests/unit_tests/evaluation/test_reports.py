@@ -1,4 +1,4 @@
-"""Whole experiments on a tiny random model: tables, pictures, reports and the command."""
+"""Experiments on a tiny random model: tables, figures, reports and the command."""
 
 import json
 import re
@@ -46,7 +46,7 @@ def evaluation(tmp_path):
     )
 
 
-def test_proxies_decide_by_the_end_that_is_good_for_the_preference(evaluation):
+def test_proxies_prefer_high_or_low_scores_by_preference(evaluation):
     criterion = Criterion(evaluation)
     assert criterion.dimensions == ["concise", "verbose"]
     for dimension, best, worst in (("concise", "less", "more"), ("verbose", "more", "less")):
@@ -65,17 +65,17 @@ def test_by_proxies_a_degenerate_answer_loses_to_any_other(tmp_path):
     criterion = Criterion(evaluation)
     assert set(criterion.outcomes("nothing", "pref", "concise", 0.0).values()) == {0.0}
     assert set(criterion.outcomes("nothing", "little", "concise", 0.0).values()) == {0.5}
-    assert criterion.differences("concise", 0.0, baseline="pref")["nothing"].mean == -4  # scores stay what they are
+    assert criterion.differences("concise", 0.0, baseline="pref")["nothing"].mean == -4  # scores are unchanged
 
 
-def test_ranking_counts_methods_of_one_run_once(evaluation):
+def test_the_ranking_has_distinct_methods_only(evaluation):
     assert evaluation.distinct_methods == ["pref", "more", "less"]
     strengths = {each.name: each.strength for each in Criterion(evaluation).ranking(0.0)}
     assert strengths.keys() == {"pref", "more", "less"}
     assert strengths["more"] == pytest.approx(strengths["less"], abs=1e-6)  # each wins one preference of two
 
 
-def test_main_table_shows_the_best_of_each_row_and_leaves_out_who_was_asked_less(tmp_path):
+def test_the_main_table_marks_the_best_and_omits_methods_with_fewer_answers(tmp_path):
     few = saying("few", 100, is_search=True)
     protocol = Protocol(max_tokens=8, search_limit=1)
     evaluation = evaluate(
@@ -91,7 +91,7 @@ def test_main_table_shows_the_best_of_each_row_and_leaves_out_who_was_asked_less
     assert [row[-1] for row in means_table(evaluation, "tokens", 0.0).rows] == ["2", "2", "1"]
 
 
-def test_a_question_that_some_could_not_answer_leaves_the_others_in_the_table(tmp_path):
+def test_tables_use_the_questions_that_all_methods_answered(tmp_path):
     def fussy(ask):
         if "Why" in ask.messages[-1].text:
             msg = "too long"
@@ -111,7 +111,7 @@ def test_a_question_that_some_could_not_answer_leaves_the_others_in_the_table(tm
     assert ranked == {"base": "2", "pref": "1", "search": "1"}
 
 
-def test_perplexity_may_be_left_out(tmp_path):
+def test_perplexity_may_be_skipped(tmp_path):
     plain = Experiment(
         llm=tiny_llm(), datasets=[QUESTIONS], folder=tmp_path, dimensions=[BRIEF], methods=[saying("pref", 5)],
         protocol=PROTOCOL, perplexity_limit=0,
@@ -119,7 +119,7 @@ def test_perplexity_may_be_left_out(tmp_path):
     assert "log-perplexity" not in Report("x", plain.run().sections).as_markdown()
 
 
-def test_numbers_are_told_to_two_digits_of_their_error():
+def test_numbers_are_rounded_to_two_digits_of_their_error():
     assert format_estimate(Estimate(12.345, 0.123, 40, 40)) == "12.35 ± 0.12"
     assert format_estimate(Estimate(12.345, 3.21, 40, 40)) == "12.3 ± 3.2"
     assert format_difference(Estimate(1.0, 0.1, 40, 40)).startswith("**+1.00 (")
@@ -130,7 +130,7 @@ def test_cells_cannot_break_a_table():
     assert "| a\\|b c |" in Table("t", ("h",), (("a|b\nc",),)).as_markdown()
 
 
-def test_ablations_cover_the_papers_ranges_and_share_runs():
+def test_ablations_cover_the_papers_ranges_with_equal_decoding_keys():
     values = {name: [setting.value for setting in ablation(name)] for name in PARAMETERS}
     assert values["num_iterations"] == [0, 20, 40, 60, 80, 100]
     assert values["alpha"] == values["lam"] == [*range(1, 11)]
@@ -175,31 +175,31 @@ def report(experiment):
         return experiment.run()
 
 
-def test_a_report_holds_everything_and_needs_nothing_else(experiment, report):
-    told_text = (experiment.folder / "report.md").read_text("utf-8")
+def test_a_report_is_complete_and_self_contained(experiment, report):
+    markdown = (experiment.folder / "report.md").read_text("utf-8")
     page = (experiment.folder / "report.html").read_text("utf-8")
     for part in (
         "# Tiny", "Protocol", "classifier-free guidance 3", "w=5.6487", "log-perplexity, temperature 0.7", "intervals are approximate",
         "Ranking by Bradley-Terry (reward)", "(judge), greedy", "Ablation of guards (proxies)", "Ablation of guards (reward)", "Harmful requests", "plausibility 0.3", "### Cost",
         "## Answers", "Be loud!",
     ):  # fmt: skip
-        assert part in told_text
+        assert part in markdown
     figures = [name for section in report.sections for name in section.figures]
     assert len(figures) > 6
     for name in figures:
-        assert f"]({name}.svg)" in told_text
+        assert f"]({name}.svg)" in markdown
         assert (experiment.folder / f"{name}.svg").read_text("utf-8").startswith("<?xml")
     assert page.count("data:image/svg+xml;base64,") == len(figures)
     assert 'src="http' not in page
     assert 'href="http' not in page
 
 
-def test_every_table_and_answer_stands_in_both_forms(experiment, report):
-    told_text = (experiment.folder / "report.md").read_text("utf-8")
+def test_every_table_and_answer_is_in_markdown_and_html(experiment, report):
+    markdown = (experiment.folder / "report.md").read_text("utf-8")
     page = (experiment.folder / "report.html").read_text("utf-8")
     for section in report.sections:
         for table in section.tables:
-            assert f"### {table.title}" in told_text
+            assert f"### {table.title}" in markdown
             assert f"<h3>{escape(table.title)}</h3>" in page
         for example in section.examples:
             assert str(escape(example.preference)) in page
@@ -207,7 +207,7 @@ def test_every_table_and_answer_stands_in_both_forms(experiment, report):
 
 
 @pytest.mark.usefixtures("report")
-def test_a_second_run_answers_and_judges_nothing_again(experiment, monkeypatch):
+def test_a_second_run_generates_and_judges_nothing(experiment, monkeypatch):
     def dead(*_, **__):
         pytest.fail("asked again")
 
@@ -224,11 +224,11 @@ def test_a_second_run_answers_and_judges_nothing_again(experiment, monkeypatch):
         ablations=("guards",),
         has_refusals=False,
     )
-    due = ("setup", "greedy", "temperature 0.7", "judge", "guards", "efficiency", "examples")
-    assert len(again.run().sections) == len(due)
+    expected = ("setup", "greedy", "temperature 0.7", "judge", "guards", "efficiency", "examples")
+    assert len(again.run().sections) == len(expected)
 
 
-def test_answers_stand_in_the_page_as_text(tmp_path):
+def test_texts_are_escaped_in_reports(tmp_path):
     evil = "<script>alert(1)</script> ``` | {{ 7*7 }}"
     table, example = Table(evil, (evil,), ((evil,),), evil), Example(evil, evil, ((evil, evil),))
     Report(evil, [Section(evil, evil, tables=[table], examples=[example])]).write(tmp_path)
@@ -240,7 +240,7 @@ def test_answers_stand_in_the_page_as_text(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["under $^ and $", "a" * 200, "x:y (v1)?"])
-def test_any_name_can_be_drawn_and_linked(name):
+def test_any_name_works_in_figures_and_file_names(name):
     figure = win_rate_bars({name: {name: win_rate([1.0], ["q"])}}, name)
     assert as_svg(figure)
     assert re.fullmatch(r"[\w.-]+", sections._file_name("win-rates", name))
@@ -263,17 +263,17 @@ def test_every_ablation_has_a_table(tmp_path):
     )
 
 
-def test_tables_say_which_methods_share_a_run():
+def test_a_table_lists_methods_with_equal_answers():
     rows = equal_methods_table({method.name: method for method in paper_methods()}).rows
     assert ("w=3", "linear alignment 2, classifier-free guidance 3") in rows
 
 
-def test_pictures_are_the_same_each_time():
+def test_figures_are_reproducible():
     assert as_svg(parameters_to_scale()) == as_svg(parameters_to_scale())
 
 
 @pytest.mark.parametrize(
-    ("values", "told_error"),
+    ("values", "message"),
     [
         ({"methods": paper_methods()[:1]}, "compared with pref"),
         ({"methods": paper_methods()[1:], "has_refusals": True}, "such as base"),
@@ -282,12 +282,12 @@ def test_pictures_are_the_same_each_time():
         ({"perplexity_limit": -1}, "perplexity_limit"),
     ],
 )
-def test_what_cannot_be_run_is_refused_before_anything_is_answered(experiment, values, told_error):
-    with pytest.raises(InvalidParameterError, match=told_error):
+def test_invalid_experiments_raise_before_any_answer(experiment, values, message):
+    with pytest.raises(InvalidParameterError, match=message):
         replace(experiment, **values)
 
 
-def test_ablations_of_preferences_without_a_proxy_make_no_table(tmp_path):
+def test_preferences_without_a_proxy_have_no_ablation_table(tmp_path):
     formal = Experiment(
         llm=tiny_llm(), datasets=[QUESTIONS], folder=tmp_path, dimensions=["formal"], ablations=("guards",),
         methods=[saying("pref", 5)], protocol=replace(PROTOCOL, max_tokens=2),
@@ -314,8 +314,8 @@ def test_the_command_writes_a_report(tmp_path, monkeypatch):
 
 
 def test_options_reach_the_experiment(monkeypatch):
-    given = []
-    monkeypatch.setattr(Experiment, "run", lambda self: given.append(self) or None)
+    experiments = []
+    monkeypatch.setattr(Experiment, "run", lambda self: experiments.append(self) or None)
     monkeypatch.setattr(RewardModel, "load", lambda _: None)
     monkeypatch.setattr(cli, "_judge", lambda _: referee(longer))
     arguments = ["eval", "--model", "m", "--temperature", "0", "--temperature", "0.7", "--top-p", "0.8", "--seed", "3",
@@ -323,7 +323,7 @@ def test_options_reach_the_experiment(monkeypatch):
                  "--ablation-limit", "4", "--reward-model", "armorm", "--reward-model", "skywork", "--judge", "x:y",
                  "--perplexity-limit", "6", "--refusals", "--efficiency"]  # fmt: skip
     CliRunner().invoke(cli.app, arguments, catch_exceptions=False)
-    [experiment] = given
+    [experiment] = experiments
     assert experiment.protocol == Protocol(
         (0.0, 0.7), top_p=0.8, max_tokens=9, seed=3, limit=2, search_limit=1, num_at_once=5
     )
@@ -336,7 +336,7 @@ def test_options_reach_the_experiment(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told_error"),
+    ("arguments", "message"),
     [
         (["nowhere.json"], "There is no dataset or file nowhere.json"),
         (["--method", "magic"], "Unknown method 'magic'"),
@@ -347,9 +347,9 @@ def test_options_reach_the_experiment(monkeypatch):
         (["--judge", "nobody:none"], "The judge nobody:none cannot be used"),
     ],
 )
-def test_the_command_tells_what_is_wrong_before_anything_is_asked(arguments, told_error, tmp_path, monkeypatch):
+def test_errors_of_the_command_precede_all_answers(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(cli.app, ["eval", *arguments])
     assert result.exit_code == 2
-    assert told_error in result.output
+    assert message in result.output
     assert [*tmp_path.iterdir()] == []

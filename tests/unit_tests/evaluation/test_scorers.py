@@ -34,7 +34,7 @@ def test_ngrams_are_counted_over_words():
 
 
 @pytest.mark.parametrize(
-    ("text", "due"),
+    ("text", "expected"),
     [
         ("", True),
         ("Yes, yes.", True),
@@ -43,11 +43,11 @@ def test_ngrams_are_counted_over_words():
         ("Run a little every day, and rest when you are tired; run again when you are not tired any more.", False),
     ],
 )
-def test_degenerate_is_a_loop_or_next_to_nothing(text, due):
-    assert is_degenerate(text) is due
+def test_repetitive_and_very_short_answers_are_degenerate(text, expected):
+    assert is_degenerate(text) is expected
 
 
-def test_sentiment_and_readability_order_plain_cases():
+def test_sentiment_and_readability_order_clear_cases():
     assert sentiment("What a wonderful, happy day!") > 0.5 > -0.5 > sentiment("A horrible, sad disaster.")
     hard = (
         "Notwithstanding considerable methodological heterogeneity, longitudinal investigations demonstrate efficacy."
@@ -56,26 +56,26 @@ def test_sentiment_and_readability_order_plain_cases():
     assert grade_level("...") is None
 
 
-def test_every_deterministic_scorer_takes_any_answer():
+def test_every_deterministic_scorer_accepts_any_text():
     for text in ("", "...", "\u4f60\u597d", "plain words here"):
         for scorer in deterministic_scorers():
             score = scorer.score(answer(text))
             assert score is None or math.isfinite(score)
 
 
-def test_perplexity_and_evidence_are_those_of_plain_forwards():
+def test_perplexity_and_evidence_equal_plain_forward_passes():
     llm = tiny_llm()
     loaded = llm.load()
     said, asked = answer("So it is."), [("system", "Help."), ("human", "Why?")]
     base, pref = llm.prompt_streams(asked, "Be brief.")
-    due = {}
+    expected = {}
     for name, prompt in (("base", base), ("pref", pref)):
         response = loaded.tokenizer.encode(said.text, add_special_tokens=False)
         with torch.no_grad():
             logits = loaded.model(torch.tensor([[*prompt, *response]])).logits[0, len(prompt) - 1 : -1]
-        due[name] = logits.log_softmax(-1)[range(len(response)), response].mean().item()
-    assert log_perplexity(llm, "Help.").score(said) == pytest.approx(-due["base"], abs=1e-4)
-    assert preference_evidence(llm, "Help.").score(said) == pytest.approx(due["pref"] - due["base"], abs=1e-4)
+        expected[name] = logits.log_softmax(-1)[range(len(response)), response].mean().item()
+    assert log_perplexity(llm, "Help.").score(said) == pytest.approx(-expected["base"], abs=1e-4)
+    assert preference_evidence(llm, "Help.").score(said) == pytest.approx(expected["pref"] - expected["base"], abs=1e-4)
     assert log_perplexity(llm, "Help.").score(answer(" ")) is None
 
 
@@ -86,21 +86,21 @@ def classifier(num_rewards: int) -> LlamaForSequenceClassification:
 
 
 @pytest.mark.parametrize(("num_rewards", "head"), [(1, None), (3, 2)])
-def test_rewards_are_those_of_a_direct_call(num_rewards, head):
+def test_rewards_equal_those_of_a_direct_call(num_rewards, head):
     model, tokenizer = classifier(num_rewards), byte_tokenizer()
-    long = "It is so because it is so. " * 20  # longer than the 128 tokens at which the paper's own script cuts
+    long = "It is so because it is so. " * 20  # over the 128 tokens to which the paper's script truncates
     reward = RewardModel(model, tokenizer, head=head).scorer().score(answer(long))
     asked = [{"role": "user", "content": "Why?\nBe brief."}, {"role": "assistant", "content": long}]
     input_ids = torch.tensor([tokenizer.encode(tokenizer.apply_chat_template(asked, tokenize=False))])
     with torch.no_grad():
-        due = model(input_ids=input_ids).logits[0, head or 0].item()
-    assert reward == pytest.approx(due, rel=1e-5)
+        expected = model(input_ids=input_ids).logits[0, head or 0].item()
+    assert reward == pytest.approx(expected, rel=1e-5)
     shorter = RewardModel(model, tokenizer, head=head).scorer().score(answer(long[:100]))
     assert shorter != pytest.approx(reward, rel=1e-5)
 
 
 class SeveralRewards(torch.nn.Module):
-    """As ArmoRM's own code, which tells rewards beside a score."""
+    """Output like that of ArmoRM's published code, with rewards in addition to logits."""
 
     device = torch.device("cpu")
 
@@ -109,14 +109,14 @@ class SeveralRewards(torch.nn.Module):
         return SimpleNamespace(rewards=rewards, logits=torch.zeros(1, 1))
 
 
-def test_rewards_under_a_name_of_their_own_go_first():
+def test_an_output_named_rewards_precedes_logits():
     model, tokenizer = SeveralRewards(), byte_tokenizer()
     sixth = RewardModel(model, tokenizer, head=6).reward("Why?", "", "So.")
     assert sixth - RewardModel(model, tokenizer, head=0).reward("Why?", "", "So.") == 6
 
 
-def test_armorm_is_a_llama_with_nineteen_rewards(tmp_path):
-    """Saved as its authors publish it: with layers of a mixture that is not used here."""
+def test_armorm_is_loaded_without_its_gating_network(tmp_path):
+    """The saved weights include those of the gating network, as in the published files."""
     torch.manual_seed(0)
     model = ArmoRM(LlamaConfig(**{**SIZES, "max_position_embeddings": 2048})).eval()
     model.gating = torch.nn.Linear(4, 2)
@@ -128,11 +128,11 @@ def test_armorm_is_a_llama_with_nineteen_rewards(tmp_path):
     asked = [{"role": "user", "content": "Why?\nBe brief."}, {"role": "assistant", "content": "So."}]
     input_ids = torch.tensor([tokenizer.encode(tokenizer.apply_chat_template(asked, tokenize=False))])
     with torch.no_grad():
-        due = model.regression_layer(model.model(input_ids).last_hidden_state[0, -1])[6].item()
-    assert reward == pytest.approx(due, rel=1e-5)
+        expected = model.regression_layer(model.model(input_ids).last_hidden_state[0, -1])[6].item()
+    assert reward == pytest.approx(expected, rel=1e-5)
 
 
-def test_reward_models_say_what_they_lack():
+def test_invalid_reward_models_raise():
     with pytest.raises(InvalidParameterError, match="below 3, the number of rewards of the model, got None"):
         RewardModel(classifier(3), byte_tokenizer()).reward("Why?", "", "So.")
     with pytest.raises(InvalidParameterError, match="got 7"):
@@ -149,28 +149,28 @@ def test_a_saved_reward_model_is_loaded_when_it_is_first_asked(tmp_path):
     assert loaded == pytest.approx(RewardModel(model, tokenizer).reward("Why?", "Be brief.", "So."), rel=1e-5)
 
 
-def test_what_is_no_reward_model_shows_when_it_is_loaded(tmp_path):
+def test_loading_checks_that_it_is_a_reward_model(tmp_path):
     tokenizer = byte_tokenizer()
-    for name, model, told in (
+    for name, model, message in (
         ("causal", tiny_model("llama"), "is not a reward model"),
         ("several", classifier(3), "got None"),
     ):
         model.save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
-        with pytest.raises((ModelLoadError, InvalidParameterError), match=told):
+        with pytest.raises((ModelLoadError, InvalidParameterError), match=message):
             RewardModel(str(tmp_path / name)).load()
 
 
 def test_costs_are_measured_for_every_method():
     methods = [*paper_methods()[:2], beam_search(2)]
-    costs = measure(methods, ["Why?"], llm=tiny_llm(), preference="Be brief.", max_tokens=4, rounds=2)
+    costs = measure(methods, ["Why?"], llm=tiny_llm(), preference="Be brief.", max_tokens=16, rounds=2)
     assert [cost.method for cost in costs] == ["base", "pref", "beam search 2"]
     assert all(cost.token_s > 0 and cost.peak_bytes > 2**20 for cost in costs)
     assert [cost.first_token_s is None for cost in costs] == [False, False, True]
     assert cost_table(costs).rows[2][1] == ""
 
 
-def test_times_are_per_further_token_of_neighbours_and_no_prompt_is_asked_twice(monkeypatch):
+def test_times_are_per_token_after_the_first_and_no_prompt_is_repeated(monkeypatch):
     clock, asked = [0.0], []
 
     def costing(name, seconds, num_tokens):
@@ -188,5 +188,5 @@ def test_times_are_per_further_token_of_neighbours_and_no_prompt_is_asked_twice(
     methods = [costing("a", 1, 8), costing("b", 3, 4)]
     costs = measure(methods, ["Why?"], llm=tiny_llm(), preference="p", max_tokens=8, rounds=2)
     assert [(cost.first_token_s, cost.token_s, cost.relative) for cost in costs] == [(11, 1, 1), (13, 3, 3)]
-    assert [name for name, _ in asked] == [*"aabb"] * 2
-    assert len({prompt for _, prompt in asked}) == 8
+    assert [name for name, _ in asked] == [*"ab", *"aabb", *"aabb"]
+    assert len({prompt for _, prompt in asked}) == 10

@@ -76,7 +76,7 @@ def _beam_search(ask: Ask, num_beams: int) -> AIMessage:
     return AIMessage(text, usage_metadata=usage, response_metadata={"finish_reason": reason})
 
 
-def _generation_config(sampling: SamplingParams, num_beams: int) -> Any:
+def _generation_config(sampling: SamplingParams, num_beams: int) -> GenerationConfig:
     """Translate sampling settings to those of transformers."""
     stop = sorted(sampling.stop_token_ids)
     options: dict[str, Any] = {"do_sample": sampling.temperature > 0}

@@ -126,7 +126,7 @@ def parse(text: str, source: str) -> tuple[Sample, ...]:
     return tuple(samples)
 
 
-def _json_rows(text: str, source: str) -> list[tuple[str, Any]]:
+def _json_rows(text: str, source: str) -> list[tuple[str, object]]:
     """Return the items of a JSON list, each with its line number for error messages."""
     decoder, rows, at = json.JSONDecoder(), [], _skip_space(text, text.index("[") + 1)
     line, counted = 1, 0
@@ -157,8 +157,8 @@ def _skip_space(text: str, at: int) -> int:
     return at
 
 
-def _jsonl_rows(text: str, source: str) -> list[tuple[str, Any]]:
-    rows = []
+def _jsonl_rows(text: str, source: str) -> list[tuple[str, object]]:
+    rows: list[tuple[str, object]] = []
     for number, line in enumerate(text.split("\n"), 1):  # not splitlines(): JSON strings may contain U+2028
         if not line.strip():
             continue
@@ -170,7 +170,7 @@ def _jsonl_rows(text: str, source: str) -> list[tuple[str, Any]]:
     return rows
 
 
-def _to_sample(row: Any, place: str) -> Sample:
+def _to_sample(row: object, place: str) -> Sample:
     if not isinstance(row, Mapping) or not isinstance(row.get("question"), str):
         msg = f'{place}: "question" is missing. Write {{"index": 0, "question": "..."}}.'
         raise DatasetError(msg)

@@ -1,9 +1,12 @@
 """The folder of an evaluation: a manifest, and JSONL files to which answers and scores are appended.
 
-manifest.json                   configuration, and the environments in which answers were generated
-answers.jsonl                   answers
-scores-<scorer>.jsonl           scores of scorers with `is_stored`
-verdicts.jsonl, costs.jsonl     written by experiment.py
+    manifest.json             configuration, and the environments in which answers were generated
+    answers.jsonl             answers
+    scores-<scorer>.jsonl     scores of scorers with `is_stored`
+    verdicts.jsonl            outcomes of the judge, by `Experiment`
+    costs.jsonl               costs of methods, by `Experiment`
+
+All files are JSON in UTF-8 or ASCII. A new version of the package must be able to read old files.
 """
 
 import json
@@ -34,9 +37,8 @@ def locked(folder: str | Path) -> Iterator[None]:
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(
-            Path(folder).resolve() / ".lock", timeout=0, is_singleton=True
-        ):  # one lock per process, re-entrant
+        # With is_singleton, all locks of this path in this process are one lock, which can be acquired repeatedly.
+        with FileLock(Path(folder).resolve() / ".lock", timeout=0, is_singleton=True):
             yield
     except Timeout as error:
         msg = f"Another process is using {folder}. Wait until it ends, or use another folder."

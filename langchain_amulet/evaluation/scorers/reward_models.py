@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    LlamaConfig,
     LlamaModel,
     LlamaPreTrainedModel,
     PreTrainedModel,
@@ -38,7 +39,7 @@ class ArmoRM(LlamaPreTrainedModel):
 
     _keys_to_ignore_on_load_unexpected = [r"gating\..*", "reward_transform_matrix"]  # noqa: RUF012 - as in transformers
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: LlamaConfig) -> None:
         super().__init__(config)
         self.model = LlamaModel(config)
         self.num_rewards = getattr(config, "num_objectives", 19)
@@ -73,11 +74,12 @@ class RewardModel:
         *,
         head: int | None = None,
         model_kwargs: Mapping[str, Any] | None = None,
-        architecture: Any = AutoModelForSequenceClassification,
+        architecture: type[PreTrainedModel | AutoModelForSequenceClassification] = AutoModelForSequenceClassification,
     ) -> None:
         self._source, self._head = model, head
         self._tokenizer: Any = tokenizer
-        self._model_kwargs, self._architecture = dict(model_kwargs or {}), architecture
+        self._model_kwargs = dict(model_kwargs or {})
+        self._architecture: Any = architecture
         self._model: Any = None if isinstance(model, str) else model
 
     @classmethod

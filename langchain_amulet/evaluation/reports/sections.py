@@ -45,8 +45,8 @@ _PROXIES_TEXT = (
     "Proxies measure without a model how well an answer follows a preference: "
     + ", ".join(f"{name}: {scorer} ({better} is better)" for name, (scorer, better) in PROXIES.items())
     + ". They do not measure the quality of an answer, and distinct-2 falls with the length. A degenerate answer has "
-    f"fewer than {DEGENERATE_WORDS} words, or more than {DEGENERATE_TRIGRAMS:.0%} of its 3-grams are repeated. By "
-    "proxies, it loses to any other answer in win rates and rankings."
+    f"fewer than {DEGENERATE_WORDS} words, or more than {100 * DEGENERATE_TRIGRAMS:.0f} % of its 3-grams are repeated. "
+    "In win rates and rankings by proxies, it loses to any other answer."
 )
 
 

@@ -142,7 +142,7 @@ def difference_table(criterion: Criterion, temperature: float, *, baseline: str)
         f"{_ALL_ANSWERS} With the 95 % interval, clustered by question. Bold: the interval excludes 0. "
         f"Without any real difference, this happens by chance in 1 of 20 cells. {small_note(sizes)}"
     )
-    title = f"{criterion.scorer or 'Proxies'}: difference to {baseline}, {temperature_name(temperature)}"
+    title = f"{criterion.scorer or 'Proxies'}: difference from {baseline}, {temperature_name(temperature)}"
     return Table(title, header, tuple(rows), note)
 
 

@@ -80,5 +80,5 @@ def small_note(sizes: Collection[int]) -> str:
         return ""
     least, most = min(sizes), max(sizes)
     num_questions = f"{least}" if least == most else f"{least} to {most}"
-    warning = f" With fewer than {SMALL} questions, intervals are approximate." if least < SMALL else ""
-    return f"{num_questions} questions.{warning}"
+    warning = f" Below {SMALL}, intervals are approximate." if least < SMALL else ""
+    return f"Number of questions: {num_questions}.{warning}"

@@ -256,7 +256,7 @@ def test_every_ablation_has_a_table(tmp_path):
         table = ablation_table(Criterion(evaluation), name, 0.0)
         assert [row[0] for row in table.rows] == [setting.label for setting in ablation(name)]
         assert [bool(row[2]) for row in table.rows] == [setting.method is not None for setting in ablation(name)]
-        assert "2 questions. With fewer than" in table.note
+        assert "Number of questions: 2. Below 30" in table.note
     assert (
         "Not run, since w is above the limit of 10000: 7, 8, 9, 10."
         in ablation_table(Criterion(evaluation), "alpha", 0.0).note

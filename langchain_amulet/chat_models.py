@@ -40,8 +40,7 @@ from langchain_amulet.personalization.lookup import OnStoreError
 from langchain_amulet.personalization.resolved import PreferenceArgument, ResolvedPreferences, resolve
 from langchain_amulet.preferences import DEFAULT_MAX_STREAMS, DEFAULT_WORDING, Preference
 from langchain_amulet.realignment import RealignmentConfig
-from langchain_amulet.structured.output_spec import as_openai_tool
-from langchain_amulet.structured.output_spec import tool_choice as read_choice
+from langchain_amulet.structured.output_spec import as_openai_tool, parse_tool_choice
 from langchain_amulet.structured.structured_output import Method, structured
 
 # Stands for the field `preference`, since `None` asks for a plain answer.
@@ -186,7 +185,7 @@ class ChatAmulet(PersonalizedChatModel):
         """
         described = [as_openai_tool(tool, strict=strict) for tool in tools]
         choice = {} if tool_choice is None else {"tool_choice": tool_choice}
-        read_choice(tool_choice, [tool["function"]["name"] for tool in described])  # refuses what cannot be bound
+        parse_tool_choice(tool_choice, [tool["function"]["name"] for tool in described])  # raises ToolError
         bound: Runnable[LanguageModelInput, AIMessage] = self.bind(tools=described, **choice, **kwargs)
         return bound
 

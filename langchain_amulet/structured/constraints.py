@@ -1,32 +1,37 @@
-"""From what an answer may be to the grammar that makes it so."""
+"""From an `OutputSpec` to a guide: builds the grammar that the answer has to follow."""
 
+import contextlib
 import json
-import logging
 import re
+import warnings
 from collections.abc import Callable, Mapping
-from functools import cache, lru_cache, partial
-from typing import Any
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 from langchain_amulet.engine.guide import GuideFactory
 from langchain_amulet.exceptions import SchemaError
 from langchain_amulet.structured.grammar import Grammar, GrammarCompiler
-from langchain_amulet.structured.output_spec import OutputSpec, closed
+from langchain_amulet.structured.output_spec import OutputSpec, closed, mentions
 from langchain_amulet.structured.tool_formats import ToolFormat
 from langchain_amulet.structured.triggered import TriggeredGuide
 
-logger = logging.getLogger(__name__)
+# JSON on one line, in the layout that models are trained on, so that no tokens are spent on whitespace.
+_LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
-# JSON on one line, as models are used to it, so that no answer can be spent on blanks.
-_LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "coerce_one_of": True}
+
+class _Compiled(NamedTuple):
+    grammar: Grammar
+    unsupported: str | None
+    """The part of the schema that the grammar ignores; `None` if it enforces all of the schema."""
 
 
 class Constraints:
-    """Makes the guides of one model's answers.
+    """Creates the guides for the answers of one model.
 
     Args:
-        compiler: Of grammars over the model's tokens.
-        control_tokens: Ids of the control tokens, by name.
-        tool_format: How its tool calls are written.
+        compiler: Compiles grammars over the model's tokens.
+        control_tokens: Maps the text of each control token to its id.
+        tool_format: The syntax in which the model writes tool calls.
     """
 
     def __init__(self, compiler: GrammarCompiler, control_tokens: Mapping[str, int], tool_format: ToolFormat) -> None:
@@ -35,41 +40,52 @@ class Constraints:
         self._format = tool_format
 
     def guide(self, spec: OutputSpec, *, is_steered: bool, before: str = "") -> GuideFactory | None:
-        """What leads the answer; `None` if it may be anything.
+        """Return a factory for the guide of one answer, or `None` if the answer is unconstrained.
+
+        Warns if the schema has parts that the grammar cannot enforce, and `spec` allows it to ignore them.
 
         Args:
-            spec: What the answer may be.
-            is_steered: Whether style acts on structure.
-            before: What has to come before any structure, such as the end of a part that the prompt has begun.
+            spec: What the answer may contain.
+            is_steered: Whether preferences also act within tool calls and JSON.
+            before: Text that has to precede a forced call or JSON, such as the end of a reasoning block that the
+                prompt has opened.
 
         Raises:
-            SchemaError: A schema cannot be followed.
+            SchemaError: A schema is invalid, cannot be satisfied, or has parts that the grammar cannot enforce.
         """
         if spec.is_structure:
-            return partial(self._grammar(partial(self._whole, spec, before), spec).start, is_steered=is_steered)
+            compiled = self._compile(partial(self._whole, spec, before), spec)
+            _warn_if_ignored(spec, compiled)
+            return partial(compiled.grammar.start, is_steered=is_steered)
         if not spec.may_call:
             return None
-        continuation = cache(partial(self._continuation, spec))
-        first = continuation(b"")  # refuses bad schemas now
+        first = self._continuation(spec, b"")  # raises SchemaError before the first token
         if first is None or not self._format.is_known:
             return None
+        _warn_if_ignored(spec, first)
         marker, vocabulary = self._format.marker.encode(), self._compiler.vocabulary
-        vocabulary.openers(marker, is_leading=self._format.is_leading)  # made here, since others wait for the engine
+        vocabulary.openers(marker, is_leading=self._format.is_leading)  # fills a cache; later, all requests would wait
+
+        @cache
+        def continuation(behind: bytes) -> Grammar | None:
+            compiled = self._continuation(spec, behind) if behind else first
+            return compiled and compiled.grammar
+
         return lambda _max_tokens: TriggeredGuide(
             vocabulary,
             marker,
             continuation,
-            num_needed=len(marker) + len(first.shortest),
+            num_needed=len(marker) + len(first.grammar.shortest),
             is_leading=self._format.is_leading,
             is_steered=is_steered,
         )
 
     def spell(self, token_id: int) -> bytes:
-        """The bytes of one token; the name of a control token."""
+        """Return the bytes of one token; for a control token, its name."""
         return self._compiler.vocabulary.token_bytes[token_id]
 
-    def _whole(self, spec: OutputSpec, before: str, **how: bool) -> str:
-        """A grammar of the whole answer: calls, JSON, or either."""
+    def _whole(self, spec: OutputSpec, before: str, **options: bool) -> str:
+        """Write the grammar of a whole answer: calls, JSON, or either."""
         kinds = []
         if spec.may_call:
             kinds.append("calls")
@@ -77,42 +93,46 @@ class Constraints:
             kinds.append("json")
         rules = [f"start: {self._literal(before)} ({' | '.join(kinds)})"]
         if spec.schema is not None:
-            rules.append(f"json: {_json(spec.schema, **how)}")
+            rules.append(f"json: {_json(spec.schema, **options)}")
         if spec.may_call:
             opening = self._literal(self._format.opening + self._format.prefix + self._format.before)
-            rules += self._calls(spec, opening, is_parallel=bool(spec.is_parallel), **how)
+            rules += self._calls(spec, opening, is_parallel=bool(spec.is_parallel), **options)
         return "\n".join(["%llguidance {}", *rules])
 
-    def _continuation(self, spec: OutputSpec, behind: bytes) -> Grammar | None:
-        """What follows the marker of a call in a text, of which some is written already."""
+    def _continuation(self, spec: OutputSpec, behind: bytes) -> _Compiled | None:
+        """Compile the grammar of what follows the marker of a call, within an answer that is otherwise free text.
+
+        `behind` is the text after the marker in the token that completed the marker. Return `None` if the model has
+        begun the call in another layout: such a call is not constrained, and the parser may still understand it.
+        """
         expected = self._format.continuation.encode()
         if not expected.startswith(behind):
             expected, behind = expected.lstrip(), behind.strip()
         if not expected.startswith(behind):
-            return None  # written in another way; the parser may understand it
+            return None
         rest = self._literal(expected[len(behind) :].decode())
         is_list = bool(self._format.suffix) and spec.is_parallel is not False
 
-        def text(**how: bool) -> str:
-            rules = self._calls(spec, rest, is_parallel=is_list, **how)
+        def text(**options: bool) -> str:
+            rules = self._calls(spec, rest, is_parallel=is_list, **options)
             return "\n".join(["%llguidance {}", "start: calls", *rules])
 
-        return self._grammar(text, spec)
+        return self._compile(text, spec)
 
-    def _calls(self, spec: OutputSpec, opening: str, *, is_parallel: bool, **how: bool) -> list[str]:
-        """Rules of one or more calls; the opening is all that comes before the first name."""
+    def _calls(self, spec: OutputSpec, opening: str, *, is_parallel: bool, **options: bool) -> list[str]:
+        """Write the rules of one or more calls; `opening` is everything before the first tool's name."""
         between = self._format.separator + self._format.before
         more = f"({self._literal(between)} call)*" if is_parallel else ""
         bodies = [
             f"call_{number}: {self._literal(name + self._format.between)} "
-            f"{_json(spec.parameters(name), **how)} {self._literal(self._format.after)}"
+            f"{_json(spec.parameters(name), **options)} {self._literal(self._format.after)}"
             for number, name in enumerate(spec.callable_names)
         ]
         names = " | ".join(f"call_{number}" for number in range(len(bodies)))
         return [f"calls: {opening} call {more} {self._literal(self._format.suffix)}", f"call: {names}", *bodies]
 
     def _literal(self, text: str) -> str:
-        """A text as a grammar writes it: control tokens by their ids, all else in quotes."""
+        """Write a text in the grammar's syntax: control tokens by their ids, everything else in quotes."""
         names = "|".join(map(re.escape, sorted(self._control_tokens, key=len, reverse=True))) or "(?!)"
         pieces = (piece for piece in re.split(f"({names})", text) if piece)
         return " ".join(
@@ -120,40 +140,75 @@ class Constraints:
             for piece in pieces
         )
 
-    def _grammar(self, text: Callable[..., str], spec: OutputSpec) -> Grammar:
-        """Compile strictly; else with properties that the schema leaves open; else without what llguidance ignores."""
-        refused: SchemaError | None = None
-        for is_lenient, is_closed in ((False, True), (False, False), (True, True), (True, False)):
+    def _compile(self, text: Callable[..., str], spec: OutputSpec) -> _Compiled:
+        """Compile a grammar that enforces all of the schema; else, if `spec` allows it, one that ignores parts of it.
+
+        Raises:
+            SchemaError: The schema is invalid, cannot be satisfied, or has parts that the grammar cannot enforce.
+        """
+        try:
+            return _Compiled(self._compile_strictly(text, spec), None)
+        except SchemaError as error:
             try:
-                grammar = _checked(self._compiler.compile(text(is_lenient=is_lenient, is_closed=is_closed)))
-            except SchemaError as error:
-                refused = refused or error
-                continue
-            if is_lenient:
-                _warn_once(str(refused).split("\n", maxsplit=1)[0])
-            return grammar
-        assert refused is not None, "each way was refused"
-        raise SchemaError(_refusal(spec, refused)) from refused
+                grammar = self._compile_closed_or_open(text, is_lenient=True)
+            except SchemaError:
+                raise SchemaError(_refusal(spec, error)) from error
+            if not spec.ignore_unsupported_keywords:
+                raise SchemaError(_unsupported(spec, error)) from error
+            return _Compiled(grammar, str(error))
+
+    def _compile_strictly(self, text: Callable[..., str], spec: OutputSpec) -> Grammar:
+        if any(mentions(schema, ["oneOf"]) for schema in spec.schemas):
+            # Closed branches of a oneOf never overlap, even where those of the schema itself do.
+            self._compiler.compile(text(is_lenient=False, is_closed=False))
+        return self._compile_closed_or_open(text, is_lenient=False)
+
+    def _compile_closed_or_open(self, text: Callable[..., str], *, is_lenient: bool) -> Grammar:
+        """Compile without properties that the schema does not name; else with them, where the schema needs them."""
+        try:
+            return self._compile_satisfiable(text(is_lenient=is_lenient, is_closed=True))
+        except SchemaError:
+            with contextlib.suppress(SchemaError):
+                return self._compile_satisfiable(text(is_lenient=is_lenient, is_closed=False))
+            raise
+
+    def _compile_satisfiable(self, text: str) -> Grammar:
+        grammar = self._compiler.compile(text)
+        grammar.check_satisfiable()
+        return grammar
 
 
-@lru_cache(maxsize=256)
-def _warn_once(reason: str) -> None:
-    logger.warning("Parts of a schema are ignored, so that JSON may not follow them: %s", reason)
+def _warn_if_ignored(spec: OutputSpec, compiled: _Compiled) -> None:
+    """Warn in the caller's thread. Python shows a warning with the same text once, so each schema is reported once."""
+    if compiled.unsupported is not None:
+        msg = f"A part of the schema {_subject(spec)} is ignored, so the JSON may violate it: {compiled.unsupported}."
+        warnings.warn(msg, stacklevel=2)
 
 
-def _checked(grammar: Grammar) -> Grammar:
-    assert grammar.shortest is not None, "there is a text, else it was refused"
-    return grammar
+def _subject(spec: OutputSpec) -> str:
+    tools = f"of the tools {list(spec.callable_names)}" if spec.may_call else ""
+    if spec.schema is None or spec.choice == "any":
+        return tools
+    title = spec.schema.get("title")
+    response_format = f"of the response format {title!r}" if title else "of the response format"
+    return f"{tools} or {response_format}" if tools else response_format
 
 
 def _refusal(spec: OutputSpec, error: SchemaError) -> str:
-    what = f"of the tools {list(spec.callable_names)}" if spec.may_call else "of the response format"
-    return f"The schema {what} cannot be followed: {error} Correct the schema, or leave this part of it out."
+    return f"The schema {_subject(spec)} cannot be followed: {error}. Correct this part of the schema, or leave it out."
+
+
+def _unsupported(spec: OutputSpec, error: SchemaError) -> str:
+    return (
+        f"The schema {_subject(spec)} has a part that the grammar cannot enforce: {error}. Leave this part out of the "
+        "schema, or pass ignore_unsupported_keywords=True to have it ignored; the JSON may violate it then."
+    )
 
 
 def _json(schema: Mapping[str, Any], *, is_lenient: bool, is_closed: bool) -> str:
     written = closed(schema) if is_closed else schema
-    return "%json " + json.dumps({**written, "x-guidance": {**_LAYOUT, "lenient": is_lenient}})
+    options = {**_LAYOUT, "coerce_one_of": is_lenient, "lenient": is_lenient}
+    return "%json " + json.dumps({**written, "x-guidance": options})
 
 
 def _quoted(text: str) -> str:

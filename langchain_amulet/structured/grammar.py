@@ -1,6 +1,7 @@
-"""Grammars that an answer follows, by llguidance, and ends within its budget of tokens."""
+"""Grammars (llguidance), and guides that keep an answer within its grammar and its token budget."""
 
 import random
+import re
 from collections.abc import Callable, Iterable
 from functools import cached_property, lru_cache, partial
 from typing import TypeAlias
@@ -15,64 +16,77 @@ from transformers import PreTrainedTokenizerFast
 from langchain_amulet.exceptions import GrammarError, MaxTokensError, SchemaError
 from langchain_amulet.structured.vocabulary import ANY, KIND, Vocabulary
 
-_LOOK_AHEAD = 2048  # tokens; a grammar without a shorter text is refused
-_DEPTHS = (32, 128, 512, _LOOK_AHEAD)  # short ways are looked for first
-_NUM_KEPT = 256  # grammars
-_NUM_REJOINS = 6  # tokens of the known way that a drawn one may stand for
-_QUICK = 128  # tokens; how far random searches go between two draws
-_NUM_TRIES = 4  # random searches for the end of a text, after those by rule
+_MAX_DEPTH = 2048  # tokens; a grammar is refused if the search finds no shorter text
+_DEPTHS = (32, 128, 512, _MAX_DEPTH)  # search depths in tokens, in this order
+_CACHE_SIZE = 256  # compiled grammars
+_MAX_REPLACED = 6  # a drawn token may replace so many tokens at the beginning of the planned ending
+_QUICK_DEPTH = 128  # tokens; depth of random searches between two draws
+_NUM_RANDOM_SEARCHES = 4  # after the deterministic ones
+
+# "at 2(8): failed to compile JSON schema: REASON", followed by a listing of the grammar's lines.
+_COMPILER_MESSAGE = re.compile(
+    r"(?:at \d+\(\d+\): )?(?:failed to compile JSON schema: )?(?P<reason>.*?)(?:\n +\d+ \| .*)?", re.DOTALL
+)
 
 _Picker: TypeAlias = Callable[[NDArray[np.int64], NDArray[np.int64]], int]
-"""From the tokens that help most to end a text, and their ranks, to one of them."""
+"""Picks one of the best-ranked token ids. Arguments: the ids, `(N,)`, and their ranks, `(N,)`."""
 
 
 class Grammar:
-    """What an answer has to be; compiled once, followed by any number of answers.
+    """A compiled grammar, which any number of answers may follow.
 
     Args:
-        vocabulary: The tokens.
-        text: A grammar in llguidance's dialect of Lark.
+        vocabulary: The model's tokens.
+        text: The grammar in llguidance's variant of the Lark syntax.
 
     Raises:
-        SchemaError: It is no grammar, or nothing satisfies it.
+        SchemaError: The grammar is invalid, or one of its JSON schemas is invalid or not supported.
     """
 
     def __init__(self, vocabulary: Vocabulary, text: str) -> None:
         self._vocabulary = vocabulary
         self._matcher = LLMatcher(vocabulary.tokenizer, text, log_level=0)
         if self._matcher.is_error():
-            raise SchemaError(self._matcher.get_error())
+            raise SchemaError(_reason(self._matcher.get_error()))
 
     @cached_property
     def shortest(self) -> list[int]:
-        """Tokens of a short text that satisfies it.
+        """Token ids of a short text that satisfies the grammar.
 
         Raises:
-            SchemaError: A search of 2,048 tokens finds none.
+            SchemaError: A search of 2,048 tokens finds no such text.
         """
         try:
-            way = _Walk(self._vocabulary, self._matcher.deep_copy()).find_shortest(_LOOK_AHEAD)
+            ending = _Walk(self._vocabulary, self._matcher.deep_copy()).find_shortest(_MAX_DEPTH)
         except GrammarError:
-            way = None
-        if way is None:
-            msg = f"No text of up to {_LOOK_AHEAD} tokens satisfies it. Does a part of it contain itself without end?"
+            ending = None
+        if ending is None:
+            msg = f"no text of up to {_MAX_DEPTH} tokens satisfies it; a part of it may contain itself without end"
             raise SchemaError(msg)
-        return way
+        return ending
 
-    def start(self, max_tokens: int, *, is_steered: bool = False) -> "GrammarGuide":
-        """Lead one answer.
-
-        Args:
-            max_tokens: The most tokens that it may take.
-            is_steered: Whether style acts within the structure.
+    def check_satisfiable(self) -> None:
+        """Search for a text that satisfies the grammar, which later calls need.
 
         Raises:
-            MaxTokensError: It cannot end within so many tokens.
+            SchemaError: A search of 2,048 tokens finds no such text.
+        """
+        _ = self.shortest
+
+    def start(self, max_tokens: int, *, is_steered: bool = False) -> "GrammarGuide":
+        """Create the guide of one answer.
+
+        Args:
+            max_tokens: The token budget of the answer.
+            is_steered: Whether preferences act within the structure.
+
+        Raises:
+            MaxTokensError: No text of up to `max_tokens` tokens is known to satisfy the grammar.
         """
         if len(self.shortest) > max_tokens:
             msg = (
-                f"The structure asked for takes at least {len(self.shortest)} tokens, and the answer may have "
-                f"{max_tokens}. Raise max_tokens, shorten the conversation, or ask for less."
+                f"The required tool call or JSON takes at least {len(self.shortest)} tokens; the answer may have "
+                f"{max_tokens}. Raise max_tokens, shorten the conversation, or use a smaller schema."
             )
             raise MaxTokensError(msg)
         walk = _Walk(self._vocabulary, self._matcher.deep_copy())
@@ -80,7 +94,7 @@ class Grammar:
 
 
 class GrammarCompiler:
-    """Compiles grammars over one model's tokens, and keeps those used last.
+    """Compiles grammars over one model's tokens, and caches the most recently used.
 
     Args:
         tokenizer: A fast tokenizer.
@@ -90,12 +104,12 @@ class GrammarCompiler:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, vocab_size: int, stop_token_ids: Iterable[int]) -> None:
         self._make_vocabulary = partial(Vocabulary, tokenizer, vocab_size, frozenset(stop_token_ids))
-        self.compile = lru_cache(maxsize=_NUM_KEPT)(self._compile)
-        """From a text to a `Grammar`."""
+        self.compile = lru_cache(maxsize=_CACHE_SIZE)(self._compile)
+        """Compile the text of a grammar to a `Grammar`. Raises `SchemaError` if that fails."""
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """The tokens; made on first use, which takes about a second for 100k of them."""
+        """The model's tokens; built on first use, which takes about a second for 100,000 tokens."""
         return self._make_vocabulary()
 
     def _compile(self, text: str) -> Grammar:
@@ -103,95 +117,96 @@ class GrammarCompiler:
 
 
 class GrammarGuide:
-    """Holds an answer to a grammar, and to its budget.
+    """Keeps one answer within a grammar and within its token budget; implements `Guide`.
 
-    At any time it knows one way to the end of the text that fits into what is left of the budget. A drawn token after
-    which it finds none is replaced by the first token of that way. So strings, arrays and recursion of any schema end
-    in time, and all other draws stay as they are.
+    The guide always holds a planned ending: tokens that complete the text within the remaining budget. After each draw
+    it searches for a new ending. If it finds none that fits, the first token of the planned ending replaces the drawn
+    token. So strings, arrays and recursion of any schema end in time, and all other draws stay as they are.
 
     Args:
-        vocabulary: The tokens.
-        walk: At the start of the grammar.
-        way: Tokens from there to the end.
-        is_steered: Whether style acts within the structure.
+        vocabulary: The model's tokens.
+        walk: A position at the start of the grammar.
+        ending: Token ids that lead from there to the end of a text.
+        is_steered: Whether preferences act within the structure.
     """
 
-    def __init__(self, vocabulary: Vocabulary, walk: "_Walk", way: list[int], *, is_steered: bool) -> None:
+    def __init__(self, vocabulary: Vocabulary, walk: "_Walk", ending: list[int], *, is_steered: bool) -> None:
         self.is_steered = is_steered
         self.is_complete = False
-        """Whether the text is whole, and nothing may follow or there is no room for it."""
+        """Whether the text is complete, and the grammar or the budget allows no further token."""
         self._vocabulary = vocabulary
         self._walk = walk
-        self._way = way
+        self._ending = ending
         self._allowed: Tensor | None = None
         self._string_limit = self._string_length = 0
 
-    def allowed(self, num_left: int) -> Tensor:  # noqa: ARG002 - a draw after which too little is left is replaced
-        """The tokens that the grammar allows next, bool `(V,)`."""
-        if self._allowed is None:  # else the draw is being tried again
+    def allowed(self, num_left: int) -> Tensor:  # noqa: ARG002 - accept() enforces the budget
+        """Return the tokens that the grammar allows next, bool `(V,)` on the CPU."""
+        if self._allowed is None:  # otherwise the engine repeats a draw
             self._allowed = torch.from_numpy(self._walk.allowed())
         return self._allowed
 
     def opening(self) -> None:
-        """No structure begins within one."""
+        """Return `None`: no structure begins within another one."""
 
     def accept(self, token_id: int, num_left: int) -> int:
-        """Take a drawn token, or one that leads to the end in time."""
+        """Advance by the drawn token; or, if the text could not end in time after it, by the planned ending's first."""
         self._allowed = None
         if token_id in self._vocabulary.stop_token_ids:
             self.is_complete = True
             return token_id
         if not self._follow(token_id, num_left - 1):
-            if not self._way:  # the text is whole, and there is no room for more
+            if not self._ending:  # the text is complete, and the budget allows no longer one
                 self.is_complete = True
                 return self._vocabulary.end_token_id
-            token_id = self._way[0]
+            token_id = self._ending[0]
             self._walk.push(token_id)
-            self._way = self._way[1:]
+            self._ending = self._ending[1:]
         self._measure_string(num_left - 1)
         self.is_complete = self._walk.is_stopped or (num_left == 1 and self._walk.may_end)
         return token_id
 
     def _follow(self, token_id: int, num_left: int) -> bool:
-        """Go on with the drawn token, if a way to the end fits into what is left after it."""
+        """Advance by the drawn token and return `True`, if a text can end within `num_left` tokens after it."""
         state = self._walk.state
         self._walk.push(token_id)
-        if self._way[:1] == [token_id]:
-            self._way = self._way[1:]
+        if self._ending[:1] == [token_id]:
+            self._ending = self._ending[1:]
             return True
-        rests = (self._way[start:] for start in range(min(len(self._way), _NUM_REJOINS)))
-        rejoined = (rest for rest in rests if len(rest) <= num_left and self._walk.would_end(rest))
-        way = next(rejoined, None) or self._walk.find_end(num_left)
-        if way is None or self._takes_too_much(way):
+        suffixes = (self._ending[start:] for start in range(min(len(self._ending), _MAX_REPLACED)))
+        reusable = (suffix for suffix in suffixes if len(suffix) <= num_left and self._walk.would_end(suffix))
+        ending = next(reusable, None) or self._walk.find_end(num_left)
+        if ending is None or self._is_string_too_long(ending):
             self._walk.back(state)
             return False
-        self._way = way
+        self._ending = ending
         return True
 
-    def _takes_too_much(self, way: list[int]) -> bool:
-        """Whether a string has had its share, and other values wait for theirs."""
+    def _is_string_too_long(self, ending: list[int]) -> bool:
+        """Whether the current string has used its share of the budget, and other values follow it."""
         if not self._walk.is_in_string or self._string_length < self._string_limit:
             return False
-        rest = b"".join(self._vocabulary.token_bytes[token_id] for token_id in way)
+        rest = b"".join(self._vocabulary.token_bytes[token_id] for token_id in ending)
         return b":" in rest or b"," in rest
 
     def _measure_string(self, num_left: int) -> None:
+        """Count the tokens of the current string; it may take half of the tokens that no other value needs."""
         if not self._walk.is_in_string:
             self._string_length = 0
             return
         if self._string_length == 0:
-            self._string_limit = max(1, (num_left - len(self._way)) // 2)
+            self._string_limit = max(1, (num_left - len(self._ending)) // 2)
         self._string_length += 1
 
 
 class _Walk:
-    """A position in a grammar, and in the JSON text that was written so far."""
+    """A position in a grammar, and in the JSON text written so far."""
 
     def __init__(self, vocabulary: Vocabulary, matcher: LLMatcher) -> None:
         self._vocabulary = vocabulary
         self._matcher = matcher
         self.state = (False, False)
-        """Whether it is within a string, and there after a backslash."""
+        """Whether the position is within a JSON string, and whether it is there after a backslash."""
 
     @property
     def is_in_string(self) -> bool:
@@ -199,63 +214,68 @@ class _Walk:
 
     @property
     def is_stopped(self) -> bool:
-        """Whether nothing may follow."""
+        """Whether the grammar allows no further token."""
         return self._matcher.is_stopped()
 
     @property
     def may_end(self) -> bool:
+        """Whether the text is complete at this position."""
         may_end: bool = self._matcher.is_accepting()
         return may_end
 
     def allowed(self) -> NDArray[np.bool_]:
-        """The tokens that may come next, `(V,)`."""
+        """Return the tokens that may come next, bool `(V,)`."""
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         self._check()
         return np.unpackbits(bits, bitorder="little")[: self._vocabulary.size].astype(bool)
 
     def push(self, token_id: int) -> None:
+        """Advance by one token."""
         self._matcher.consume_token(token_id)
         self._check()
         self.state = _read(self.state, self._vocabulary.token_bytes[token_id])
 
     def back(self, state: tuple[bool, bool], num_tokens: int = 1) -> None:
+        """Go back by `num_tokens`, to the `state` that the walk had there."""
         self._matcher.rollback(num_tokens)
         self.state = state
 
     def would_end(self, token_ids: list[int]) -> bool:
-        """Whether these tokens would bring the text to its end."""
+        """Return whether the text would be complete after these tokens."""
         num_taken = self._matcher.try_consume_tokens(token_ids)
         is_end = num_taken == len(token_ids) and self._matcher.is_accepting()
         self._matcher.rollback(num_taken)
         return is_end
 
     def find_end(self, max_tokens: int) -> list[int] | None:
-        """Tokens from here to the end of the text; `None` if a quick search finds no way of so many tokens."""
-        by_rule, at_random = _pickers(self._vocabulary)
-        tries = [*((pick, max_tokens) for pick in by_rule), *((pick, min(max_tokens, _QUICK)) for pick in at_random)]
-        ways = (self._search(depth, pick) for pick, depth in tries)
-        return next((way for way in ways if way is not None), None)
+        """Return up to `max_tokens` token ids that complete the text, or `None` if a quick search finds none."""
+        fixed, randomised = _pickers(self._vocabulary)
+        quick_depth = min(max_tokens, _QUICK_DEPTH)
+        searches = [*((pick, max_tokens) for pick in fixed), *((pick, quick_depth) for pick in randomised)]
+        endings = (self._search(depth, pick) for pick, depth in searches)
+        return next((ending for ending in endings if ending is not None), None)
 
     def find_shortest(self, max_tokens: int) -> list[int] | None:
-        """The shortest of the ways that a longer search finds."""
-        by_rule, at_random = _pickers(self._vocabulary)
+        """Return the shortest ending that a thorough search finds, or `None` if it finds none."""
+        fixed, randomised = _pickers(self._vocabulary)
         for depth in _DEPTHS:
-            ways = (self._search(min(depth, max_tokens), pick) for pick in (*by_rule, *at_random))
-            best = min((way for way in ways if way is not None), key=len, default=None)
+            endings = (self._search(min(depth, max_tokens), pick) for pick in (*fixed, *randomised))
+            best = min((ending for ending in endings if ending is not None), key=len, default=None)
             if best is not None or depth >= max_tokens:
                 return best
         return None
 
     def _search(self, max_tokens: int, pick: _Picker) -> list[int] | None:
-        """Go to the end of the text by whatever token promises to end it soonest, and back again."""
-        state, way = self.state, list[int]()
-        while not self.may_end and len(way) < max_tokens:
-            way.append(self._step(pick))
+        """Search greedily for an ending: take the best-ranked token at each step. The position stays as it is."""
+        state, ending = self.state, list[int]()
+        while not self.may_end and len(ending) < max_tokens:
+            ending.append(self._step(pick))
         is_end = self.may_end
-        self.back(state, len(way))
-        return way if is_end else None
+        self.back(state, len(ending))
+        return ending if is_end else None
 
     def _step(self, pick: _Picker) -> int:
+        """Advance by one of the tokens of the best kind, and return its id."""
         token_ids = self.allowed().nonzero()[0]
         ranks = (self._vocabulary.inside_rank if self.is_in_string else self._vocabulary.outside_rank)[token_ids]
         kinds = ranks // KIND
@@ -266,12 +286,23 @@ class _Walk:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            msg = f"llguidance cannot follow this grammar any further: {self._matcher.get_error()} Simplify the schema."
+            msg = (
+                f"llguidance cannot follow this grammar any further: {self._matcher.get_error()}. Simplify the schema."
+            )
             raise GrammarError(msg)
 
 
+def _reason(message: str) -> str:
+    """Return llguidance's reason without its position in the grammar and the listing of the grammar's lines."""
+    match = _COMPILER_MESSAGE.fullmatch(message)
+    reason = match["reason"] if match else message
+    if reason.startswith("oneOf constraints are not supported"):
+        return "oneOf whose branches are not clearly disjoint"
+    return reason.strip().removesuffix(".")
+
+
 def _read(state: tuple[bool, bool], text: bytes) -> tuple[bool, bool]:
-    """Read on in a JSON text: whether it is within a string, and there after a backslash."""
+    """Return the state after further text: whether it ends within a JSON string, and there after a backslash."""
     is_in_string, is_escaped = state
     for character in text:
         if is_escaped:
@@ -284,8 +315,8 @@ def _read(state: tuple[bool, bool], text: bytes) -> tuple[bool, bool]:
 
 
 def _pickers(vocabulary: Vocabulary) -> tuple[list[_Picker], list[_Picker]]:
-    """Ways to choose among tokens that help equally: by rule, the longest or what patterns wait for; and at random."""
-    draw = random.Random(0)  # noqa: S311 - a search, the same every time
+    """Return deterministic and random ways to pick one of several tokens of the same kind."""
+    draw = random.Random(0)  # noqa: S311 - a reproducible search
 
     def longest(token_ids: NDArray[np.int64], ranks: NDArray[np.int64]) -> int:
         return int(token_ids[ranks.argmin()])
@@ -297,4 +328,4 @@ def _pickers(vocabulary: Vocabulary) -> tuple[list[_Picker], list[_Picker]]:
     def anything(token_ids: NDArray[np.int64], _ranks: NDArray[np.int64]) -> int:
         return int(draw.choice(token_ids))
 
-    return [longest, punctuation], [anything] * _NUM_TRIES
+    return [longest, punctuation], [anything] * _NUM_RANDOM_SEARCHES

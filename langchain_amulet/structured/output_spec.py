@@ -1,4 +1,4 @@
-"""What a caller asks of an answer besides words: tool calls, JSON of a schema."""
+"""Reads what a caller requires of an answer: tool calls, or JSON of a schema."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,33 +10,36 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_amulet.exceptions import SchemaError, ToolError
 
 SCHEMA_PROMPT = "Answer with JSON that follows this JSON schema, and with nothing else:\n{schema}"
-"""Told where `response_format` brings a schema. `schema`: as JSON."""
+"""Part of the prompt if `response_format` has a schema. `schema`: the schema as JSON."""
 
 CALL_PROMPT = "Answer with a call of {which} now."
-"""Told where a tool has to be called, to models whose template knows no tools. `which`: a tool's name, or any."""
+"""Part of the prompt if a tool has to be called and the chat template does not support tools. `which`: the tools."""
 
 ToolChoice: TypeAlias = Literal["auto", "none", "any"]
 
 _ANY = ("any", "required")
-_OPEN = ("allOf", "if", "not", "dependentSchemas", "patternProperties", "unevaluatedProperties")  # join other schemas
+# With these keywords, another part of the schema may add properties to an object.
+_COMBINING = ("allOf", "if", "not", "dependentSchemas", "patternProperties", "unevaluatedProperties")
 
 
 @dataclass(frozen=True, slots=True)
 class OutputSpec:
-    """What an answer may be."""
+    """What an answer may contain."""
 
     tools: tuple[dict[str, Any], ...] = ()
-    """As OpenAI writes them: `{"type": "function", "function": {"name", "description", "parameters"}}`."""
+    """In OpenAI's form: `{"type": "function", "function": {"name", "description", "parameters"}}`."""
     choice: ToolChoice = "auto"
-    """Whether a tool may, must or must not be called. A choice of one tool leaves only that one in `callable_names`."""
+    """Whether a tool may (`"auto"`), must (`"any"`) or must not (`"none"`) be called."""
     callable_names: tuple[str, ...] = ()
-    """The tools that may be called."""
+    """The names of the tools that may be called; one name if the caller has chosen one tool."""
     is_parallel: bool | None = None
-    """Whether an answer that has to call a tool may call several."""
+    """Whether an answer may hold several calls. `None`: several, but one if the whole answer is constrained."""
     schema: Mapping[str, Any] | None = None
-    """What the text has to be, as JSON."""
-    tells_schema: bool = False
-    """Whether the prompt tells the model of it."""
+    """The JSON schema that the text has to follow; `None` for free text."""
+    is_schema_in_prompt: bool = False
+    """Whether the prompt shows the schema to the model."""
+    ignore_unsupported_keywords: bool = False
+    """Whether parts of a schema that the grammar cannot enforce are ignored, with a warning, rather than refused."""
 
     @property
     def may_call(self) -> bool:
@@ -45,61 +48,86 @@ class OutputSpec:
 
     @property
     def is_structure(self) -> bool:
-        """Whether the answer is structure from its first token to its last."""
+        """Whether the whole answer is constrained, from its first token to its last."""
         return self.choice == "any" or self.schema is not None
 
+    @property
+    def schemas(self) -> list[Mapping[str, Any]]:
+        """The schema of the text, and those of the callable tools' arguments."""
+        return [*([] if self.schema is None else [self.schema]), *map(self.parameters, self.callable_names)]
+
     def parameters(self, name: str) -> dict[str, Any]:
-        """The JSON schema of one tool's arguments."""
+        """Return the JSON schema of one tool's arguments."""
         function = next(tool["function"] for tool in self.tools if tool["function"]["name"] == name)
         return function.get("parameters") or {"type": "object", "properties": {}}
 
 
 def output_spec(call: Mapping[str, Any]) -> OutputSpec:
-    """Read the arguments of a call that say what the answer may be.
+    """Read the arguments of a call that determine what the answer may contain.
+
+    Args:
+        call: Of its items, `tools`, `tool_choice`, `parallel_tool_calls`, `response_format` and
+            `ignore_unsupported_keywords` are read.
 
     Raises:
-        ToolError: A tool is none, or the choice names none of them.
-        SchemaError: The response format is none.
+        ToolError: A tool is invalid, two tools have the same name, or `tool_choice` names no tool.
+        SchemaError: The response format or a schema is invalid.
     """
     tools = tuple(as_openai_tool(tool) for tool in call.get("tools") or ())
     names = tuple(tool["function"]["name"] for tool in tools)
     if len({*names}) < len(names):
-        msg = f"Tools need names of their own; got {sorted(names)}."
+        msg = f"Tool names must be unique; got {sorted(names)}. Rename a tool."
         raise ToolError(msg)
-    choice, chosen = tool_choice(call.get("tool_choice"), names)
-    schema, tells_schema = _schema_of(call.get("response_format"))
-    return OutputSpec(tools, choice, chosen, call.get("parallel_tool_calls"), schema, tells_schema)
+    choice, callable_names = parse_tool_choice(call.get("tool_choice"), names)
+    schema, is_schema_in_prompt = _parse_response_format(call.get("response_format"))
+    return OutputSpec(
+        tools=tools,
+        choice=choice,
+        callable_names=callable_names,
+        is_parallel=call.get("parallel_tool_calls"),
+        schema=schema,
+        is_schema_in_prompt=is_schema_in_prompt,
+        ignore_unsupported_keywords=bool(call.get("ignore_unsupported_keywords")),
+    )
 
 
 def as_openai_tool(tool: Any, *, strict: bool | None = None) -> dict[str, Any]:
-    """Describe a tool as OpenAI does.
+    """Convert a tool to OpenAI's form, `{"type": "function", "function": {...}}`.
+
+    Args:
+        tool: A function, pydantic class, TypedDict, LangChain tool, or a dict as OpenAI or Anthropic write tools.
+        strict: Value of the function's `strict` field; `None` leaves the field out.
 
     Raises:
-        ToolError: It is no tool.
+        ToolError: LangChain cannot convert `tool`, or it is not a function, such as a web search of OpenAI's servers.
+        SchemaError: The schema of its parameters is not a dict, or cannot be written as JSON.
     """
     try:
         described = convert_to_openai_tool(tool, strict=strict)
     except (TypeError, ValueError) as error:
-        msg = f"{tool!r} cannot be bound as a tool: {error}"
+        msg = f"Cannot bind {tool!r} as a tool: {error}"
         raise ToolError(msg) from error
     function = described.get("function")
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-        msg = f"A tool is a function with a name and parameters; tools of type {described.get('type')!r} run elsewhere."
+        kind = described.get("type")
+        msg = (
+            f"A tool must be a function with a name and parameters. Tools of type {kind!r} run on a provider's servers."
+        )
         raise ToolError(msg)
     check_schema(function.get("parameters") or {})
     return described
 
 
-def tool_choice(choice: Any, names: Sequence[str]) -> tuple[ToolChoice, tuple[str, ...]]:
-    """Whether a tool is to be called, and which may be.
+def parse_tool_choice(choice: Any, names: Sequence[str]) -> tuple[ToolChoice, tuple[str, ...]]:
+    """Return whether a tool has to be called, and the names of the tools that may be called.
 
     Args:
-        choice: `None`, `"auto"`, `"none"`, `"any"`, `"required"`, a tool's name, a bool, or a dict as OpenAI or
-            Anthropic write them.
-        names: Of the tools bound.
+        choice: `None`, `"auto"`, `"none"`, `"any"`, `"required"`, a tool's name, a bool, or a dict in OpenAI's or
+            Anthropic's form.
+        names: The names of the bound tools.
 
     Raises:
-        ToolError: It is none of these, or there is no such tool.
+        ToolError: `choice` is none of these values and names no bound tool.
     """
     if isinstance(choice, Mapping):
         function = choice.get("function")
@@ -111,27 +139,24 @@ def tool_choice(choice: Any, names: Sequence[str]) -> tuple[ToolChoice, tuple[st
         return "none", ()
     chosen = tuple(names) if choice is True or choice in _ANY else tuple(name for name in names if name == choice)
     if not chosen:
-        msg = (
-            f"tool_choice {choice!r} names no tool; bound are {sorted(names)}. "
-            f"Besides their names, 'auto', 'none' and 'any' can be chosen."
-        )
+        msg = f"tool_choice {choice!r} names no bound tool. Use one of {sorted(names)}, or 'auto', 'none' or 'any'."
         raise ToolError(msg)
     return "any", chosen
 
 
-def _schema_of(response_format: Any) -> tuple[Mapping[str, Any] | None, bool]:
-    """The schema that a response format asks for, and whether the model is told of it."""
+def _parse_response_format(response_format: Any) -> tuple[Mapping[str, Any] | None, bool]:
+    """Return the schema of a response format, and whether the prompt shows it to the model."""
     kind = response_format.get("type") if isinstance(response_format, Mapping) else response_format
     if kind in (None, "text"):
         return None, False
     if kind == "json_object":
-        asked = response_format if isinstance(response_format, Mapping) else {}
-        return check_schema(asked.get("schema", {"type": "object"})), False
+        fields = response_format if isinstance(response_format, Mapping) else {}
+        return check_schema(fields.get("schema", {"type": "object"})), False
     described = response_format.get("json_schema") if isinstance(response_format, Mapping) else None
     if kind == "json_schema" and isinstance(described, Mapping):
         return check_schema(described.get("schema")), True
     msg = (
-        "response_format is {'type': 'json_schema', 'json_schema': {'name': ..., 'schema': ...}}, "
+        "response_format must be {'type': 'json_schema', 'json_schema': {'name': ..., 'schema': ...}}, "
         f"{{'type': 'json_object'}} or {{'type': 'text'}}; got {response_format!r}. "
         "For pydantic models, use with_structured_output."
     )
@@ -139,46 +164,51 @@ def _schema_of(response_format: Any) -> tuple[Mapping[str, Any] | None, bool]:
 
 
 def check_schema(schema: Any) -> Mapping[str, Any]:
-    """Refuse what is no JSON schema by its very kind.
+    """Return the schema if it is a dict that can be written as JSON.
 
     Raises:
-        SchemaError: It is no dict, or cannot be written as JSON.
+        SchemaError: It is not a dict, or cannot be written as JSON.
     """
     try:
         json.dumps(schema, allow_nan=False)
     except (TypeError, ValueError) as error:
-        msg = f"A JSON schema is a dict of what JSON can hold: {error}."
+        msg = f"A JSON schema must be a dict that can be written as JSON: {error}."
         raise SchemaError(msg) from error
     if not isinstance(schema, Mapping):
-        msg = f"A JSON schema is a dict such as {{'type': 'object', 'properties': ...}}; got {type(schema).__name__}."
+        kind = type(schema).__name__
+        msg = f"A JSON schema must be a dict such as {{'type': 'object', 'properties': ...}}; got {kind}."
         raise SchemaError(msg)
     return schema
 
 
 def instructions(spec: OutputSpec, *, tells_choice: bool) -> str:
-    """What the prompt says of the answer's form.
+    """Return the part of the prompt that describes the required form of the answer; empty if there is none.
 
     Args:
-        spec: What the answer may be.
-        tells_choice: Whether it also says that a tool has to be called.
+        spec: What the answer may contain.
+        tells_choice: Whether to say that a tool has to be called.
     """
     texts = []
     if spec.choice == "any" and tells_choice:
         names = spec.callable_names
         texts.append(CALL_PROMPT.format(which=f'the tool "{names[0]}"' if len(names) == 1 else "one of the tools"))
-    if spec.tells_schema:
+    if spec.is_schema_in_prompt:
         texts.append(SCHEMA_PROMPT.format(schema=json.dumps(spec.schema, ensure_ascii=False)))
     return "\n\n".join(texts)
 
 
 def closed(schema: Any) -> Any:
-    """The schema without properties that it does not name, where it leaves that open: models tend to make some up."""
-    return schema if _mentions(schema, _OPEN) else _closed(schema)
+    """Return a copy of the schema whose objects allow named properties only, because models tend to invent others.
+
+    Objects that set `additionalProperties` stay as they are, and so does a schema that combines others, such as with
+    `allOf`. Every instance of the result is an instance of the schema, unless branches of a `oneOf` overlap.
+    """
+    return schema if mentions(schema, _COMBINING) else _closed(schema)
 
 
 def _closed(schema: Any) -> Any:
     if isinstance(schema, list):
-        return [_closed(each) for each in schema]
+        return [_closed(item) for item in schema]
     if not isinstance(schema, Mapping):
         return schema
     inner = {key: value if key in ("enum", "const", "default") else _closed(value) for key, value in schema.items()}
@@ -187,12 +217,12 @@ def _closed(schema: Any) -> Any:
     return inner
 
 
-def _mentions(schema: Any, keywords: Sequence[str]) -> bool:
-    """Whether one of these keywords is anywhere in the schema; a property of that name counts too."""
+def mentions(schema: Any, keywords: Sequence[str]) -> bool:
+    """Return whether one of the keywords occurs anywhere in the schema; a property of that name counts too."""
     if isinstance(schema, list):
-        return any(_mentions(each, keywords) for each in schema)
+        return any(mentions(item, keywords) for item in schema)
     if not isinstance(schema, Mapping):
         return False
-    single = isinstance(schema.get("allOf"), list) and len(schema["allOf"]) == 1  # as pydantic 1 refers to others
-    found = [key for key in keywords if key in schema and not (key == "allOf" and single)]
-    return bool(found) or any(_mentions(each, keywords) for each in schema.values())
+    single = isinstance(schema.get("allOf"), list) and len(schema["allOf"]) == 1  # pydantic v1 wraps a $ref in it
+    matches = [key for key in keywords if key in schema and not (key == "allOf" and single)]
+    return bool(matches) or any(mentions(value, keywords) for value in schema.values())

@@ -1,4 +1,4 @@
-"""Runnables that answer with objects of a schema."""
+"""Runnables whose output is an object of a schema: the implementation of `with_structured_output`."""
 
 from collections.abc import Mapping
 from operator import itemgetter
@@ -27,9 +27,22 @@ def structured(
     strict: bool | None = None,
     **kwargs: Any,
 ) -> Runnable[LanguageModelInput, Any]:
-    """A runnable that answers with an object of the schema; see `ChatAmulet.with_structured_output`."""
+    """Return a runnable that answers with an object of the schema.
+
+    Args:
+        model: A `ChatAmulet`.
+        schema: A pydantic class of either version, a TypedDict, a tool, or a JSON schema with a title.
+        method: `"json_schema"` shows the schema in the prompt; `"json_mode"` leaves that to the caller;
+            `"function_calling"` has the model call a tool.
+        include_raw: Return `{"raw", "parsed", "parsing_error"}` rather than the object.
+        strict: Value of the tool's `strict` field; the answer follows the schema in any case.
+        **kwargs: Further arguments of the model's calls, such as `ignore_unsupported_keywords=True`.
+
+    Raises:
+        SchemaError: `method` is unknown, or `schema` is not one of these.
+    """
     if method not in get_args(Method):
-        msg = f"method is one of {get_args(Method)}; got {method!r}."
+        msg = f"method must be one of {get_args(Method)}; got {method!r}."
         raise SchemaError(msg)
     traced = {"ls_structured_output_format": {"kwargs": {"method": method, "strict": strict}, "schema": schema}}
     parser: Any
@@ -51,10 +64,10 @@ def _response_format(schema: Any, method: Method) -> dict[str, Any]:
 
 
 def json_schema_of(schema: Any) -> dict[str, Any]:
-    """The JSON schema of a pydantic class of either version, a TypedDict, a tool, or a JSON schema itself.
+    """Return the JSON schema of a pydantic class of either version, a TypedDict or a tool; a JSON schema is copied.
 
     Raises:
-        SchemaError: It is none of these.
+        SchemaError: `schema` is none of these.
     """
     if isinstance(schema, type) and is_basemodel_subclass(schema):
         model: Any = schema
@@ -65,7 +78,7 @@ def json_schema_of(schema: Any) -> dict[str, Any]:
     try:
         return convert_to_json_schema(schema)
     except (TypeError, ValueError) as error:
-        msg = f"{schema!r} is no schema: give a pydantic class, a TypedDict or a JSON schema with a title. {error}"
+        msg = f"{schema!r} is not a schema. Use a pydantic class, a TypedDict or a JSON schema with a title. {error}"
         raise SchemaError(msg) from error
 
 
@@ -82,7 +95,7 @@ def _json_parser(schema: Any) -> BaseOutputParser[Any]:
 
 
 def _with_raw(llm: Runnable[LanguageModelInput, Any], parser: Any) -> Runnable[LanguageModelInput, Any]:
-    """Message, object and what went wrong, side by side."""
+    """Return a runnable that answers with `{"raw": message, "parsed": object, "parsing_error": error}`."""
     parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
     failed = RunnablePassthrough.assign(parsed=lambda _: None)
     return RunnableMap(raw=llm) | parsed.with_fallbacks([failed], exception_key="parsing_error")

@@ -1,4 +1,4 @@
-"""How families of models write tool calls."""
+"""The syntax in which families of models write tool calls."""
 
 import json
 import re
@@ -29,21 +29,24 @@ User: Play some jazz.
 Assistant: <tool_call>
 {{"name": "play_music", "arguments": {{"genre": "jazz"}}}}
 </tool_call>"""
-"""For models whose chat template knows no tools, in the words that many were trained on. `tools`: one JSON object per
-line. Small models call a tool of their own accord only where they have seen it done."""
+"""Describes tools to models whose chat template does not support them. `tools`: one JSON object per line.
+
+The wording is that of Hermes' and Qwen's templates. The examples are there because small models rarely call a tool
+without them.
+"""
 
 _ANY_NAME = r"[^\"\\]+"
 
 
 @dataclass(frozen=True, slots=True)
 class ToolFormat:
-    """The syntax of tool calls.
+    """The syntax of the tool calls of one family of models.
 
     opening prefix call (separator call)* suffix,   call = before NAME between ARGUMENTS after
     """
 
     opening: str
-    """Begins the calls; empty if they begin as an answer does."""
+    """Begins the calls; empty if the first call stands at the beginning of the answer, without a mark."""
     before: str
     between: str
     after: str
@@ -51,34 +54,38 @@ class ToolFormat:
     prefix: str = ""
     suffix: str = ""
     closing: str = ""
-    """Ends a part of the answer that holds calls; empty if only the end of the answer does."""
+    """Ends a section of calls; empty if only the end of the answer ends it."""
     is_native: bool = True
-    """Whether the model's own chat template writes tools and calls, so that it has learned them so."""
+    """Whether the chat template itself writes tools and calls in this format."""
     is_known: bool = True
-    """Whether calls that the model makes of its own accord are in this format too."""
+    """Whether calls that are not forced are in this format too."""
 
     @property
     def is_leading(self) -> bool:
-        """Whether calls stand only at the beginning of an answer, and are all of it."""
+        """Whether calls can only stand at the beginning of an answer, and nothing follows them."""
         return not self.opening
 
     @property
     def marker(self) -> str:
-        """What tells in a stream of text that calls begin."""
+        """The text that shows, within a free answer, that calls begin."""
         return self.opening or self.before
 
     @property
     def continuation(self) -> str:
-        """What follows the marker, up to the name of the first tool."""
+        """The text between the marker and the name of the first tool."""
         return self.prefix + self.before if self.opening else ""
 
     def write(self, name: str, arguments: Any) -> str:
-        """One call, as it stands in an answer."""
+        """Return one call as the model writes it."""
         call = f"{self.before}{name}{self.between}{json.dumps(arguments, ensure_ascii=False)}{self.after}"
         return f"{self.opening}{self.prefix}{call}{self.suffix}"
 
     def opening_pattern(self, names: Sequence[str]) -> str:
-        """A regular expression of where a part of the answer that holds calls begins; names of the tools bound."""
+        """Return a regular expression that matches the beginning of a section of calls.
+
+        Args:
+            names: The names of the bound tools; any name matches if there are none.
+        """
         leading = rf"\A\s*(?:<\|python_tag\|>|```(?:json)?)?\s*(?={_call_start(names)})"
         return rf"\s*{re.escape(self.opening)}|{leading}" if self.opening else leading
 
@@ -99,11 +106,13 @@ HERMES = ToolFormat(
 """Hermes, Qwen 2.5 and 3, and many others."""
 
 GENERIC = replace(HERMES, is_native=False)
-"""Any other model, told by `TOOL_PROMPT`."""
+"""Models whose chat template does not support tools; `TOOL_PROMPT` describes the format to them."""
 
 OTHER = replace(HERMES, is_known=False)
-"""Models that write tools in a way of their own, which their tokenizer can read. Calls that are forced, and so follow a
-grammar, are of the generic form."""
+"""Models with a format that is not listed here, but which their tokenizer can parse.
+
+Forced calls follow a grammar, and are in Hermes' format.
+"""
 
 LLAMA3 = ToolFormat(opening="", before='{"name": "', between='", "parameters": ', after="}", separator="; ")
 """Llama 3.1 to 3.3."""
@@ -117,21 +126,18 @@ MISTRAL = ToolFormat(
     separator=", ",
     suffix="]",
 )
-"""Mistral 7B v0.3, Nemo and their contemporaries."""
+"""Mistral 7B v0.3, Nemo, and other models of 2024."""
 
 MISTRAL_V11 = ToolFormat(opening="[TOOL_CALLS]", before="", between="[ARGS]", after="", separator="[TOOL_CALLS]")
-"""Mistral's models since mid-2025."""
+"""Mistral's models since mid-2025 (tokenizer v11 and later)."""
 
 
 def detect(call: str, name: str) -> ToolFormat | None:
-    """Tell from one call, as a chat template has written it, which format it is.
+    """Return the format of a call that a chat template has written, or `None` if the format is not listed here.
 
     Args:
-        call: A conversation that ends in the call of one tool.
+        call: A rendered conversation that ends with a call of one tool.
         name: The tool's name.
-
-    Returns:
-        `None` for formats that are not known here.
     """
     if not re.search(rf"\b{re.escape(name)}\b", call):
         return None
@@ -142,7 +148,7 @@ def detect(call: str, name: str) -> ToolFormat | None:
 
 
 def _pattern(family: ToolFormat, name: str) -> str:
-    """One call in this format, whatever its blanks."""
+    """Return a regular expression that matches a call in this format, with any whitespace."""
     parts = [*re.split(r"\s+", family.opening + family.prefix + family.before), name]
     call_id = [r"(?:\[CALL_ID\]\S+?)?"] if family is MISTRAL_V11 else []
     after = [re.escape(part) for part in re.split(r"\s+", family.between)]

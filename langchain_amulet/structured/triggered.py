@@ -1,4 +1,4 @@
-"""Text that runs freely until a marker, behind which a grammar holds."""
+"""A guide for free text in which a marker, such as `<tool_call>`, begins a section that follows a grammar."""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -9,22 +9,25 @@ from langchain_amulet.structured.grammar import Grammar, GrammarGuide
 from langchain_amulet.structured.vocabulary import Vocabulary
 
 Continuation: TypeAlias = Callable[[bytes], Grammar | None]
-"""From what was written behind the marker in its own last token to what has to follow; `None` leaves it free."""
+"""Returns the grammar of what follows the marker, or `None` if that is free text.
+
+The argument is the text after the marker within the token that completed it.
+"""
 
 
 class TriggeredGuide:
-    """Lets an answer be text, and holds each structure in it to a grammar.
+    """Lets an answer be free text, and keeps each structure in it within a grammar; implements `Guide`.
 
-    Style acts on the text alone. Whether a structure begins is drawn at guidance scale 1, and so is the rest of a
-    marker that is under way, though it may turn out to be text.
+    Preferences act on the free text only. Whether a structure begins is drawn at guidance scale 1. So is the rest of a
+    marker that has begun, although it may turn out to be text.
 
     Args:
-        vocabulary: The tokens.
-        marker: What begins a structure; control tokens by their names.
-        continuation: The grammar behind the marker.
-        num_needed: Tokens that a structure takes at least; none begins where fewer are left.
-        is_leading: Whether a structure stands only at the beginning of the answer, and is all of it.
-        is_steered: Whether style acts on all of the answer.
+        vocabulary: The model's tokens.
+        marker: The text that begins a structure; control tokens by their names.
+        continuation: Returns the grammar that holds after the marker.
+        num_needed: The number of tokens of the shortest structure. With fewer tokens left, no structure begins.
+        is_leading: Whether a structure can only stand at the beginning of the answer, and nothing follows it.
+        is_steered: Whether preferences act on the whole answer.
     """
 
     def __init__(
@@ -38,7 +41,7 @@ class TriggeredGuide:
         is_steered: bool = False,
     ) -> None:
         self.is_complete = False
-        """Whether nothing may follow."""
+        """Whether no token may follow."""
         self._vocabulary = vocabulary
         self._marker = marker
         self._continuation = continuation
@@ -46,16 +49,20 @@ class TriggeredGuide:
         self._is_leading = is_leading
         self._is_steered = is_steered
         self._inner: GrammarGuide | None = None
-        self._text = b""  # as much of it as may belong to a marker
+        self._text = b""  # the end of the answer, as far as it may belong to a marker
         self._may_open = True
 
     @property
     def is_steered(self) -> bool:
-        """Whether the next token is text, as far as one can tell."""
+        """Whether preferences act on the next token: it is free text, and no marker has begun."""
         return self._is_steered or (self._inner is None and not self._is_opening)
 
     def allowed(self, num_left: int) -> Tensor | None:
-        """What the grammar allows within a structure; in text, all but the beginning of one that has no room left."""
+        """Return the tokens that may come next, bool `(V,)` on the CPU; `None` allows all.
+
+        Within a structure, the grammar decides. In free text, tokens that complete a marker are excluded if too few
+        tokens are left for a structure.
+        """
         if self._inner is not None:
             return self._inner.allowed(num_left)
         if self._may_open and num_left < self._num_needed:
@@ -63,12 +70,12 @@ class TriggeredGuide:
         return None
 
     def opening(self) -> Tensor | None:
-        """The tokens that would begin a structure, or may turn out to."""
+        """Return the tokens that begin a marker, bool `(V,)` on the CPU; `None` if no structure can begin here."""
         is_free = self._inner is None and self._may_open and not self._is_opening
         return self._openers if is_free and not self._is_steered else None
 
     def accept(self, token_id: int, num_left: int) -> int:
-        """Take a drawn token."""
+        """Advance by the drawn token, and return the token to append; a grammar may replace it."""
         if self._inner is not None:
             token_id = self._inner.accept(token_id, num_left)
             self._leave_structure(token_id)
@@ -84,14 +91,14 @@ class TriggeredGuide:
 
     @property
     def _completing(self) -> Tensor:
-        """The tokens that would make the marker whole, or bring it nearer to that."""
+        """The tokens that contain the marker, or continue one that has begun."""
         begun = next((n for n in range(len(self._marker) - 1, 0, -1) if self._text.endswith(self._marker[:n])), 0)
-        whole = self._vocabulary.holding(self._marker)
-        return whole | self._vocabulary.beginning(self._marker[begun : begun + 1]) if begun else whole
+        complete = self._vocabulary.containing(self._marker)
+        return complete | self._vocabulary.starting_with(self._marker[begun : begun + 1]) if begun else complete
 
     @property
     def _is_opening(self) -> bool:
-        """Whether a marker has begun and is not whole."""
+        """Whether a marker has begun and is not complete."""
         if not self._may_open or not self._text:
             return False
         if self._is_leading:
@@ -99,6 +106,7 @@ class TriggeredGuide:
         return any(self._text.endswith(self._marker[:length]) for length in range(1, len(self._marker)))
 
     def _read(self, text: bytes, num_left: int) -> None:
+        """Append a token's text, and start a structure if it completes a marker."""
         self._text += text
         before, marker, behind = self._text.partition(self._marker)
         if marker and not (self._is_leading and before.strip()):
@@ -112,7 +120,7 @@ class TriggeredGuide:
             self._text = self._text[-len(self._marker) :]
 
     def _leave_structure(self, token_id: int) -> None:
-        assert self._inner is not None, "a structure is under way"
+        assert self._inner is not None, "only called within a structure"
         if self._inner.is_complete:
             self._inner = None
             self.is_complete = self._is_leading or token_id in self._vocabulary.stop_token_ids

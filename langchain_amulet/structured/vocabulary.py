@@ -1,4 +1,4 @@
-"""A model's tokens as grammars see them, as bytes, and how each of them helps to end a JSON text."""
+"""A model's tokens as bytes, ranked by how soon a JSON text can end after each of them."""
 
 from collections.abc import Callable, Iterable
 from functools import cached_property
@@ -13,15 +13,15 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 KIND = 1000
-"""Ranks of one kind of token lie within so much of one another."""
+"""rank = KIND * kind + an offset below KIND; tokens of a lower kind let a JSON text end sooner."""
 ANY = 8
-"""The last kind: tokens that may as well be anything."""
+"""The last kind: tokens that do not help to end a text."""
 _PUNCTUATION = b"@:/.-_ "
 _SCALARS = (b"null", b"true", b"false")
 
 
 class Vocabulary:
-    """The tokens of one model.
+    """The tokens of one model, with the properties and masks that guides need; computed on first use.
 
     Args:
         tokenizer: A fast tokenizer.
@@ -31,8 +31,8 @@ class Vocabulary:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, size: int, stop_token_ids: Iterable[int]) -> None:
         self.size = size
-        eos: Any = sorted(stop_token_ids) or None  # None is the tokenizer's own
-        # Some tokenizers have more tokens than the model has logits, and some models more logits.
+        eos: Any = sorted(stop_token_ids) or None  # None: the tokenizer's own
+        # Some tokenizers have more tokens than the model has logits; some models have more logits than tokens.
         num_tokens = max(size, len(tokenizer))
         self.tokenizer: LLTokenizer = llguidance.hf.from_tokenizer(tokenizer, n_vocab=num_tokens, eos_token=eos)
         self.stop_token_ids = frozenset(eos or [self.tokenizer.eos_token])
@@ -46,27 +46,27 @@ class Vocabulary:
 
     @cached_property
     def outside_rank(self) -> NDArray[np.int64]:
-        """How soon a JSON text may end after each token, outside its strings, `(V,)`; low is soon."""
+        """How soon a JSON text can end after each token outside a string, int64 `(V,)`; a low rank is soon."""
         return np.array([_rank(_outside_kind(token), token) for token in self.token_bytes])
 
     @cached_property
     def inside_rank(self) -> NDArray[np.int64]:
-        """The same within its strings, `(V,)`."""
+        """How soon a JSON text can end after each token within a string, int64 `(V,)`; a low rank is soon."""
         return np.array([_rank(_inside_kind(token), token) for token in self.token_bytes])
 
     @cached_property
     def punctuation(self) -> NDArray[np.int64]:
-        """Tokens of single characters that patterns tend to wait for, as the @ of an address is, the rarest first."""
-        places = {token: token_id for token_id, token in enumerate(self.token_bytes)}
+        """Ids of punctuation characters that patterns often require, such as the @ of an address; rare ones first."""
+        ids = {token: token_id for token_id, token in enumerate(self.token_bytes)}
         marks = (bytes([character]) for character in _PUNCTUATION)
-        return np.array([places[mark] for mark in marks if mark in places], dtype=np.int64)
+        return np.array([ids[mark] for mark in marks if mark in ids], dtype=np.int64)
 
-    def holding(self, marker: bytes) -> Tensor:
-        """The tokens that hold the whole marker, bool `(V,)` on the CPU."""
+    def containing(self, marker: bytes) -> Tensor:
+        """Return the tokens that contain the whole marker, bool `(V,)` on the CPU."""
         return self._mask((marker, None), lambda token: marker in token)
 
-    def beginning(self, text: bytes) -> Tensor:
-        """The tokens that begin so, bool `(V,)` on the CPU."""
+    def starting_with(self, text: bytes) -> Tensor:
+        """Return the tokens that start with `text`, bool `(V,)` on the CPU."""
         return self._mask((text, True), lambda token: token.startswith(text))
 
     def _mask(self, key: tuple[bytes, bool | None], belongs: Callable[[bytes], bool]) -> Tensor:
@@ -75,9 +75,12 @@ class Vocabulary:
         return self._masks[key]
 
     def openers(self, marker: bytes, *, is_leading: bool) -> Tensor:
-        """The tokens that end with the marker or a beginning of it, or hold it, bool `(V,)` on the CPU.
+        """Return the tokens that contain the marker or end with a prefix of it, bool `(V,)` on the CPU.
 
-        One that leads the answer may have blanks before it, and nothing else.
+        Args:
+            marker: The text that begins a structure.
+            is_leading: Whether the marker can only stand at the beginning of an answer: whitespace may precede it,
+                and nothing else.
         """
         opens = _leads if is_leading else _opens
         return self._mask((marker + (b"^" if is_leading else b""), False), lambda token: opens(token, marker))
@@ -93,7 +96,7 @@ def _leads(token: bytes, marker: bytes) -> bool:
 
 
 def _outside_kind(token: bytes) -> int:
-    """Closing brackets, then commas, which end numbers, then short values, then what has to be closed again."""
+    """Order: closing brackets; commas, which end numbers; short values; then tokens that open strings and brackets."""
     text = token.strip()
     kinds = (
         text != b"" and not text.strip(b"]}"),
@@ -109,7 +112,7 @@ def _outside_kind(token: bytes) -> int:
 
 
 def _begins_scalar(text: bytes) -> bool:
-    """Whether it is a digit, or a word such as null; byte tokenizers write these letter by letter."""
+    """Return whether the text is a digit, or a prefix of null, true or false; byte tokenizers write these by letter."""
     return (len(text) == 1 and text.isdigit()) or (text != b"" and any(word.startswith(text) for word in _SCALARS))
 
 
@@ -120,4 +123,4 @@ def _inside_kind(token: bytes) -> int:
 
 
 def _rank(kind: int, token: bytes) -> int:
-    return KIND * kind + KIND - 1 - min(len(token), KIND - 1)  # of one kind, the longest first
+    return KIND * kind + KIND - 1 - min(len(token), KIND - 1)  # within a kind, the longest token first

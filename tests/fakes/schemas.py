@@ -1,4 +1,4 @@
-"""300 JSON schemas, as applications ask for them and as chance composes them; and some that nothing satisfies."""
+"""300 JSON schemas, written by hand and composed at random, and schemas that are invalid or cannot be satisfied."""
 
 import random
 from collections.abc import Callable
@@ -11,16 +11,16 @@ NUM_PER_KIND = 30
 
 
 class NamedSchema(NamedTuple):
-    """A schema that has short instances: under 200 bytes as JSON, long arrays under 350."""
+    """A schema with short instances: under 200 bytes of JSON; under 350 for long arrays."""
 
     name: str
     kind: str
     schema: Schema
-    is_lenient: bool = False  # it compiles only where what llguidance does not know is ignored
+    has_unsupported_part: bool = False  # llguidance can only ignore it
 
 
 class BadSchema(NamedTuple):
-    """What is to be refused before any token, by an error that says so in these words."""
+    """A schema that is refused before the first token, with an error message that matches `words`."""
 
     name: str
     schema: Any
@@ -83,7 +83,7 @@ def map_of(values: Schema) -> Schema:
 
 
 def obj(properties: dict[str, Schema], required: list[str] | None = None, **keywords) -> Schema:
-    """All properties are required if no others are named."""
+    """All properties are required unless `required` lists others."""
     names = list(properties) if required is None else required
     return {"type": "object", "properties": properties, **({"required": names} if names else {}), **keywords}
 
@@ -383,9 +383,13 @@ STRING = {
     "places on the net": closed({"uri": text(format="uri"), "host": text(format="hostname")}),
     "duration": text(format="duration"),
     "format and length": text(format="email", maxLength=40),
-    "account (lenient)": closed({"login": short(), "password": text(format="password"), "phone": text(format="phone")}),
-    "amount (lenient)": text(format="decimal", pattern="^[0-9]+\\.[0-9]{2}$"),
-    "folder (lenient)": obj({"path": text(format="directory-path"), "target": optional(text(format="uri-reference"))}),
+    "account (unsupported)": closed(
+        {"login": short(), "password": text(format="password"), "phone": text(format="phone")}
+    ),
+    "amount (unsupported)": text(format="decimal", pattern="^[0-9]+\\.[0-9]{2}$"),
+    "folder (unsupported)": obj(
+        {"path": text(format="directory-path"), "target": optional(text(format="uri-reference"))}
+    ),
 }
 
 NUMERIC = {
@@ -409,7 +413,7 @@ NUMERIC = {
     "point": closed({"lat": {**NUMBER, "minimum": -90, "maximum": 90}, "lon": {**NUMBER, "minimum": -180}}),
 }
 
-# Composed by chance
+# Composed at random
 
 _NAMES = ["id", "name", "date", "size", "kind", "note", "tags", "unit", "code", "lang", "flag", "ref_no"]
 _WORDS = ["yes", "no", "maybe", "new", "used", "open", "done", "A1", "B 2", "N/A"]
@@ -552,16 +556,16 @@ KINDS: dict[str, tuple[dict[str, Schema], Callable[[random.Random], Schema]]] = 
 
 
 def corpus() -> list[NamedSchema]:
-    """All of them, sorted by kind, as many of each; always the same."""
+    """The 300 schemas, sorted by kind, the same number of each kind; the same in every run."""
     schemas = []
     for kind, (written, compose) in KINDS.items():
         composed = {f"{i}": compose(random.Random(f"{kind} {i}")) for i in range(len(written), NUM_PER_KIND)}
         for name, schema in {**written, **composed}.items():
-            schemas.append(NamedSchema(f"{kind}: {name}", kind, schema, name.endswith("(lenient)")))
+            schemas.append(NamedSchema(f"{kind}: {name}", kind, schema, name.endswith("(unsupported)")))
     return schemas
 
 
-# Nothing satisfies these, or nobody can tell what would
+# Invalid schemas, and schemas without instances
 
 BAD_SCHEMAS = [
     BadSchema("no dict", ["string"], "dict|object"),

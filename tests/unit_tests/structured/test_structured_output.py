@@ -160,7 +160,7 @@ def test_what_is_no_schema_is_refused(llm, method, schema):
 
 def test_schema_that_nothing_satisfies_is_refused_before_any_token(llm):
     endless = {"title": "x", "type": "object", "properties": {"x": {"$ref": "#"}}, "required": ["x"]}
-    with pytest.raises(SchemaError, match="of the response format cannot be followed"):
+    with pytest.raises(SchemaError, match="of the response format 'x' cannot be followed"):
         llm.with_structured_output(endless).invoke(QUESTION)
 
 

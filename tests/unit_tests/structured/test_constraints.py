@@ -1,0 +1,161 @@
+"""Schemas with parts that the grammar cannot enforce are refused, or these parts are ignored with a warning."""
+
+import json
+import random
+import warnings
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from langchain_amulet.engine.guide import GuideFactory
+from langchain_amulet.exceptions import SchemaError
+from langchain_amulet.structured.constraints import Constraints
+from langchain_amulet.structured.grammar import Grammar, GrammarCompiler
+from langchain_amulet.structured.output_spec import output_spec
+from langchain_amulet.structured.structured_output import structured
+from langchain_amulet.structured.tool_formats import HERMES
+from tests.fakes.chat_templates import byte_tokenizer
+from tests.fakes.models import VOCAB_SIZE
+from tests.fakes.roomy import roomy_chat
+from tests.fakes.schemas import BAD_SCHEMAS, INTEGER, NUMBER, TEXT, array, corpus, obj
+
+EOS = 2
+TOKENIZER = byte_tokenizer()
+CONSTRAINTS = Constraints(GrammarCompiler(TOKENIZER, VOCAB_SIZE, [EOS]), {}, HERMES)
+REMEDIES = r"Leave this part out of the schema, or pass ignore_unsupported_keywords=True"
+
+UNIQUE = obj({"tags": array(INTEGER, uniqueItems=True)}, title="Tags")
+UNSUPPORTED = {
+    "uniqueItems": UNIQUE,
+    "contains": array(INTEGER, contains={"const": 1}),
+    "Unknown format: phone": obj({"number": {**TEXT, "format": "phone"}}),
+    "not": {"not": TEXT},
+    "if": {"if": TEXT, "then": {"minLength": 2}},
+    "oneOf whose branches": {"oneOf": [INTEGER, NUMBER]},
+    "dependentRequired": {"type": "object", "dependentRequired": {"a": ["b"]}},
+}
+
+
+def guide_of(schema: Any, **arguments: Any) -> GuideFactory | None:
+    response_format = {"type": "json_object", "schema": schema}
+    return CONSTRAINTS.guide(output_spec({"response_format": response_format, **arguments}), is_steered=False)
+
+
+def guide_of_tool(parameters: Any, **arguments: Any) -> GuideFactory | None:
+    tool = {"type": "function", "function": {"name": "save", "description": "Save.", "parameters": parameters}}
+    return CONSTRAINTS.guide(output_spec({"tools": [tool], **arguments}), is_steered=False)
+
+
+def random_answer(factory: GuideFactory | None, max_tokens: int = 200) -> Any:
+    assert factory is not None
+    guide, tokens, choose = factory(max_tokens), [], random.Random(0)
+    while not guide.is_complete:
+        num_left = max_tokens - len(tokens)
+        tokens.append(guide.accept(choose.choice(guide.allowed(num_left).nonzero().flatten().tolist()), num_left))
+    return json.loads(TOKENIZER.decode([token_id for token_id in tokens if token_id != EOS]))
+
+
+@pytest.mark.parametrize("part", UNSUPPORTED)
+def test_part_that_the_grammar_cannot_enforce_is_refused_with_both_remedies(part):
+    with pytest.raises(SchemaError, match=rf"of the response format.*cannot enforce: .*{part}.*{REMEDIES}"):
+        guide_of(UNSUPPORTED[part])
+
+
+@pytest.mark.parametrize("choice", ["any", "auto"])
+def test_unsupported_part_of_a_tool_is_refused(choice):
+    with pytest.raises(SchemaError, match=rf"of the tools \['save'\] .*uniqueItems.*{REMEDIES}"):
+        guide_of_tool(UNIQUE, tool_choice=choice)
+
+
+def test_refusal_is_one_line_that_does_not_repeat_the_schema():
+    with pytest.raises(SchemaError) as caught:
+        guide_of(UNIQUE)
+    assert "\n" not in str(caught.value)
+    assert "properties" not in str(caught.value)
+
+
+@pytest.mark.parametrize("part", UNSUPPORTED)
+def test_part_is_ignored_with_a_warning_where_the_caller_allows_it(part):
+    with pytest.warns(UserWarning, match=f"response format.* is ignored, so the JSON may violate it: .*{part}"):
+        factory = guide_of(UNSUPPORTED[part], ignore_unsupported_keywords=True)
+    random_answer(factory)
+
+
+def test_other_parts_of_the_schema_are_enforced_where_one_is_ignored():
+    with pytest.warns(UserWarning, match="uniqueItems"):
+        factory = guide_of(UNIQUE, ignore_unsupported_keywords=True)
+    rest = obj({"tags": array(INTEGER)})
+    assert Draft202012Validator(rest).is_valid(random_answer(factory))
+
+
+@pytest.mark.parametrize("choice", ["any", "auto"])
+def test_part_of_a_tool_is_ignored_with_a_warning_where_the_caller_allows_it(choice):
+    with pytest.warns(UserWarning, match=r"of the tools \['save'\] is ignored.*uniqueItems"):
+        assert guide_of_tool(UNIQUE, tool_choice=choice, ignore_unsupported_keywords=True) is not None
+
+
+def test_each_schema_is_warned_of_once():
+    other = {**UNIQUE, "title": "Words"}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        for schema in (UNIQUE, other, UNIQUE, other):
+            guide_of(schema, ignore_unsupported_keywords=True)
+    assert ["'Tags'" in str(warning.message) for warning in caught] == [True, False]
+    assert "'Words'" in str(caught[1].message)
+
+
+def test_supported_schema_is_not_warned_of():
+    guide_of(obj({"tags": array(INTEGER)}), ignore_unsupported_keywords=True)  # warnings are errors in tests
+
+
+def test_branches_of_one_of_that_overlap_are_refused_even_where_closed_ones_would_not():
+    """`{"a": 1}` is an instance of both branches, and so violates the schema."""
+    overlapping = {"oneOf": [obj({"a": INTEGER}, []), obj({"b": INTEGER}, [])]}
+    assert not Draft202012Validator(overlapping).is_valid({"a": 1})
+    with pytest.raises(SchemaError, match="oneOf whose branches"):
+        guide_of(overlapping)
+
+
+def refusal(schema: Any) -> str:
+    try:
+        guide_of(schema)
+    except SchemaError as error:
+        return str(error)
+    return ""
+
+
+def test_three_schemas_of_the_corpus_are_refused_all_for_unknown_formats(monkeypatch):
+    monkeypatch.setattr(Grammar, "check_satisfiable", lambda _: None)  # a slow search that these schemas pass
+    refused = {case.name: text for case in corpus() if (text := refusal(case.schema))}
+    assert [*refused] == [case.name for case in corpus() if case.has_unsupported_part]
+    assert len(refused) == 3
+    assert all("Unknown format" in text for text in refused.values())
+
+
+@pytest.mark.parametrize("bad", BAD_SCHEMAS, ids=lambda bad: bad.name)
+def test_invalid_schema_is_refused_whatever_may_be_ignored(bad):
+    with pytest.raises(SchemaError, match=f"(?is){bad.words}") as caught:
+        guide_of(bad.schema, ignore_unsupported_keywords=True)
+    assert "ignore_unsupported_keywords" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("value", "expected"), [(None, False), (False, False), (True, True)])
+def test_argument_of_the_call_is_read(value, expected):
+    assert output_spec({"ignore_unsupported_keywords": value}).ignore_unsupported_keywords is expected
+    assert output_spec({}).ignore_unsupported_keywords is False
+
+
+@pytest.mark.parametrize("method", ["json_schema", "json_mode", "function_calling"])
+def test_structured_output_passes_the_argument_to_the_call(method):
+    llm = roomy_chat()
+    bound = structured(llm, {**UNIQUE, "description": ""}, method=method, ignore_unsupported_keywords=True).first
+    assert bound.kwargs["ignore_unsupported_keywords"] is True
+    assert llm.bind_tools([], ignore_unsupported_keywords=True).kwargs["ignore_unsupported_keywords"] is True
+
+
+@pytest.mark.parametrize("method", ["json_schema", "json_mode", "function_calling"])
+def test_call_with_an_unsupported_schema_is_refused(method):
+    runnable = roomy_chat().with_structured_output({**UNIQUE, "description": ""}, method=method)
+    with pytest.raises(SchemaError, match=f"uniqueItems.*{REMEDIES}"):
+        runnable.invoke("Why?")

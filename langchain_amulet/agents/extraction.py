@@ -1,4 +1,4 @@
-"""Extracting preferences from a conversation with a language model."""
+"""Extracts preferences from a conversation with a language model."""
 
 from dataclasses import replace
 from typing import Any
@@ -7,23 +7,31 @@ from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import HumanMessage, SystemMessage, convert_to_messages
 from langchain_core.prompt_values import ChatPromptValue, PromptValue
 from langchain_core.runnables import Runnable, RunnableLambda
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from langchain_amulet.agents.wording import MAX_PREFERENCE_LENGTH, essence, stated
 from langchain_amulet.memory.items import usable
 from langchain_amulet.personalization.entry_points import PersonalizedChatModel
 from langchain_amulet.preferences import Preference
 
+# Descriptions in the schema, which models read; under `python -OO`, docstrings are empty.
+_PREFERENCE_DESCRIPTION = "One thing that the user wants of all answers."
+_PREFERENCES_DESCRIPTION = "How the user wants to be answered."
+
 
 class ProposedPreference(BaseModel):
-    """One thing that the user wants of all answers."""
+    """A preference that the model has found in a conversation."""
+
+    model_config = ConfigDict(json_schema_extra={"description": _PREFERENCE_DESCRIPTION})
 
     text: str = Field(description='An instruction to the assistant, such as "Answer in short sentences."')
     is_dislike: bool = Field(description="Whether the user dislikes what the instruction asks for")
 
 
 class ProposedPreferences(BaseModel):
-    """How the user wants to be answered."""
+    """All preferences that the model has found in a conversation."""
+
+    model_config = ConfigDict(json_schema_extra={"description": _PREFERENCES_DESCRIPTION})
 
     preferences: list[ProposedPreference] = Field(description="Empty if the user has said nothing of the kind")
 
@@ -36,14 +44,14 @@ _EXTRACTION_PROMPT = (
 
 
 def extract_preferences(llm: BaseChatModel) -> Runnable[LanguageModelInput, list[Preference]]:
-    """A runnable from a conversation to the preferences that the user shows in it, for you to remember or not.
+    """Return a runnable that extracts the user's preferences from a conversation. It does not remember them.
 
     Args:
-        llm: Any chat model with structured output. `ChatAmulet` reads the conversation without anyone's preferences.
+        llm: A chat model with structured output. A `ChatAmulet` reads the conversation without any preferences.
 
     Returns:
-        Takes what a chat model takes; returns preferences of weight 1 and -1 with `source="learned"`, each text at most
-        500 characters long.
+        A runnable from a conversation, in any form that chat models accept, to preferences of weight 1 or -1 with
+        `source="learned"`. Each text has at most 500 characters.
 
     Example:
         >>> for preference in extract_preferences(llm).invoke(conversation):
@@ -55,16 +63,19 @@ def extract_preferences(llm: BaseChatModel) -> Runnable[LanguageModelInput, list
 
 
 def _as_task(conversation: LanguageModelInput) -> ChatPromptValue:
-    given = conversation.to_messages() if isinstance(conversation, PromptValue) else conversation
-    messages = convert_to_messages([given] if isinstance(given, str) else given)
+    """Return the prompt: the task, and a transcript of what the user and the assistant have said."""
+    turns = conversation.to_messages() if isinstance(conversation, PromptValue) else conversation
+    messages = convert_to_messages([turns] if isinstance(turns, str) else turns)
     spoken = [message for message in messages if message.type in ("human", "ai") and message.text]
-    transcript = "\n\n".join(f"{'User' if each.type == 'human' else 'Assistant'}: {each.text}" for each in spoken)
+    speakers = {"human": "User", "ai": "Assistant"}
+    transcript = "\n\n".join(f"{speakers[message.type]}: {message.text}" for message in spoken)
     return ChatPromptValue(messages=[SystemMessage(_EXTRACTION_PROMPT), HumanMessage(transcript)])
 
 
-def _as_preferences(found: Any) -> list[Preference]:
-    proposals = found.preferences if isinstance(found, ProposedPreferences) else []  # models may call no tool
-    texts = [(usable(each.text), each.is_dislike) for each in proposals]
-    proposed = [stated(text, is_dislike=dislike) for text, dislike in texts if len(text) <= MAX_PREFERENCE_LENGTH]
-    unique = {essence(each.text): replace(each, source="learned") for each in proposed}
-    return [each for essence, each in unique.items() if essence]
+def _as_preferences(output: Any) -> list[Preference]:
+    """Return the proposals as preferences, without duplicates and without texts that are empty or too long."""
+    proposals = output.preferences if isinstance(output, ProposedPreferences) else []  # some models call no tool
+    texts = [(usable(proposal.text), proposal.is_dislike) for proposal in proposals]
+    preferences = [stated(text, is_dislike=dislike) for text, dislike in texts if len(text) <= MAX_PREFERENCE_LENGTH]
+    unique = {essence(preference.text): replace(preference, source="learned") for preference in preferences}
+    return [preference for meaning, preference in unique.items() if meaning]

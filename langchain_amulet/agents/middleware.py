@@ -1,4 +1,4 @@
-"""Middleware for LangChain agents: every model call is personalised for the run's user."""
+"""Middleware for LangChain agents that personalises every model call for the user of the run."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, get_args
@@ -11,41 +11,43 @@ from langchain_amulet.memory.preference_memory import PreferenceMemory, as_memor
 from langchain_amulet.memory.sources import PreferenceSource
 from langchain_amulet.personalization.entry_points import PersonalizedChatModel
 from langchain_amulet.personalization.lookup import Lookup, OnStoreError, alook_up, find_lookup, look_up
-from langchain_amulet.personalization.resolved import ResolvedPreferences, resolve
+from langchain_amulet.personalization.resolved import PreferenceArgument, ResolvedPreferences, resolve
 
 
 class AmuletMiddleware(AgentMiddleware[Any, Any]):
-    """Lets every model call of an agent answer as the run's user prefers.
+    """Personalises the model calls of an agent with the preferences of the run's user.
 
-    `ChatAmulet` finds out by itself who is asking, where the agent runs with a store and a user id in its context or
-    config. With this, the memory, the fallback and the policy for stores that fail are the agent's: one model may serve
-    several agents that remember different things. What is left out here is as the model has it.
+    `ChatAmulet` finds the user by itself if the agent runs with a store, and with a user id in its context or config.
+    The middleware lets each agent have a memory, a default preference and an `on_store_error` of its own, so that
+    several agents can share one model and remember different preferences. An argument that is left out is taken from
+    the model.
 
-    Preferences are looked up once per model call. Calls that are given a `preference=` already, and calls of other chat
-    models, are left as they are. List it after middleware that changes the model, such as `ModelFallbackMiddleware`,
-    so that it sees which model is called.
+    Preferences are looked up once per model call. Calls that already have a `preference=`, and calls of other chat
+    models, are not changed. List the middleware after any that changes the model, such as `ModelFallbackMiddleware`.
 
     Args:
-        memory: Where preferences are kept. `None`: in the model's memory, else in the agent's store.
-        preference: What to prefer for users of whom nothing is remembered.
-        on_store_error: `"raise"` the store's error, or answer without preferences (`"plain"`).
+        memory: A `PreferenceMemory`, or a store for one. `None`: the model's memory, or the agent's store if the model
+            has none.
+        preference: The preferences of users of whom nothing is remembered. `None`: those of the model.
+        on_store_error: If the store fails, `"raise"` its error, or answer without preferences (`"plain"`). `None`: as
+            the model does.
 
     Raises:
-        StoreTypeError: `memory` is none, and no store either.
-        PreferenceError: `preference` is none.
-        InvalidParameterError: `on_store_error` is none of the two.
+        StoreTypeError: `memory` is neither a `PreferenceMemory` nor a supported store.
+        PreferenceError: `preference` is not a string, a `Preference` or a list of these.
+        InvalidParameterError: `on_store_error` is neither `"raise"` nor `"plain"`.
     """
 
     def __init__(
         self,
         memory: PreferenceMemory | PreferenceSource = None,
         *,
-        preference: Any = None,
+        preference: PreferenceArgument = None,
         on_store_error: OnStoreError | None = None,
     ) -> None:
         super().__init__()
         if on_store_error not in (None, *get_args(OnStoreError)):
-            msg = f'on_store_error is "raise" or "plain", got {on_store_error!r}.'
+            msg = f'on_store_error must be "raise" or "plain", got {on_store_error!r}.'
             raise InvalidParameterError(msg)
         self._memory = as_memory(memory)
         self._default = None if preference is None else resolve(preference)
@@ -54,20 +56,20 @@ class AmuletMiddleware(AgentMiddleware[Any, Any]):
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
     ) -> ModelResponse[Any]:
-        """Look up what the run's user prefers, and call the model with it."""
-        if (model := _model_to_prefer(request)) is None:
+        """Look up the preferences of the run's user, and call the model with them."""
+        if (model := _personalizable_model(request)) is None:
             return handler(request)
-        return handler(_with(request, look_up(*self._question(model, request))))
+        return handler(_with_preferences(request, look_up(*self._lookup_arguments(model, request))))
 
     async def awrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
     ) -> ModelResponse[Any]:
         """Async `wrap_model_call`."""
-        if (model := _model_to_prefer(request)) is None:
+        if (model := _personalizable_model(request)) is None:
             return await handler(request)
-        return await handler(_with(request, await alook_up(*self._question(model, request))))
+        return await handler(_with_preferences(request, await alook_up(*self._lookup_arguments(model, request))))
 
-    def _question(
+    def _lookup_arguments(
         self, model: PersonalizedChatModel, request: ModelRequest[Any]
     ) -> tuple[Lookup | None, ResolvedPreferences, OnStoreError]:
         memory, default, on_store_error = model.preference_settings
@@ -76,15 +78,15 @@ class AmuletMiddleware(AgentMiddleware[Any, Any]):
         return lookup, default, self._on_store_error or on_store_error
 
 
-def _model_to_prefer(request: ModelRequest[Any]) -> PersonalizedChatModel | None:
-    """The model to be called, if it knows preferences and has not been given any."""
+def _personalizable_model(request: ModelRequest[Any]) -> PersonalizedChatModel | None:
+    """Return the model of the call if it supports preferences and the call has none yet, else `None`."""
     model: Any = request.model
-    given = {*request.model_settings}
+    settings = {*request.model_settings}
     while isinstance(model, RunnableBinding):
-        given |= {*model.kwargs}
+        settings |= {*model.kwargs}
         model = model.bound
-    return model if isinstance(model, PersonalizedChatModel) and "preference" not in given else None
+    return model if isinstance(model, PersonalizedChatModel) and "preference" not in settings else None
 
 
-def _with(request: ModelRequest[Any], resolved: ResolvedPreferences) -> ModelRequest[Any]:
+def _with_preferences(request: ModelRequest[Any], resolved: ResolvedPreferences) -> ModelRequest[Any]:
     return request.override(model_settings={**request.model_settings, "preference": resolved})

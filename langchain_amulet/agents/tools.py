@@ -1,4 +1,4 @@
-"""Tools by which an agent's user manages their preferences."""
+"""Tools with which an agent remembers, lists and forgets the preferences of its user."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -16,19 +16,32 @@ from langchain_amulet.personalization.lookup import Lookup, find_lookup
 from langchain_amulet.preferences import Preference
 
 MAX_PREFERENCES = 50
+"""The number of preferences per user above which `remember_preference` remembers no further one."""
+
+# The descriptions of the tools and of their arguments, which models read.
+REMEMBER_DESCRIPTION = (
+    "Remember how the user wants to be answered from now on: style, length, tone, language, things to avoid. Call it "
+    'when the user says so, as in "please keep it short in future"; not for facts, nor for a wish about one answer '
+    "alone."
+)
+LIST_DESCRIPTION = "List all that is remembered of how the user wants to be answered."
+FORGET_DESCRIPTION = (
+    "Forget one thing that is remembered of how the user wants to be answered, when the user takes it back."
+)
 
 
 def preference_tools(memory: PreferenceMemory | PreferenceSource = None) -> list[BaseTool]:
-    """The tools `remember_preference`, `list_preferences` and `forget_preference`, for an agent's tools.
+    """Return the tools `remember_preference`, `list_preferences` and `forget_preference`, for an agent's tools.
 
-    They act for the user of the run, whom the model cannot choose: the one that the platform has authenticated, or
-    `user_id` in the run's config or context. What a model gets wrong, such as a text that is too long, it is told.
+    The tools act for the user of the run: the user whom the platform has authenticated, or `user_id` in the run's
+    config or context. The model cannot choose the user. Errors of the model, such as a text that is too long, are
+    reported to it as the tool's result.
 
     Args:
-        memory: Where preferences are kept. `None`: in the agent's store.
+        memory: A `PreferenceMemory`, or a store for one. `None`: the agent's store.
 
     Raises:
-        StoreTypeError: `memory` is none, and no store either.
+        StoreTypeError: `memory` is neither a `PreferenceMemory` nor a supported store.
 
     Example:
         >>> [tool.name for tool in preference_tools()]
@@ -36,18 +49,17 @@ def preference_tools(memory: PreferenceMemory | PreferenceSource = None) -> list
     """
     tools = _PreferenceTools(as_memory(memory))
     return [
-        _tool("remember_preference", tools.remember, tools.aremember),
-        _tool("list_preferences", tools.list, tools.alist),
-        _tool("forget_preference", tools.forget, tools.aforget),
+        _tool("remember_preference", REMEMBER_DESCRIPTION, tools.remember, tools.aremember),
+        _tool("list_preferences", LIST_DESCRIPTION, tools.list, tools.alist),
+        _tool("forget_preference", FORGET_DESCRIPTION, tools.forget, tools.aforget),
     ]
 
 
-def _tool(name: str, func: Callable[..., str], coroutine: Callable[..., Awaitable[str]]) -> BaseTool:
-    description = " ".join((func.__doc__ or "").split())
+def _tool(name: str, description: str, func: Callable[..., str], coroutine: Callable[..., Awaitable[str]]) -> BaseTool:
     return StructuredTool.from_function(func, coroutine, name, description, handle_tool_error=True)
 
 
-_Runtime: TypeAlias = ToolRuntime[Any, Any]  # of any context: pydantic warns of what is none of the type
+_Runtime: TypeAlias = ToolRuntime[Any, Any]  # pydantic warns of a context that is not of the declared type
 _Instruction = Annotated[
     str, Field(description='One short instruction to the assistant, such as "Answer in one sentence."')
 ]
@@ -55,75 +67,75 @@ _IsDislike = Annotated[
     bool,
     Field(description='True if the user dislikes what the instruction asks for, such as "Use technical terms."'),
 ]
-_Listed = Annotated[str, Field(description="Its text, as list_preferences shows it.")]
+_ListedText = Annotated[str, Field(description="Its text, as list_preferences shows it.")]
 
 
 class _PreferenceTools:
-    """What the tools do; models read the docstrings of the sync ones."""
+    """The functions of the tools, sync and async."""
 
     def __init__(self, memory: PreferenceMemory | None) -> None:
         self._memory = memory
 
     def remember(self, preference: _Instruction, runtime: _Runtime, *, is_dislike: _IsDislike = False) -> str:
-        """Remember how the user wants to be answered from now on: style, length, tone, language, things to avoid.
-
-        Call it when the user says so, as in "please keep it short in future"; not for facts, nor for a wish about one
-        answer alone.
-        """
+        """Remember a preference of the user, unless it is remembered already."""
         memory, user_id = self._lookup(runtime)
-        given = _checked(preference, is_dislike=is_dislike)
+        proposed = _as_preference(preference, is_dislike=is_dislike)
         known = memory.recall(user_id)
-        wanted = _among(known, given)
-        if wanted not in known:
-            memory.remember(user_id, wanted)
-        return _told_of_remembering(wanted)
+        merged = _merge(known, proposed)
+        if merged not in known:
+            memory.remember(user_id, merged)
+        return _remembered(merged)
 
     async def aremember(self, preference: str, runtime: _Runtime, *, is_dislike: bool = False) -> str:
+        """Async `remember`."""
         memory, user_id = self._lookup(runtime)
-        given = _checked(preference, is_dislike=is_dislike)
+        proposed = _as_preference(preference, is_dislike=is_dislike)
         known = await memory.arecall(user_id)
-        wanted = _among(known, given)
-        if wanted not in known:
-            await memory.aremember(user_id, wanted)
-        return _told_of_remembering(wanted)
+        merged = _merge(known, proposed)
+        if merged not in known:
+            await memory.aremember(user_id, merged)
+        return _remembered(merged)
 
     def list(self, runtime: _Runtime) -> str:
-        """List all that is remembered of how the user wants to be answered."""
+        """List the user's preferences, one per line."""
         memory, user_id = self._lookup(runtime)
         return _listing(memory.recall(user_id))
 
     async def alist(self, runtime: _Runtime) -> str:
+        """Async `list`."""
         memory, user_id = self._lookup(runtime)
         return _listing(await memory.arecall(user_id))
 
-    def forget(self, preference: _Listed, runtime: _Runtime) -> str:
-        """Forget one thing that is remembered of how the user wants to be answered, when the user takes it back."""
+    def forget(self, preference: _ListedText, runtime: _Runtime) -> str:
+        """Forget the preferences of the user that have this text."""
         memory, user_id = self._lookup(runtime)
-        texts = _texts_like(preference, memory.recall(user_id))
-        for text in texts or [preference]:  # earlier versions of a preference have texts of their own
+        texts = _matching_texts(preference, memory.recall(user_id))
+        for text in texts or [preference]:  # it may be the text of an earlier version, which recall() does not return
             memory.forget(user_id, text)
-        return _told_of_forgetting(texts, memory.recall(user_id))
+        return _forgotten(texts, memory.recall(user_id))
 
     async def aforget(self, preference: str, runtime: _Runtime) -> str:
+        """Async `forget`."""
         memory, user_id = self._lookup(runtime)
-        texts = _texts_like(preference, await memory.arecall(user_id))
+        texts = _matching_texts(preference, await memory.arecall(user_id))
         for text in texts or [preference]:
             await memory.aforget(user_id, text)
-        return _told_of_forgetting(texts, await memory.arecall(user_id))
+        return _forgotten(texts, await memory.arecall(user_id))
 
     def _lookup(self, runtime: _Runtime) -> Lookup:
         lookup = find_lookup(runtime.config, self._memory, runtime)
         if lookup is None:
             msg = (
-                "The tools for preferences need to know whose they are, and where to keep them. Run the agent with "
-                'context=... that has a user_id, or with {"configurable": {"user_id": ...}}; and create it with '
-                "store=..., or the tools with preference_tools(memory)."
+                "The preference tools need a user id and a store. Run the agent with context=... that has a user_id, "
+                'or with {"configurable": {"user_id": ...}}; and create it with store=..., or the tools with '
+                "preference_tools(memory)."
             )
             raise UserIdError(msg)
         return lookup
 
 
-def _checked(text: str, *, is_dislike: bool) -> Preference:
+def _as_preference(text: str, *, is_dislike: bool) -> Preference:
+    """Return the preference, or raise `ToolException` with a message for the model."""
     if not any(character.isalnum() for character in text):
         msg = 'The preference is empty. Give one short instruction, such as "Answer in one sentence."'
         raise ToolException(msg)
@@ -139,36 +151,36 @@ def _checked(text: str, *, is_dislike: bool) -> Preference:
         raise ToolException(str(error)) from error
 
 
-def _among(known: Sequence[Preference], given: Preference) -> Preference:
-    """The preference as it is known already, or as it is to be remembered."""
-    for each in known:
-        if essence(each.text) == essence(given.text):
-            return each if each.weight * given.weight > 0 else replace(given, text=each.text)
+def _merge(known: Sequence[Preference], proposed: Preference) -> Preference:
+    """Return the preference to remember: a known one with the same meaning, with the new sign, or the proposed one."""
+    for preference in known:
+        if essence(preference.text) == essence(proposed.text):
+            return preference if preference.weight * proposed.weight > 0 else replace(proposed, text=preference.text)
     if len(known) >= MAX_PREFERENCES:
         msg = f"{len(known)} preferences are remembered already, and {MAX_PREFERENCES} allowed. Forget some of them."
         raise ToolException(msg)
-    return given
+    return proposed
 
 
-def _texts_like(text: str, known: Sequence[Preference]) -> list[str]:
-    """The known texts that a model may mean, which do not copy exactly."""
-    texts = [each.text for each in known]
-    return [text] if text in texts else [each for each in texts if essence(each) == essence(text)]
+def _matching_texts(text: str, known: Sequence[Preference]) -> list[str]:
+    """Return the known text itself; else all known texts with the same meaning, since models do not copy exactly."""
+    texts = [preference.text for preference in known]
+    return [text] if text in texts else [other for other in texts if essence(other) == essence(text)]
 
 
 def _listing(preferences: Sequence[Preference]) -> str:
     if not preferences:
         return "Nothing is remembered."
-    return "\n".join(f"- {'(avoid) ' if each.weight < 0 else ''}{' '.join(each.text.split())}" for each in preferences)
+    return "\n".join(f"- {'(avoid) ' if item.weight < 0 else ''}{' '.join(item.text.split())}" for item in preferences)
 
 
-def _told_of_remembering(preference: Preference) -> str:
+def _remembered(preference: Preference) -> str:
     return f'Remembered{" to avoid" if preference.weight < 0 else ""}: "{preference.text}"'
 
 
-def _told_of_forgetting(texts: Sequence[str], left: Sequence[Preference]) -> str:
+def _forgotten(texts: Sequence[str], left: Sequence[Preference]) -> str:
     if not texts:
         return f"No such preference is remembered. What is remembered:\n{_listing(left)}"
-    if any(each.text in texts for each in left):
+    if any(preference.text in texts for preference in left):
         return "It cannot be forgotten here: another program has remembered it."
     return "Forgotten: " + ", ".join(f'"{text}"' for text in texts)

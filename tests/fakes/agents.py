@@ -1,4 +1,4 @@
-"""Agents, stores and models that the tests of langchain_amulet.agents share."""
+"""Agents, stores and models for the tests of langchain_amulet.agents."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +16,12 @@ from langchain_amulet import PreferenceMemory
 from tests.fakes.leak_watch import make_llm
 from tests.fakes.roomy import roomy_model
 
-LLM = make_llm(model=roomy_model())  # with room for tools in its prompts
+LLM = make_llm(model=roomy_model())  # its context is long enough for descriptions of tools
 ASKED = {"messages": [("human", "Why?")]}
 PLAIN = LLM.invoke("Why?").text
 BRIEF = LLM.invoke("Why?", preference="Be brief.").text
 POLITE = LLM.invoke("Why?", preference="Be polite.").text
-assert len({PLAIN, BRIEF, POLITE}) == 3, "answers must tell whose preferences they follow"
+assert len({PLAIN, BRIEF, POLITE}) == 3, "the tests need different answers for different preferences"
 
 
 @dataclass
@@ -34,7 +34,7 @@ ALICE_IN_CONFIG = {"configurable": {"user_id": "alice"}}
 
 
 class CountingStore(InMemoryStore):
-    """Counts look-ups; fails while it is broken."""
+    """Counts searches; raises `ConnectionError` while `is_broken`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ def agent_with(*middleware: AgentMiddleware, llm: Any = LLM, store: Any = None, 
 
 
 class Scripted(BaseChatModel):
-    """Says what it is told to, and keeps what it was given; refuses call arguments that it does not know."""
+    """Replies from a list, and records its messages. Unknown call arguments are an error."""
 
     replies: list[AIMessage]
     seen: list[Any] = Field(default_factory=list)
@@ -95,7 +95,7 @@ def calling(name: str, **arguments: Any) -> AIMessage:
 
 
 class CallsFirst(AgentMiddleware):
-    """Has another model call a tool before `ChatAmulet` answers."""
+    """Replaces the model of the first call by one that calls a tool; `ChatAmulet` answers after that."""
 
     def __init__(self, call: AIMessage) -> None:
         super().__init__()

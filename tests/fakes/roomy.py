@@ -1,4 +1,4 @@
-"""ChatAmulet over a tiny random model whose context has room for prompts that tell of tools."""
+"""A ChatAmulet with a tiny random model whose context is long enough for descriptions of tools."""
 
 import copy
 from functools import cache
@@ -29,18 +29,18 @@ def roomy_model() -> PreTrainedModel:
 
 @cache
 def tokenizer_of(family: str) -> PreTrainedTokenizerFast:
-    """Of a family that knows tools; SmolLM2's, which knows none, for any other name."""
+    """Return the tokenizer of a family that supports tools; for any other name, SmolLM2's, which does not."""
     return tool_tokenizer(family) if family in FAMILIES else byte_tokenizer()
 
 
 def roomy_chat(family: str = "smollm2", **fields: Any) -> ChatAmulet:
-    """A chat model with a preference that its answers follow at three times its strength."""
+    """Return a chat model with a preference and a guidance scale of 3."""
     settings = {"max_tokens": 90, "preference": PREFERENCE, "realignment": RealignmentConfig(guidance_scale=3.0)}
     return ChatAmulet(model=roomy_model(), tokenizer=tokenizer_of(family), **{**settings, **fields})
 
 
-def told(message: AIMessage) -> tuple:
-    """All of a message but its ids, which are new every time."""
+def without_ids(message: AIMessage) -> tuple:
+    """Return the content of a message without ids, which differ between calls."""
     calls = [(call["name"], call["args"]) for call in message.tool_calls]
     invalid = [(call["name"], call["args"]) for call in message.invalid_tool_calls]
     reasoning = message.additional_kwargs.get("reasoning_content")
@@ -48,22 +48,22 @@ def told(message: AIMessage) -> tuple:
 
 
 def saying(tokens: list[int], *, after: int) -> PreTrainedModel:
-    """A model that says these tokens, each other than all before it, wherever this one has come."""
+    """Return a model that generates these tokens, which all differ, after the token `after`."""
     model = copy.deepcopy(roomy_model())
     follows = dict(pairwise([after, *tokens]))
-    read: list[torch.Tensor] = []
+    input_ids: list[torch.Tensor] = []
 
-    def note(_module: nn.Module, arguments: tuple[torch.Tensor]) -> None:
-        read[:] = arguments
+    def record(_module: nn.Module, arguments: tuple[torch.Tensor]) -> None:
+        input_ids[:] = arguments
 
-    def say(_module: nn.Module, _arguments: object, logits: torch.Tensor) -> torch.Tensor:
+    def force(_module: nn.Module, _arguments: object, logits: torch.Tensor) -> torch.Tensor:
         logits = logits.clone()
-        last = read[0][:, -logits.shape[1] :]
+        last = input_ids[0][:, -logits.shape[1] :]
         for row, column in torch.cartesian_prod(*map(torch.arange, last.shape)).tolist():
             if (token_id := follows.get(int(last[row, column]))) is not None:
                 logits[row, column, token_id] = 1000.0
         return logits
 
-    model.get_input_embeddings().register_forward_pre_hook(note)
-    model.lm_head.register_forward_hook(say)
+    model.get_input_embeddings().register_forward_pre_hook(record)
+    model.lm_head.register_forward_hook(force)
     return model

@@ -1,6 +1,6 @@
-"""Chat templates of model families that know tools, how their models write calls, and tokenizers to render them with.
+"""Chat templates of model families that support tools, the calls of their models, and tokenizers with the templates.
 
-The templates are written anew, in short; what they render is what the published ones do.
+The templates are short rewrites that render the same text as the published ones.
 """
 
 import json
@@ -46,7 +46,7 @@ QWEN25 = (
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"
 )
 
-# Qwen/Qwen3-8B: leaves out what was thought in earlier turns, and can be told not to think.
+# Qwen/Qwen3-8B: leaves out the reasoning of earlier turns; `enable_thinking=False` turns reasoning off.
 QWEN3 = (
     "{%- if tools %}{{- '<|im_start|>system\n' }}"
     "{%- if messages[0].role == 'system' %}{{- messages[0].content + '\n\n' }}{% endif %}" + _CHATML_TOOLS + ""
@@ -62,7 +62,7 @@ QWEN3 = (
     "{%- endif %}"
 )
 
-# deepseek-ai/DeepSeek-R1 and other models that always think: the prompt begins to.
+# deepseek-ai/DeepSeek-R1 and other models that always reason: the prompt opens the reasoning.
 THINKING = QWEN3.replace(
     "{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\n\n</think>\n\n' }}{%- endif %}",
     "{{- '<think>\n' }}",
@@ -150,7 +150,7 @@ MISTRAL_V11 = (
     "{{- '[TOOL_RESULTS]' + message.content + '[/TOOL_RESULTS]' }}{%- endif %}{%- endfor %}"
 )
 
-# Qwen/Qwen3.5-9B: calls in XML of its own.
+# Qwen/Qwen3.5-9B: calls in XML.
 QWEN35 = (
     "{%- if tools %}{{- '<|im_start|>system\n# Tools\n\nYou have access to the following functions:\n\n<tools>' }}"
     "{%- for tool in tools %}{{- '\n' + tool | tojson }}{%- endfor %}{{- '\n</tools>' }}"
@@ -217,13 +217,13 @@ GEMMA4_RESPONSES = {
 
 
 class Family(NamedTuple):
-    """How one family of models is told of tools and calls them."""
+    """The template of one family of models, and the syntax of its calls."""
 
     template: str
     write: Callable[[Calls], str]
-    """Calls, as its models write them."""
+    """Write calls as the models do."""
     tokens: Sequence[str] = ()
-    """Control tokens besides those of all families."""
+    """Control tokens in addition to those of all families."""
     responses: dict[str, Any] | None = None
     """The tokenizer's own response template."""
 
@@ -286,12 +286,12 @@ FAMILIES = {
     "qwen3.5": Family(QWEN35, _xml, _TOOL_CALL + _THINK, QWEN35_RESPONSES),
     "gemma4": Family(GEMMA4, _gemma, _GEMMA, GEMMA4_RESPONSES),
 }
-# Qwen's tags are tokens, but no control tokens: tokenizers show them in the text.
+# Tokens, but not special tokens: `decode` shows them even with `skip_special_tokens`.
 _VISIBLE = {*_TOOL_CALL, *_THINK}
 
 
 def tool_tokenizer(family: str) -> PreTrainedTokenizerFast:
-    """The byte tokenizer with this family's template and control tokens."""
+    """Return the byte tokenizer with the template and control tokens of a family."""
     template, _, tokens, responses = FAMILIES[family]
     tokenizer = byte_tokenizer(template)
     for token in tokens:

@@ -1,4 +1,4 @@
-"""Preferences found in conversations."""
+"""Extraction of preferences from conversations."""
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
@@ -52,7 +52,7 @@ async def test_conversation_becomes_proposed_preferences():
         (CONVERSATION, f"User: {CONVERSATION[1].text}\n\nAssistant: Air scatters blue light most."),
     ],
 )
-def test_model_reads_what_was_said_and_nothing_else(conversation, transcript):
+def test_prompt_is_the_task_and_a_transcript(conversation, transcript):
     llm = Scripted(replies=[PROPOSED])
     extract_preferences(llm).invoke(conversation)
     [[task, read]] = llm.seen
@@ -62,26 +62,26 @@ def test_model_reads_what_was_said_and_nothing_else(conversation, transcript):
 
 
 @pytest.mark.parametrize("reply", [calling("ProposedPreferences", preferences=[]), AIMessage("There are none.")])
-def test_nothing_proposed_is_no_preference(reply):
+def test_reply_without_proposals_gives_no_preference(reply):
     assert extract_preferences(Scripted(replies=[reply])).invoke("Why?") == []
 
 
-def test_proposals_that_no_preference_can_be_are_left_out():
+def test_proposals_that_are_empty_or_too_long_are_left_out():
     texts = ["Be\0 brief\ud800.", "x" * (MAX_PREFERENCE_LENGTH + 1), "\0"]
     proposed = [{"text": text, "is_dislike": False} for text in texts]
     llm = Scripted(replies=[calling("ProposedPreferences", preferences=proposed)])
     assert extract_preferences(llm).invoke("Why?") == [Preference("Be brief.", source="learned")]
 
 
-async def test_proposals_of_chat_amulet_are_led_by_its_grammar_and_nobodys_preferences():
+async def test_chat_amulet_follows_its_grammar_and_no_preferences():
     store = store_of(alice="Be brief.")
-    personal = roomy_chat(memory=store, max_tokens=60)  # with a preference of its own, too
+    personal = roomy_chat(memory=store, max_tokens=60)  # its own preference is ignored as well
     extract = extract_preferences(personal)
-    found = extract.invoke(CONVERSATION, ALICE_IN_CONFIG)
-    assert found
-    assert all(isinstance(each, Preference) and each.source == "learned" for each in found)
-    assert await extract.ainvoke(CONVERSATION, ALICE_IN_CONFIG) == found
-    assert extract.batch(["Why?", CONVERSATION], ALICE_IN_CONFIG)[1] == found
+    preferences = extract.invoke(CONVERSATION, ALICE_IN_CONFIG)
+    assert preferences
+    assert all(isinstance(preference, Preference) and preference.source == "learned" for preference in preferences)
+    assert await extract.ainvoke(CONVERSATION, ALICE_IN_CONFIG) == preferences
+    assert extract.batch(["Why?", CONVERSATION], ALICE_IN_CONFIG)[1] == preferences
     assert store.num_lookups == 0
     nobody = extract_preferences(roomy_chat(preference=None, max_tokens=60))
-    assert nobody.invoke(CONVERSATION) == found
+    assert nobody.invoke(CONVERSATION) == preferences

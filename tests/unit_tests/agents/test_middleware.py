@@ -1,4 +1,4 @@
-"""LangChain's agents: whose preferences a model call follows."""
+"""AmuletMiddleware: the user whose preferences a model call follows, and what the middleware leaves unchanged."""
 
 import asyncio
 import random
@@ -47,25 +47,25 @@ from tests.fakes.roomy import roomy_model
 # The middleware
 
 
-def test_user_of_the_context_is_answered_as_they_prefer():
+def test_user_of_the_context_gets_a_personalised_answer():
     agent = agent_with(AmuletMiddleware(), store=store_of(alice="Be brief."))
     assert last(agent.invoke(ASKED, context=ALICE)).text == BRIEF
     assert last(agent.invoke(ASKED, context=Context("bob"))).text == PLAIN
 
 
-async def test_user_of_the_context_is_answered_as_they_prefer_async():
+async def test_user_of_the_context_gets_a_personalised_answer_async():
     agent = agent_with(AmuletMiddleware(), store=store_of(alice="Be brief."))
     assert last(await agent.ainvoke(ASKED, context=ALICE)).text == BRIEF
     assert last(await agent.ainvoke(ASKED, context=Context("bob"))).text == PLAIN
 
 
-async def test_configurable_user_is_answered_as_they_prefer():
+async def test_user_of_the_config_gets_a_personalised_answer():
     agent = agent_with(AmuletMiddleware(), store=store_of(alice="Be brief."))
     assert last(agent.invoke(ASKED, ALICE_IN_CONFIG)).text == BRIEF
     assert last(await agent.ainvoke(ASKED, ALICE_IN_CONFIG)).text == BRIEF
 
 
-async def test_users_asking_at_once_are_answered_each_their_way():
+async def test_concurrent_users_get_their_own_personalised_answers():
     agent = agent_with(AmuletMiddleware(), store=store_of(alice="Be brief.", bob="Be polite."))
     contexts = [Context(user_id) for user_id in ("alice", "bob", "carol")] * 3
     states = await asyncio.gather(*(agent.ainvoke(ASKED, context=context) for context in contexts))
@@ -73,28 +73,28 @@ async def test_users_asking_at_once_are_answered_each_their_way():
 
 
 @pytest.mark.parametrize("memory", [PreferenceMemory, lambda store: store, lambda _: {"alice": "Be brief."}])
-def test_memory_of_the_middleware_comes_before_that_of_the_agent_and_of_the_model(memory):
+def test_memory_of_the_middleware_precedes_that_of_the_agent_and_of_the_model(memory):
     model = LLM.model_copy(update={"memory": PreferenceMemory(store_of(alice="Be polite."))})
     middleware = AmuletMiddleware(memory(store_of(alice="Be brief.")))
     agent = agent_with(middleware, llm=model, store=store_of(alice="Be polite."))
     assert last(agent.invoke(ASKED, context=ALICE)).text == BRIEF
 
 
-def test_what_the_middleware_leaves_out_is_as_the_model_has_it():
+def test_arguments_that_are_left_out_are_taken_from_the_model():
     model = make_llm(memory=store_of(alice="Be brief."), preference="Be polite.")
     agent = agent_with(AmuletMiddleware(), llm=model, store=store_of(alice="Be polite."))
     assert last(agent.invoke(ASKED, context=ALICE)).text == BRIEF
     assert last(agent.invoke(ASKED, context=Context("bob"))).text == POLITE
 
 
-def test_preference_of_the_middleware_is_for_users_of_whom_nothing_is_remembered():
+def test_preference_of_the_middleware_is_for_users_without_preferences():
     agent = agent_with(
         AmuletMiddleware(preference="Be polite."),
         llm=make_llm(preference="Be dull."),
         store=store_of(alice="Be brief."),
     )
     contexts = [ALICE, Context("bob"), Context()]
-    assert [last(agent.invoke(ASKED, context=each)).text for each in contexts] == [BRIEF, POLITE, POLITE]
+    assert [last(agent.invoke(ASKED, context=context)).text for context in contexts] == [BRIEF, POLITE, POLITE]
 
 
 def test_empty_preference_of_the_middleware_is_a_plain_answer():
@@ -126,7 +126,7 @@ async def test_failing_store_gives_plain_answers_where_the_policy_says_so(of_mid
     assert {answer.response_metadata["amulet"]["store_error"] for answer in answers} == {"ConnectionError"}
 
 
-def test_middleware_refuses_what_it_cannot_use():
+def test_middleware_refuses_invalid_arguments():
     with pytest.raises(InvalidParameterError, match='"raise" or "plain", got \'ignore\''):
         AmuletMiddleware(on_store_error="ignore")
     for make in (AmuletMiddleware, preference_tools):
@@ -135,7 +135,7 @@ def test_middleware_refuses_what_it_cannot_use():
 
 
 class Settings(AgentMiddleware):
-    """Gives model calls settings, as other middleware does."""
+    """Adds settings to model calls, as other middleware does."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class Settings(AgentMiddleware):
         return handler(request.override(model_settings={**request.model_settings, **self.settings}))
 
 
-def test_preference_that_a_call_is_given_already_stays():
+def test_preference_of_a_call_is_not_replaced():
     store = store_of(alice="Be brief.")
     for preference, text in [("Be polite.", POLITE), (None, PLAIN), ([], PLAIN)]:
         agent = agent_with(Settings(preference=preference), AmuletMiddleware(), store=store)
@@ -153,14 +153,14 @@ def test_preference_that_a_call_is_given_already_stays():
     assert store.num_lookups == 0
 
 
-def test_other_settings_of_a_call_stay():
+def test_other_settings_of_a_call_are_not_changed():
     agent = agent_with(Settings(max_tokens=2), AmuletMiddleware(), store=store_of(alice="Be brief."))
     answer = last(agent.invoke(ASKED, context=ALICE))
     assert answer.usage_metadata["output_tokens"] == 2
     assert answer.text == LLM.invoke("Why?", preference="Be brief.", max_tokens=2).text
 
 
-def test_bound_model_is_answered_for_too_unless_a_preference_is_bound():
+def test_bound_model_is_personalised_unless_a_preference_is_bound():
     of_middleware = AmuletMiddleware(store_of(alice="Be brief."))
     bound = LLM.bind(stop=["nothing says this"])
     assert last(agent_with(of_middleware, llm=bound).invoke(ASKED, context=ALICE)).text == BRIEF
@@ -169,13 +169,13 @@ def test_bound_model_is_answered_for_too_unless_a_preference_is_bound():
 
 
 class Broken(ChatAmulet):
-    """Fails whenever it is asked."""
+    """Fails in every call."""
 
     def _generate(self, *_args, **_kwargs):
         raise ConnectionError
 
 
-def test_fallback_listed_before_the_middleware_is_left_alone():
+def test_fallback_listed_before_the_middleware_is_personalised_if_it_supports_preferences():
     store = store_of(alice="Be brief.")
     other = Scripted(replies=[AIMessage("Because.")])
     agent = agent_with(ModelFallbackMiddleware(other), AmuletMiddleware(), llm=Broken(), store=store)
@@ -184,7 +184,7 @@ def test_fallback_listed_before_the_middleware_is_left_alone():
     assert last(agent.invoke(ASKED, context=ALICE)).text == BRIEF
 
 
-async def test_calls_of_other_chat_models_are_left_alone():
+async def test_calls_of_other_chat_models_are_not_changed():
     store = store_of(alice="Be brief.")
     agent = agent_with(AmuletMiddleware(), llm=Scripted(replies=[AIMessage("Because.")]), store=store)
     assert last(agent.invoke(ASKED, context=ALICE)).text == "Because."
@@ -192,7 +192,7 @@ async def test_calls_of_other_chat_models_are_left_alone():
     assert store.num_lookups == 0
 
 
-async def test_each_model_call_looks_up_once():
+async def test_preferences_are_looked_up_once_per_model_call():
     def nothing() -> str:
         """Do nothing."""
         return "Nothing."
@@ -210,7 +210,7 @@ async def test_each_model_call_looks_up_once():
 
 
 class ForcesTwoCalls(AgentMiddleware):
-    """Has a tool called twice, before words are said."""
+    """Forces two calls of a tool before the answer."""
 
     def wrap_model_call(self, request, handler):
         return handler(request.override(tool_choice="any" if len(request.messages) < 5 else "none"))
@@ -220,7 +220,7 @@ class ForcesTwoCalls(AgentMiddleware):
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
-async def test_agents_with_the_middleware_show_no_preference(is_async):
+async def test_agents_with_the_middleware_leak_no_preference(is_async):
     watch, users = Watch(), random_users(4, random.Random(11))
     with watched_logs(watch), watched_warnings(watch):
         app = App(InMemoryStore(), watch, WatchedCache(InMemoryCache(), watch))
@@ -261,7 +261,7 @@ def test_agents_without_langchain_name_the_extra_to_install():
     assert "pip install 'langchain-amulet[agents]'" in run_script(script)
 
 
-def test_package_imports_no_langchain_and_agents_no_torch():
+def test_package_imports_no_langchain_and_agents_import_no_torch():
     heavy = "print(sorted({'langchain', 'torch', 'transformers'} & set(sys.modules)))"
-    told = run_script(f"import sys, langchain_amulet; {heavy}; import langchain_amulet.agents; {heavy}")
-    assert told.splitlines() == ["[]", "['langchain']"]
+    output = run_script(f"import sys, langchain_amulet; {heavy}; import langchain_amulet.agents; {heavy}")
+    assert output.splitlines() == ["[]", "['langchain']"]

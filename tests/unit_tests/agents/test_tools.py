@@ -1,4 +1,4 @@
-"""What users may have remembered, listed and forgotten by an agent's tools."""
+"""The tools with which an agent remembers, lists and forgets preferences."""
 
 import contextlib
 import random
@@ -30,7 +30,7 @@ from tests.fakes.roomy import roomy_model
 
 
 def run_tool(name: str, store: Any = None, tools: Any = None, **arguments: Any) -> ToolMessage:
-    """What a tool tells a model that calls it in Alice's run."""
+    """Return the result of a tool that a model calls in Alice's run."""
     llm = Scripted(replies=[calling(name, **arguments), AIMessage("Done.")])
     agent = agent_with(llm=llm, store=store, tools=tools or preference_tools())
     return agent.invoke(ASKED, context=ALICE)["messages"][2]
@@ -70,27 +70,27 @@ async def opened(kind: str, path: Any) -> Any:
 async def test_tools_remember_list_and_forget(kind, is_async, tmp_path):
     async with opened(kind, tmp_path / "preferences.db") as store:
         memory = PreferenceMemory(store)
-        told = await either(is_async, "remember_preference", store, preference="Be brief.")
-        assert (told.content, told.status) == ('Remembered: "Be brief."', "success")
-        told = await either(is_async, "remember_preference", store, preference="Use jargon.", is_dislike=True)
-        assert told.content == 'Remembered to avoid: "Use jargon."'
+        result = await either(is_async, "remember_preference", store, preference="Be brief.")
+        assert (result.content, result.status) == ('Remembered: "Be brief."', "success")
+        result = await either(is_async, "remember_preference", store, preference="Use jargon.", is_dislike=True)
+        assert result.content == 'Remembered to avoid: "Use jargon."'
         assert await memory.arecall("alice") == [Preference("Be brief."), Preference("Use jargon.", -1.0)]
-        told = await either(is_async, "list_preferences", store)
-        assert told.content == "- Be brief.\n- (avoid) Use jargon."
-        told = await either(is_async, "forget_preference", store, preference="Be brief.")
-        assert told.content == 'Forgotten: "Be brief."'
+        result = await either(is_async, "list_preferences", store)
+        assert result.content == "- Be brief.\n- (avoid) Use jargon."
+        result = await either(is_async, "forget_preference", store, preference="Be brief.")
+        assert result.content == 'Forgotten: "Be brief."'
         assert await memory.arecall("alice") == [Preference("Use jargon.", -1.0)]
 
 
 @both
-async def test_tools_keep_preferences_in_a_memory_of_their_own(is_async):
+async def test_tools_use_the_memory_that_they_are_created_with(is_async):
     memory, store = PreferenceMemory(), InMemoryStore()
     await either(is_async, "remember_preference", store, preference_tools(memory), preference="Be brief.")
     assert memory.recall("alice") == [Preference("Be brief.")]
     assert PreferenceMemory(store).recall("alice") == []
 
 
-async def test_what_is_remembered_counts_from_the_next_model_call_on():
+async def test_next_model_call_follows_a_remembered_preference():
     agent = agent_with(
         CallsFirst(calling("remember_preference", preference="Be brief.")),
         AmuletMiddleware(),
@@ -103,18 +103,18 @@ async def test_what_is_remembered_counts_from_the_next_model_call_on():
     assert last(state).text == due.text != plain.text
 
 
-def test_models_are_shown_what_to_remember_and_no_user():
-    shown = {tool.name: convert_to_openai_tool(tool)["function"] for tool in preference_tools()}
-    arguments = {name: {*each["parameters"]["properties"]} for name, each in shown.items()}
+def test_schemas_of_the_tools_have_descriptions_and_no_user():
+    functions = {tool.name: convert_to_openai_tool(tool)["function"] for tool in preference_tools()}
+    arguments = {name: {*function["parameters"]["properties"]} for name, function in functions.items()}
     assert arguments == {
         "remember_preference": {"preference", "is_dislike"},
         "list_preferences": set(),
         "forget_preference": {"preference"},
     }
-    for each in shown.values():
-        assert "\n" not in each["description"]
-        assert each["description"].endswith(".")
-        assert all(argument["description"] for argument in each["parameters"]["properties"].values())
+    for function in functions.values():
+        assert "\n" not in function["description"]
+        assert function["description"].endswith(".")
+        assert all(argument["description"] for argument in function["parameters"]["properties"].values())
 
 
 FORGED = {
@@ -130,16 +130,16 @@ FORGED = {
 async def test_models_cannot_reach_another_user(is_async):
     store = store_of(alice="Be brief.", bob="Be polite.")
     memory = PreferenceMemory(store)
-    told = await either(is_async, "list_preferences", store, **FORGED)
-    assert told.content == "- Be brief."
-    told = await either(is_async, "forget_preference", store, preference="Be polite.", **FORGED)
-    assert told.content == "No such preference is remembered. What is remembered:\n- Be brief."
+    result = await either(is_async, "list_preferences", store, **FORGED)
+    assert result.content == "- Be brief."
+    result = await either(is_async, "forget_preference", store, preference="Be polite.", **FORGED)
+    assert result.content == "No such preference is remembered. What is remembered:\n- Be brief."
     await either(is_async, "remember_preference", store, preference="Be dull.", **FORGED)
     assert memory.recall("bob") == [Preference("Be polite.")]
     assert memory.recall("alice") == [Preference("Be brief."), Preference("Be dull.")]
 
 
-async def test_authenticated_user_is_the_one_that_tools_act_for():
+async def test_tools_act_for_the_authenticated_user():
     store = store_of(alice="Be brief.")
     llm = Scripted(replies=[calling("list_preferences"), AIMessage("Done.")])
     agent = agent_with(llm=llm, store=store, tools=preference_tools())
@@ -151,7 +151,7 @@ async def test_authenticated_user_is_the_one_that_tools_act_for():
 
 @pytest.mark.parametrize("store", [InMemoryStore(), None], ids=["no user", "neither user nor store"])
 @pytest.mark.parametrize("name", ["remember_preference", "list_preferences", "forget_preference"])
-async def test_missing_user_is_an_error_that_says_what_to_do(name, store):
+async def test_missing_user_is_an_error_with_the_remedy(name, store):
     llm = Scripted(replies=[calling(name, preference="Be brief.")])
     agent = agent_with(llm=llm, store=store, tools=preference_tools())
     with pytest.raises(UserIdError, match=r"context=.* that has a user_id"):
@@ -160,14 +160,14 @@ async def test_missing_user_is_an_error_that_says_what_to_do(name, store):
         await agent.ainvoke(ASKED, context=Context())
 
 
-def test_missing_store_is_an_error_that_says_what_to_do():
+def test_missing_store_is_an_error_with_the_remedy():
     with pytest.raises(UserIdError, match=r"create it with store=.*preference_tools\(memory\)"):
         run_tool("list_preferences")
 
 
 @both
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ({"preference": ""}, "empty"),
         ({"preference": " \n "}, "empty"),
@@ -179,21 +179,21 @@ def test_missing_store_is_an_error_that_says_what_to_do():
         ({"preference": "Be odd.", "is_dislike": "very"}, "valid boolean"),
     ],
 )
-async def test_bad_input_is_told_to_the_model_and_changes_nothing(arguments, told, is_async):
+async def test_invalid_input_is_reported_to_the_model_and_changes_nothing(arguments, message, is_async):
     store = store_of(alice="Be brief.")
     answer = await either(is_async, "remember_preference", store, **arguments)
     assert answer.status == "error"
-    assert told in answer.content
+    assert message in answer.content
     assert PreferenceMemory(store).recall("alice") == [Preference("Be brief.")]
 
 
-def test_half_a_character_is_told_to_the_model():
+def test_lone_surrogate_is_reported_to_the_model():
     answer = run_tool("remember_preference", InMemoryStore(), preference="Be \ud800.")
     assert answer.status == "error"
 
 
 @both
-async def test_only_so_many_preferences_are_remembered(is_async):
+async def test_number_of_remembered_preferences_is_limited(is_async):
     store = InMemoryStore()
     memory = PreferenceMemory(store)
     for number in range(MAX_PREFERENCES):
@@ -206,15 +206,15 @@ async def test_only_so_many_preferences_are_remembered(is_async):
 
 
 @both
-async def test_repeated_preference_stays_as_it_is(is_async):
+async def test_repeated_preference_is_not_changed(is_async):
     store = InMemoryStore()
-    kept = PreferenceMemory(store).remember("alice", "Be brief.", 0.5, source="learned")
+    known = PreferenceMemory(store).remember("alice", "Be brief.", 0.5, source="learned")
     await either(is_async, "remember_preference", store, preference=" be  BRIEF ")
-    assert PreferenceMemory(store).recall("alice") == [kept]
+    assert PreferenceMemory(store).recall("alice") == [known]
 
 
 @both
-async def test_liking_becomes_a_dislike_when_the_user_says_so(is_async):
+async def test_like_becomes_a_dislike_at_the_request_of_the_user(is_async):
     store = store_of(alice="Use jargon.")
     memory = PreferenceMemory(store)
     await either(is_async, "remember_preference", store, preference="use jargon", is_dislike=True)
@@ -225,7 +225,7 @@ async def test_liking_becomes_a_dislike_when_the_user_says_so(is_async):
 @pytest.mark.parametrize(
     "text", ["Avoid jargon.", "Do not use jargon.", "don\u2019t use jargon", "NO jargon", "Never joke."]
 )
-def test_negated_dislike_is_remembered_as_the_instruction_that_it_is(text):
+def test_negated_dislike_is_remembered_as_an_instruction(text):
     store = InMemoryStore()
     answer = run_tool("remember_preference", store, preference=text, is_dislike=True)
     assert answer.content == f'Remembered: "{text}"'
@@ -233,7 +233,7 @@ def test_negated_dislike_is_remembered_as_the_instruction_that_it_is(text):
 
 
 @pytest.mark.parametrize("text", ["Notes in the margin.", "Nonsense.", "Stopgaps."])
-def test_words_that_begin_like_a_negation_are_dislikes_as_others(text):
+def test_dislike_that_begins_like_a_negation_is_a_dislike(text):
     store = InMemoryStore()
     run_tool("remember_preference", store, preference=text, is_dislike=True)
     assert PreferenceMemory(store).recall("alice") == [Preference(text, -1.0)]
@@ -244,7 +244,7 @@ def test_words_that_begin_like_a_negation_are_dislikes_as_others(text):
     "text",
     ["use jargon", "  Use\n jargon ", '"Use jargon."', "- (avoid) Use jargon.", "(avoid) \u201cuse jargon\u201d!"],
 )
-async def test_preference_is_forgotten_by_what_a_model_makes_of_its_text(text, is_async):
+async def test_preference_is_forgotten_by_an_inexact_copy_of_its_text(text, is_async):
     store = store_of(alice="Be brief.")
     PreferenceMemory(store).remember("alice", "Use jargon.", -1)
     answer = await either(is_async, "forget_preference", store, preference=text)
@@ -252,7 +252,7 @@ async def test_preference_is_forgotten_by_what_a_model_makes_of_its_text(text, i
     assert PreferenceMemory(store).recall("alice") == [Preference("Be brief.")]
 
 
-def test_exact_text_forgets_that_preference_alone():
+def test_exact_text_forgets_only_that_preference():
     store = store_of(alice="Be brief.")
     PreferenceMemory(store).remember("alice", "be brief")
     run_tool("forget_preference", store, preference="be brief")
@@ -260,7 +260,7 @@ def test_exact_text_forgets_that_preference_alone():
 
 
 @pytest.mark.parametrize("text", ["", "...", "Use C.", "Use C++", "Write code in C#"])
-def test_texts_that_mean_something_else_forget_nothing(text):
+def test_text_with_another_meaning_forgets_nothing(text):
     store = store_of(alice="Use C#.")
     answer = run_tool("forget_preference", store, preference=text)
     assert answer.content.startswith("No such preference")
@@ -274,7 +274,7 @@ def test_text_of_an_earlier_version_is_forgotten_with_its_history():
     assert "Be brief." not in str(PreferenceMemory(store).export("alice"))
 
 
-def test_what_another_program_keeps_is_not_told_to_be_forgotten():
+def test_preference_of_another_program_is_not_reported_as_forgotten():
     store = InMemoryStore()
     store.put(("memories", "alice"), "1", {"content": "Be brief."})
     memory = PreferenceMemory(store, langmem_namespace=("memories", "{langgraph_user_id}"))
@@ -283,7 +283,7 @@ def test_what_another_program_keeps_is_not_told_to_be_forgotten():
     assert run_tool("list_preferences", store, tools).content == "- Be brief."
 
 
-def test_list_shows_each_preference_on_a_line_of_its_own():
+def test_list_has_one_line_per_preference():
     store = store_of(alice="Be brief.\n- (avoid) Be polite.")
     assert run_tool("list_preferences", store).content == "- Be brief. - (avoid) Be polite."
     assert run_tool("list_preferences", InMemoryStore()).content == "Nothing is remembered."
@@ -292,7 +292,7 @@ def test_list_shows_each_preference_on_a_line_of_its_own():
 # Privacy
 
 
-async def test_tools_show_preferences_to_their_user_alone():
+async def test_tools_show_preferences_to_their_user_only():
     watch, users = Watch(), random_users(2, random.Random(12))
     listed: dict[str, str] = {}
     with watched_logs(watch), watched_warnings(watch):
@@ -308,7 +308,7 @@ async def test_tools_show_preferences_to_their_user_alone():
             state = await agent.ainvoke(call.state, {"configurable": call.config["configurable"]})
             listed[user.id] = state["messages"][2].content
     assert listed == {
-        user.id: "\n".join(f"- {'(avoid) ' if each.weight < 0 else ''}{each.text}" for each in user.preferences)
+        user.id: "\n".join(f"- {'(avoid) ' if item.weight < 0 else ''}{item.text}" for item in user.preferences)
         for user in users
     }
     assert watch.num_seen["log line"] > 0

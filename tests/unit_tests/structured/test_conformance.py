@@ -18,18 +18,8 @@ from langchain_amulet.engine.engine import Engine
 from langchain_amulet.exceptions import AmuletError, MaxTokensError, SchemaError
 from tests.fakes.chat_templates import byte_tokenizer
 from tests.fakes.models import GROUPED
-from tests.fakes.schemas import (
-    BAD_SCHEMAS,
-    INTEGER,
-    KINDS,
-    NUM_PER_KIND,
-    BadSchema,
-    NamedSchema,
-    Schema,
-    closed,
-    corpus,
-    text,
-)
+from tests.fakes.schema_parts import INTEGER, Schema, closed, text
+from tests.fakes.schemas import BAD_SCHEMAS, KINDS, NUM_PER_KIND, BadSchema, NamedSchema, corpus
 
 QUESTION = "Tell me."
 NUM_BY_DEFAULT = 30
@@ -73,7 +63,7 @@ def spread(cases: list[NamedSchema], num: int) -> list[NamedSchema]:
     return [cases[i * len(cases) // num] for i in range(num)]
 
 
-# Judging answers
+# Validation
 
 
 class Outcome(NamedTuple):
@@ -126,14 +116,14 @@ async def answers(cases: list[NamedSchema], *, is_steered: bool | None = None) -
 # The corpus
 
 
-def test_corpus_holds_300_different_schemas_of_all_kinds():
+def test_corpus_has_300_different_schemas_of_all_kinds():
     cases = corpus()
     assert len({case.name for case in cases}) == len({json.dumps(case.schema) for case in cases}) == 300
     assert {case.kind for case in spread(cases, NUM_BY_DEFAULT)} == set(KINDS)
     assert [case.schema for case in corpus()] == [case.schema for case in cases]
 
 
-def test_corpus_is_written_in_valid_json_schema():
+def test_corpus_is_valid_json_schema():
     for case in corpus():
         Draft202012Validator.check_schema(case.schema)
 
@@ -152,13 +142,13 @@ async def test_answers_to_schemas_end_in_time_and_validate(is_campaign):
     assert len(cut) <= MOST_CUT * len(cases), f"{len(cut)} of {len(cases)} did not end:\n" + "\n".join(cut)
 
 
-async def test_recursion_that_only_null_ends_is_ended():
+async def test_recursion_that_only_null_can_end_ends():
     [case] = [case for case in corpus() if case.name == "recursive: linked list"]
     [message] = await answers([case])
     assert judge(case, message).fault is None
 
 
-async def test_steering_acts_within_structure_only_where_asked():
+async def test_guidance_acts_within_structure_only_if_asked_to():
     case = NamedSchema("text", "string", closed({"words": text(minLength=40, maxLength=60)}))
     steered, unsteered = [(await answers([case], is_steered=is_steered))[0] for is_steered in (True, False)]
     assert steered.text != unsteered.text

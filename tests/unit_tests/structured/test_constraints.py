@@ -13,12 +13,12 @@ from langchain_amulet.exceptions import SchemaError
 from langchain_amulet.structured.constraints import Constraints
 from langchain_amulet.structured.grammar import Grammar, GrammarCompiler
 from langchain_amulet.structured.output_spec import output_spec
-from langchain_amulet.structured.structured_output import structured
 from langchain_amulet.structured.tool_formats import HERMES
 from tests.fakes.chat_templates import byte_tokenizer
 from tests.fakes.models import VOCAB_SIZE
 from tests.fakes.roomy import roomy_chat
-from tests.fakes.schemas import BAD_SCHEMAS, INTEGER, NUMBER, TEXT, array, corpus, obj
+from tests.fakes.schema_parts import INTEGER, NUMBER, TEXT, array, obj
+from tests.fakes.schemas import BAD_SCHEMAS, corpus
 
 EOS = 2
 TOKENIZER = byte_tokenizer()
@@ -146,16 +146,28 @@ def test_argument_of_the_call_is_read(value, expected):
     assert output_spec({}).ignore_unsupported_keywords is False
 
 
-@pytest.mark.parametrize("method", ["json_schema", "json_mode", "function_calling"])
-def test_structured_output_passes_the_argument_to_the_call(method):
-    llm = roomy_chat()
-    bound = structured(llm, {**UNIQUE, "description": ""}, method=method, ignore_unsupported_keywords=True).first
-    assert bound.kwargs["ignore_unsupported_keywords"] is True
-    assert llm.bind_tools([], ignore_unsupported_keywords=True).kwargs["ignore_unsupported_keywords"] is True
+METHODS = ("json_schema", "json_mode", "function_calling")
+TOOL = {**UNIQUE, "description": "Save tags."}
 
 
-@pytest.mark.parametrize("method", ["json_schema", "json_mode", "function_calling"])
-def test_call_with_an_unsupported_schema_is_refused(method):
-    runnable = roomy_chat().with_structured_output({**UNIQUE, "description": ""}, method=method)
+@pytest.mark.parametrize("method", METHODS)
+def test_structured_output_with_an_unsupported_schema_is_refused(method):
+    runnable = roomy_chat().with_structured_output(TOOL, method=method)
     with pytest.raises(SchemaError, match=f"uniqueItems.*{REMEDIES}"):
         runnable.invoke("Why?")
+
+
+@pytest.mark.parametrize("of_call", [True, False], ids=["argument", "field"])
+@pytest.mark.parametrize("method", METHODS)
+def test_structured_output_with_an_unsupported_schema_is_given_where_allowed(method, of_call):
+    allowed = {"ignore_unsupported_keywords": True}
+    fields, arguments = ({}, allowed) if of_call else (allowed, {})
+    runnable = roomy_chat(**fields).with_structured_output(TOOL, method=method, **arguments)
+    with pytest.warns(UserWarning, match="uniqueItems"):
+        assert runnable.invoke("Why?").keys() == {"tags"}
+
+
+def test_tool_with_an_unsupported_schema_is_called_where_allowed():
+    bound = roomy_chat().bind_tools([TOOL], tool_choice="any", ignore_unsupported_keywords=True)
+    with pytest.warns(UserWarning, match=r"of the tools \['Tags'\].*uniqueItems"):
+        assert bound.invoke("Why?").tool_calls[0]["args"].keys() == {"tags"}

@@ -1,4 +1,4 @@
-"""Answers that follow a grammar: whatever is drawn, they are of it, and they end in time."""
+"""Whatever tokens are drawn, answers follow the grammar and end within their budget."""
 
 import json
 from functools import partial
@@ -62,7 +62,7 @@ def text_of(token_ids) -> str:
 
 
 def draw_all(guide: GrammarGuide, budget: int, draw) -> list[int]:
-    """An answer of any allowed tokens."""
+    """Generate an answer of allowed tokens that `draw` chooses."""
     tokens: list[int] = []
     while not guide.is_complete and len(tokens) < budget:
         allowed = guide.allowed(budget - len(tokens)).nonzero().flatten().tolist()
@@ -71,7 +71,7 @@ def draw_all(guide: GrammarGuide, budget: int, draw) -> list[int]:
 
 
 @given(st.sampled_from(range(len(SCHEMAS))), st.integers(0, 80), st.randoms(use_true_random=False))
-def test_any_draws_end_within_any_budget_that_suffices(number, spare, random):
+def test_any_draws_end_within_any_sufficient_budget(number, spare, random):
     grammar = grammar_of(SCHEMAS[number])
     budget = len(grammar.shortest) + spare
     guide = grammar.start(budget)
@@ -81,7 +81,7 @@ def test_any_draws_end_within_any_budget_that_suffices(number, spare, random):
 
 
 @given(st.randoms(use_true_random=False))
-def test_draws_stand_where_there_is_room_for_them(random):
+def test_draws_are_not_replaced_within_a_large_budget(random):
     tokens: list[int] = []
     guide = grammar_of(CONTACT).start(10_000)
     while not guide.is_complete and len(tokens) < 60:
@@ -90,7 +90,7 @@ def test_draws_stand_where_there_is_room_for_them(random):
         tokens.append(drawn)
 
 
-def test_string_before_other_values_leaves_them_their_share():
+def test_string_leaves_tokens_for_the_values_after_it():
     pair = {"type": "object", "properties": {"a": STRING, "b": STRING}, "required": ["a", "b"]}
     letter = TOKENIZER.convert_tokens_to_ids("x")
     tokens = draw_all(grammar_of(pair).start(120), 120, lambda allowed: letter if letter in allowed else allowed[0])
@@ -99,21 +99,21 @@ def test_string_before_other_values_leaves_them_their_share():
     assert len(second) > 30
 
 
-def test_string_that_comes_last_may_take_all_that_is_left():
+def test_last_string_may_use_the_whole_budget():
     single = {"type": "object", "properties": {"a": STRING}, "required": ["a"]}
     letter = TOKENIZER.convert_tokens_to_ids("x")
     tokens = draw_all(grammar_of(single).start(120), 120, lambda allowed: letter if letter in allowed else allowed[0])
     assert len(tokens) == 120
 
 
-def test_budget_that_cannot_suffice_is_refused_with_the_remedy():
+def test_insufficient_budget_is_refused_with_the_remedy():
     grammar = grammar_of(CONTACT)
     with pytest.raises(MaxTokensError, match=rf"at least {len(grammar.shortest)} tokens.*Raise max_tokens"):
         grammar.start(len(grammar.shortest) - 1)
 
 
 @pytest.mark.parametrize("text", ['begin: "a"', "start: %json {}\nstart: a", 'start: %json {"type": "elephant"}'])
-def test_text_that_is_no_grammar_is_refused(text):
+def test_invalid_grammar_is_refused(text):
     with pytest.raises(SchemaError):
         COMPILER.compile(text)
 
@@ -149,7 +149,7 @@ def guided(schema, *, seed: int, is_steered: bool, max_tokens: int = 90, **sampl
 
 
 def mixed_requests() -> list[Request]:
-    """Guided and free ones, of one and two streams, steered within the structure or not."""
+    """Requests with and without a guide, with one and two streams, steered within the structure or not."""
     free = SamplingParams(max_tokens=40, temperature=1.0, seed=1)
     alone = SamplingParams(max_tokens=60, temperature=0.9, top_p=0.9, seed=2)
     return [
@@ -167,7 +167,7 @@ def one_by_one() -> list[list[int]]:
     return [list(engine.submit(request)) for request in mixed_requests()]
 
 
-def test_guided_answers_in_a_batch_equal_those_alone():
+def test_guided_answers_in_a_batch_equal_those_one_by_one():
     alone = one_by_one()
     engine = an_engine()
     together = [engine.submit(request) for request in mixed_requests()]
@@ -181,22 +181,22 @@ def test_guided_answers_survive_preemption():
     requests = [guided(CONTACT, seed=seed, is_steered=True, max_tokens=140) for seed in (4, 5, 6)]
     engine = an_engine()
     whole = [list(engine.submit(request)) for request in requests]
-    num_bytes = TransformersRunner(MODEL).bytes_per_token * 4 * (len(PROMPT) + 70)  # two of them, until they grow
+    num_bytes = TransformersRunner(MODEL).bytes_per_token * 4 * (len(PROMPT) + 70)  # enough for two of them at first
     engine = an_engine(EngineConfig(cache_bytes=num_bytes, prefix_cache_bytes=0))
     generations = [engine.submit(request) for request in requests]
     assert [list(generation) for generation in generations] == whole
     assert engine.stats.num_preemptions > 0
 
 
-def test_guided_answer_needs_no_token_that_ends_it():
+def test_guided_answer_ends_without_a_stop_token():
     generation = an_engine().submit(guided(TREE, seed=3, is_steered=False))
     tokens = list(generation)
     assert generation.finish_reason == "stop"
     assert generation.token_ids == tokens
 
 
-def test_style_leaves_structure_alone_unless_it_is_steered():
-    """At guidance scale 1 the answer is that of the preference prompt by itself."""
+def test_guidance_does_not_act_on_structure_unless_it_is_steered():
+    """The answer is then that of the preference prompt alone, as at guidance scale 1."""
     engine = an_engine()
     prompted = guided(CONTACT, seed=7, is_steered=False)
     by_itself = Request(prompted.prompts[1:], sampling=prompted.sampling, guide=prompted.guide)
@@ -204,12 +204,12 @@ def test_style_leaves_structure_alone_unless_it_is_steered():
     assert list(engine.submit(prompted)) == list(engine.submit(by_itself)) != list(engine.submit(steered))
 
 
-def test_logprobs_are_of_what_the_grammar_allows():
+def test_logprobs_are_normalised_over_the_allowed_tokens():
     request = guided(TREE, seed=3, is_steered=True)
     reported = Request(request.prompts, request.weights, request.realignment, request.sampling, 3, guide=request.guide)
     generation = an_engine().submit(reported)
     list(generation)
-    forced = generation.logprobs[0]  # nothing but a brace can begin it
+    forced = generation.logprobs[0]  # the grammar allows only a brace here
     assert text_of([forced.token_id]) == "{"
     assert forced.logprob == pytest.approx(0.0, abs=1e-6)
     assert [entry.token_id for entry in generation.logprobs] == generation.token_ids

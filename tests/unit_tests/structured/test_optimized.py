@@ -17,6 +17,7 @@ TESTED = [
 ]
 
 
+@pytest.mark.slow
 def test_tools_and_structured_output_are_the_same_without_docstrings_and_asserts():
     command = [sys.executable, "-OO", "-m", "tests.unit_tests.structured.optimized"]
     output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout

@@ -1,4 +1,4 @@
-"""Structured output: every method, kind of schema and way to ask gives objects that follow the schema."""
+"""Structured output: every method, kind of schema and kind of call gives objects that follow the schema."""
 
 import json
 from typing import Annotated, Literal, TypedDict
@@ -81,7 +81,7 @@ def llm() -> ChatAmulet:
 
 
 def check(answer, schema) -> None:
-    """It is an instance of a class, or a dict that follows the schema."""
+    """Check that the answer is an instance of the class, or a dict that follows the schema."""
     if isinstance(schema, type) and issubclass(schema, BaseModel | pydantic.v1.BaseModel):
         assert isinstance(answer, schema)
     else:
@@ -97,80 +97,80 @@ def test_every_method_gives_an_object_of_every_kind_of_schema(llm, schema, metho
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("strict", [True, False])
-def test_strict_is_taken_by_every_method(llm, method, strict):
+def test_every_method_accepts_strict(llm, method, strict):
     check(llm.with_structured_output(TypedJoke, method=method, strict=strict).invoke(QUESTION), TypedJoke)
 
 
 @pytest.mark.parametrize("method", METHODS)
-async def test_all_ways_to_ask_give_the_same_object(llm, method):
+async def test_invoke_stream_and_batch_give_the_same_object(llm, method):
     runnable = llm.with_structured_output(Joke, method=method)
     expected = runnable.invoke(QUESTION)
     assert await runnable.ainvoke(QUESTION) == expected
     assert [*runnable.stream(QUESTION)][-1] == expected
-    assert [each async for each in runnable.astream(QUESTION)][-1] == expected
+    assert [chunk async for chunk in runnable.astream(QUESTION)][-1] == expected
     assert runnable.batch([QUESTION]) == [expected]
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_raw_message_stands_beside_the_object(llm, method):
+def test_include_raw_gives_the_message_and_the_object(llm, method):
     answer = llm.with_structured_output(DICT, method=method, include_raw=True).invoke(QUESTION)
     assert answer.keys() == {"raw", "parsed", "parsing_error"}
     assert answer["parsing_error"] is None
     check(answer["parsed"], DICT)
     assert isinstance(answer["raw"], AIMessage)
     finish = {"function_calling": "tool_calls"}.get(method, "stop")
-    # An answer that fills its budget ends at a whole object all the same.
+    # An answer of exactly max_tokens tokens holds a complete object too.
     assert answer["raw"].response_metadata["finish_reason"] in {finish, "length"}
     written = answer["raw"].tool_calls[0]["args"] if answer["raw"].tool_calls else json.loads(answer["raw"].text)
     assert written == answer["parsed"]
 
 
 class Picky(BaseModel):
-    """What no answer satisfies, by a check that no schema tells of."""
+    """Its validator refuses every object; the JSON schema does not show that."""
 
     number: int
 
     @pydantic.field_validator("number")
     @classmethod
     def refuse(cls, value: int) -> int:
-        msg = f"{value} does not please"
+        msg = f"{value} is not accepted"
         raise ValueError(msg)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_object_that_its_class_refuses_is_an_error_or_stands_beside_it(llm, method):
+def test_object_that_its_class_refuses_is_an_error_or_a_parsing_error(llm, method):
     raw = llm.with_structured_output(Picky, method=method, include_raw=True).invoke(QUESTION, max_tokens=90)
     assert raw["parsed"] is None
-    assert "does not please" in str(raw["parsing_error"])
-    with pytest.raises(ValueError, match="does not please"):
+    assert "is not accepted" in str(raw["parsing_error"])
+    with pytest.raises(ValueError, match="is not accepted"):
         llm.with_structured_output(Picky, method=method).invoke(QUESTION, max_tokens=90)
 
 
-def test_unknown_method_is_refused_with_those_that_are_known(llm):
+def test_unknown_method_is_refused_with_the_known_ones(llm):
     with pytest.raises(SchemaError, match="'json_schema', 'function_calling', 'json_mode'.*got 'grammar'"):
         llm.with_structured_output(Joke, method="grammar")
 
 
 @pytest.mark.parametrize("schema", [None, 3, "joke", int])
 @pytest.mark.parametrize("method", ["json_schema", "json_mode"])
-def test_what_is_no_schema_is_refused(llm, method, schema):
+def test_invalid_schema_is_refused(llm, method, schema):
     with pytest.raises(SchemaError, match="a pydantic class, a TypedDict or a JSON schema"):
         llm.with_structured_output(schema, method=method)
 
 
-def test_schema_that_nothing_satisfies_is_refused_before_any_token(llm):
+def test_schema_without_instances_is_refused_before_the_first_token(llm):
     endless = {"title": "x", "type": "object", "properties": {"x": {"$ref": "#"}}, "required": ["x"]}
     with pytest.raises(SchemaError, match="of the response format 'x' cannot be followed"):
         llm.with_structured_output(endless).invoke(QUESTION)
 
 
-def test_object_that_cannot_end_in_time_is_refused(llm):
+def test_object_that_exceeds_max_tokens_is_refused(llm):
     with pytest.raises(MaxTokensError, match="Raise max_tokens"):
         llm.with_structured_output(Joke).invoke(QUESTION, max_tokens=10)
 
 
 @pytest.mark.parametrize("max_tokens", [32, 33, 40, 57])
-def test_long_strings_end_in_time(llm, max_tokens):
+def test_long_strings_end_within_max_tokens(llm, max_tokens):
     schema = {
         "type": "object",
         "properties": {"a": {"type": "string"}, "b": {"type": "string"}},
@@ -180,11 +180,11 @@ def test_long_strings_end_in_time(llm, max_tokens):
     jsonschema.validate(answer, schema)
 
 
-# What the prompt says
+# The prompt
 
 
 class Prompts(BaseCallbackHandler):
-    """Keeps the arguments that models are called with."""
+    """Records the arguments of model calls."""
 
     def __init__(self) -> None:
         self.options: list[dict] = []
@@ -194,7 +194,7 @@ class Prompts(BaseCallbackHandler):
 
 
 def prompt_of(llm: ChatAmulet, runnable: Runnable, monkeypatch) -> str:
-    """The base prompt of a call."""
+    """Return the base prompt of a call."""
     prompts = []
     submit = type(llm.engine).submit
     monkeypatch.setattr(
@@ -206,13 +206,13 @@ def prompt_of(llm: ChatAmulet, runnable: Runnable, monkeypatch) -> str:
     return tokenizer_of("qwen2.5").decode(prompts[0][0])
 
 
-def test_schema_is_told_unless_json_mode_leaves_that_to_the_caller(llm, monkeypatch):
-    told = prompt_of(llm, llm.with_structured_output(DICT), monkeypatch)
-    assert SCHEMA_PROMPT.format(schema=json.dumps(DICT)) in told
-    untold = prompt_of(llm, llm.with_structured_output(DICT, method="json_mode"), monkeypatch)
-    assert '"setup"' not in untold
-    called = prompt_of(llm, llm.with_structured_output(DICT, method="function_calling"), monkeypatch)
-    assert json.dumps(as_openai_tool(DICT)["function"]) in called
+def test_schema_is_in_the_prompt_except_in_json_mode(llm, monkeypatch):
+    prompts = {
+        method: prompt_of(llm, llm.with_structured_output(DICT, method=method), monkeypatch) for method in METHODS
+    }
+    assert SCHEMA_PROMPT.format(schema=json.dumps(DICT)) in prompts["json_schema"]
+    assert '"setup"' not in prompts["json_mode"]
+    assert json.dumps(as_openai_tool(DICT)["function"]) in prompts["function_calling"]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -232,11 +232,11 @@ def test_chain_ends_in_objects(llm):
     check(chain.invoke({"topic": "cats"}), Joke)
 
 
-def test_json_mode_of_a_call_is_any_object_or_one_of_a_schema(llm):
+def test_json_object_format_gives_any_object_or_one_of_a_schema(llm):
     free = llm.bind(response_format={"type": "json_object"}) | JsonOutputParser()
     assert isinstance(free.invoke(QUESTION), dict)
-    held = llm.bind(response_format={"type": "json_object", "schema": DICT}) | JsonOutputParser()
-    check(held.invoke(QUESTION), DICT)
+    constrained = llm.bind(response_format={"type": "json_object", "schema": DICT}) | JsonOutputParser()
+    check(constrained.invoke(QUESTION), DICT)
 
 
 RESPONSE_FORMAT = {"type": "json_schema", "json_schema": {"name": "joke", "strict": True, "schema": DICT}}
@@ -249,7 +249,7 @@ def look_up(word: str) -> str:
 @pytest.mark.parametrize("family", ["smollm2", "qwen2.5", "llama3.1"])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_tools_beside_a_response_format_give_a_call_or_an_object(family, seed):
-    """As agents ask for an answer that may look things up first."""
+    """Agents call with both if they have tools and a response format."""
     bound = roomy_chat(family, max_tokens=80).bind_tools([look_up], strict=True, response_format=RESPONSE_FORMAT)
     message = bound.invoke(QUESTION, temperature=1.0, seed=seed)
     assert message.invalid_tool_calls == []
@@ -266,7 +266,7 @@ def test_choice_decides_between_tools_and_a_response_format(llm):
     check(json.loads(llm.bind_tools([look_up], tool_choice="none", **options).invoke(QUESTION).text), DICT)
 
 
-def test_preference_reaches_the_prompt_of_an_object_and_leaves_its_form(llm):
+def test_preference_is_in_the_prompt_and_the_object_follows_the_schema(llm):
     raw = llm.with_structured_output(Joke, include_raw=True).invoke(QUESTION, preference=PREFERENCE)
     check(raw["parsed"], Joke)
     assert raw["raw"].response_metadata["amulet"] == {"guidance_scale": 1.0, "num_streams": 1}
@@ -276,7 +276,7 @@ def test_preference_reaches_the_prompt_of_an_object_and_leaves_its_form(llm):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_object_comes_behind_reasoning_that_the_prompt_has_begun(method):
+def test_object_follows_reasoning_that_the_prompt_has_opened(method):
     runnable = roomy_chat("thinking", max_tokens=90).with_structured_output(Joke, method=method, include_raw=True)
     answer = runnable.invoke(QUESTION)
     assert answer["parsing_error"] is None

@@ -1,4 +1,4 @@
-"""Tools in prompts: how each family's template tells of them, and what becomes of calls and results in the history."""
+"""Tools in prompts: descriptions in the template of each family, and calls and results in the history."""
 
 import json
 
@@ -55,13 +55,13 @@ NATIVE = [(family, conversation) for family in FAMILIES for conversation in CONV
 
 
 def render(family: str, messages: list[BaseMessage], *preferences: str, tools=(TOOL,), **more) -> str:
-    """With a family's template, or with one that is given, which knows no tools."""
+    """Render with the template of a family, or with another template, which does not support tools."""
     tokenizer = tool_tokenizer(family) if family in FAMILIES else byte_tokenizer(family)
     return tokenizer.decode(PromptRenderer(tokenizer).render(messages, preferences, tools=tools, **more))
 
 
 def turns_of(messages: list[BaseMessage]) -> list[dict]:
-    """The conversation as transformers takes it, with ids that all templates take."""
+    """Return the conversation in the form of transformers, with ids that all templates accept."""
     roles = {"human": "user", "ai": "assistant"}
     turns = []
     for message in messages:
@@ -76,15 +76,15 @@ def turns_of(messages: list[BaseMessage]) -> list[dict]:
 
 
 def without_ids(prompt: str) -> str:
-    """Only Mistral's template writes the ids of calls."""
+    """Replace the ids of calls, which only Mistral's template writes."""
     ids = {part.split('"')[0] for mark in ('"id": "', '"call_id": "') for part in prompt.split(mark)[1:]}
-    for each in ids:
-        prompt = prompt.replace(each, "ID")
+    for call_id in ids:
+        prompt = prompt.replace(call_id, "ID")
     return prompt
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_template_tells_the_format(family):
+def test_format_is_detected_from_the_template(family):
     assert PromptRenderer(tool_tokenizer(family)).tool_format == FORMATS[family]
 
 
@@ -99,7 +99,7 @@ def test_template_without_tools_has_the_generic_format(template):
         "{% if tools %}{{ raise_exception('No tools, please') }}{% endif %}" + SMOLLM2,
         SMOLLM2 + "{% if tools %}{{ tools[0].nowhere.to_be.found }}{% endif %}",
         SMOLLM2.replace("message['content']", "(message['content'] or message['tool_calls'][0]['x'])"),
-        SMOLLM2 + "{{ tools | tojson if tools }}",  # tells of tools, but leaves out calls
+        SMOLLM2 + "{{ tools | tojson if tools }}",  # writes tools, but not calls
     ],
 )
 def test_template_that_fails_on_tools_has_the_generic_format(template):
@@ -109,7 +109,7 @@ def test_template_that_fails_on_tools_has_the_generic_format(template):
     assert "<tool_response>\nRain.\n</tool_response>" in prompt
 
 
-def test_unknown_way_to_write_calls_is_generic_unless_the_tokenizer_can_read_it():
+def test_unknown_format_is_generic_unless_the_tokenizer_can_parse_it():
     template = QWEN25.replace("<tool_call>", "<call>")
     tokenizer = byte_tokenizer(template)
     assert PromptRenderer(tokenizer).tool_format == GENERIC
@@ -122,7 +122,7 @@ def test_base_stream_with_tools_is_what_transformers_renders(family, conversatio
     messages = CONVERSATIONS[conversation]
     turns = turns_of(messages)
     if (family, conversation) == ("mistral", "result"):
-        turns = fold_system_into_user(turns)  # its template would leave the system text out
+        turns = fold_system_into_user(turns)  # its template would drop the system message
     expected = tool_tokenizer(family).apply_chat_template(
         turns, tools=[TOOL], tokenize=False, add_generation_prompt=True
     )
@@ -130,7 +130,7 @@ def test_base_stream_with_tools_is_what_transformers_renders(family, conversatio
 
 
 @pytest.mark.parametrize(("family", "conversation"), NATIVE)
-def test_preference_stream_with_tools_differs_by_the_preference_alone(family, conversation):
+def test_preference_stream_with_tools_differs_only_by_the_preference(family, conversation):
     messages = CONVERSATIONS[conversation]
     base, pref = render(family, messages), render(family, messages, PREFERENCE)
     assert pref.count(PREFERENCE) == 1
@@ -139,7 +139,7 @@ def test_preference_stream_with_tools_differs_by_the_preference_alone(family, co
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_tools_and_calls_stand_in_the_prompt_as_the_models_write_them(family):
+def test_tools_and_calls_are_in_the_prompt_in_the_format_of_the_family(family):
     prompt = render(family, CONVERSATIONS["follow-up"])
     assert "Tell the weather." in prompt
     assert prompt.count("Rain.") == 1
@@ -150,14 +150,14 @@ def test_tools_and_calls_stand_in_the_prompt_as_the_models_write_them(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_calls_in_the_history_stay_where_no_tools_are_bound_now(family):
+def test_calls_in_the_history_are_rendered_without_bound_tools(family):
     prompt = render(family, CONVERSATIONS["follow-up"], tools=())
     assert "São Paulo" in prompt
     assert "Tell the weather." not in prompt
 
 
 @pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
-def test_generic_prompt_of_tools_comes_before_the_preference(template):
+def test_generic_tool_prompt_precedes_the_preference(template):
     prompt = render(template, QUESTION, PREFERENCE, instructions="Call one now.")
     described = json.dumps(TOOL["function"])
     order = ["You are a guide.", INTRODUCTION, described, "Call one now.", f"\n\n{PREFERENCE}"]
@@ -167,20 +167,20 @@ def test_generic_prompt_of_tools_comes_before_the_preference(template):
 
 
 @pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
-def test_history_of_calls_is_text_where_the_template_knows_no_tools(template):
+def test_calls_in_the_history_are_text_if_the_template_does_not_support_tools(template):
     prompt = render(template, CONVERSATIONS["follow-up"], tools=())
     assert '{"name": "get_weather", "arguments": {"city": "São Paulo", "days": 3}}' in prompt
     assert "<tool_response>\nRain.\n</tool_response>" in prompt
 
 
 @pytest.mark.parametrize("family", EVERY)
-def test_failed_call_is_told_as_an_error(family):
+def test_failed_call_is_rendered_as_an_error(family):
     failed = ToolMessage("no such city", tool_call_id=LONG_ID, name="get_weather", status="error")
     assert "Error: no such city" in render(family, [*QUESTION, CALL, failed])
 
 
 @pytest.mark.parametrize("family", ["mistral", "mistral v11", "qwen2.5"])
-def test_ids_of_other_providers_become_short_and_stay_paired(family):
+def test_ids_of_other_providers_are_shortened_and_stay_paired(family):
     calls = [{"name": "get_weather", "args": {"city": city}, "id": f"{LONG_ID}-{city}"} for city in ("Rome", "Oslo")]
     results = [ToolMessage(f"Sun in {call['args']['city']}.", tool_call_id=call["id"]) for call in calls]
     prompt = render(family, [*QUESTION, AIMessage("", tool_calls=calls), *results])
@@ -192,7 +192,7 @@ def test_ids_of_other_providers_become_short_and_stay_paired(family):
         assert len({*ids}) == 2
 
 
-def test_ids_of_nine_letters_and_digits_are_kept():
+def test_ids_of_nine_letters_and_digits_are_not_changed():
     call = AIMessage("", tool_calls=[{"name": "get_weather", "args": {}, "id": "aB3dE6gH9"}])
     prompt = render("mistral", [*QUESTION, call, ToolMessage("Rain.", tool_call_id="aB3dE6gH9")])
     assert prompt.count("aB3dE6gH9") == 2
@@ -212,7 +212,7 @@ def test_blocks_of_other_providers_render_as_their_text_and_calls(family):
 
 
 @pytest.mark.parametrize("family", ["qwen2.5", "qwen3", SMOLLM2])
-def test_words_before_a_call_stay(family):
+def test_text_before_a_call_is_rendered(family):
     message = AIMessage("Let me look.", tool_calls=CALL.tool_calls)
     assert "Let me look.\n<tool_call>\n" in render(family, [*QUESTION, message, RESULT])
 
@@ -223,12 +223,12 @@ def test_several_calls_of_one_turn_render_in_order(family):
     results = [ToolMessage(f"Sun in {city}.", tool_call_id=city, name="get_weather") for city in ("Rome", "Oslo")]
     prompt = render(family, [*QUESTION, AIMessage("", tool_calls=calls), *results])
     order = ["Rome", "Oslo", "Sun in Rome.", "Sun in Oslo."]
-    if family == "llama3.1":  # takes one call per turn
+    if family == "llama3.1":  # its template accepts one call per turn
         order = ["Rome", "Sun in Rome.", "Oslo", "Sun in Oslo."]
     assert sorted(order, key=prompt.index) == order
 
 
-def test_tokenizer_with_a_template_for_tools_alone_loses_nothing():
+def test_tokenizer_with_a_separate_template_for_tools_renders_everything():
     tokenizer = tool_tokenizer("hermes")
     tokenizer.chat_template = {"default": SMOLLM2, "tool_use": HERMES3}
     renderer = PromptRenderer(tokenizer)
@@ -243,7 +243,7 @@ def test_template_arguments_reach_the_template():
     assert closed == render("qwen3", QUESTION, tools=()) + "<think>\n\n</think>\n\n"
 
 
-# One call, as templates write it
+# Detection from one call
 
 
 @pytest.mark.parametrize(
@@ -261,10 +261,10 @@ def test_template_arguments_reach_the_template():
         ("", None),
     ],
 )
-def test_format_is_told_from_one_call_whatever_its_blanks(call, expected):
+def test_format_is_detected_with_any_whitespace(call, expected):
     assert detect(call, "probe") == expected
 
 
 @pytest.mark.parametrize("family", [HERMES, LLAMA3, MISTRAL, MISTRAL_V11], ids=["hermes", "llama", "mistral", "v11"])
-def test_format_writes_calls_that_are_told_to_be_its_own(family: ToolFormat):
+def test_format_is_detected_from_a_call_that_it_has_written(family: ToolFormat):
     assert detect(family.write("probe", ARGUMENTS), "probe") == family

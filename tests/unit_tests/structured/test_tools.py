@@ -1,4 +1,4 @@
-"""Tools: what may be bound, which may be called, and calls of a tiny random model that follow the tools' schemas."""
+"""Tools: which can be bound and called, and calls of a tiny random model, which follow the tools' schemas."""
 
 import copy
 import json
@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 from langchain_amulet import ChatAmulet
 from langchain_amulet.exceptions import MaxTokensError, SchemaError, ToolError
 from langchain_amulet.structured.output_spec import as_openai_tool, closed, output_spec, parse_tool_choice
-from tests.fakes.roomy import roomy_chat, roomy_model, tokenizer_of, told
+from tests.fakes.roomy import roomy_chat, roomy_model, tokenizer_of, without_ids
 
 QUESTION = "Why?"
 
@@ -79,7 +79,7 @@ def llm() -> ChatAmulet:
 
 
 def check_calls(message: AIMessage, tools=TOOLS, names=NAMES) -> None:
-    """There are calls, all are of these tools, and all arguments follow the tools' schemas."""
+    """Check that there are calls, that all are of these tools, and that all arguments follow the tools' schemas."""
     schemas = {
         described["function"]["name"]: described["function"].get("parameters", {})
         for described in map(as_openai_tool, tools)
@@ -92,15 +92,15 @@ def check_calls(message: AIMessage, tools=TOOLS, names=NAMES) -> None:
 
 
 def eager_chat(family: str, marker: str, **fields) -> ChatAmulet:
-    """A model that begins a call wherever it may."""
+    """Return a chat model that begins a call wherever it is allowed to."""
     tokenizer, model = tokenizer_of(family), copy.deepcopy(roomy_model())
-    likes = torch.zeros(model.config.vocab_size, dtype=torch.float64)
-    likes[tokenizer.convert_tokens_to_ids(marker)] = 1000.0
-    model.lm_head.register_forward_hook(lambda _module, _inputs, logits: logits + likes)
+    bias = torch.zeros(model.config.vocab_size, dtype=torch.float64)
+    bias[tokenizer.convert_tokens_to_ids(marker)] = 1000.0
+    model.lm_head.register_forward_hook(lambda _module, _inputs, logits: logits + bias)
     return ChatAmulet(model=model, tokenizer=tokenizer, **fields)
 
 
-# What may be bound and chosen
+# Binding and choosing tools
 
 
 @pytest.mark.parametrize(
@@ -128,17 +128,17 @@ def test_every_form_of_tool_choice_is_read(choice, expected):
 @pytest.mark.parametrize(
     "choice", ["subtract", "ADD", {"type": "function", "function": {"name": "subtract"}}, {"type": "tool"}]
 )
-def test_choice_of_no_bound_tool_is_refused_with_those_that_are(llm, choice):
+def test_choice_that_names_no_bound_tool_is_refused_with_the_bound_ones(llm, choice):
     with pytest.raises(ToolError, match=r"names no bound tool.*\['Say', 'add', 'now'\].*'auto', 'none' or 'any'"):
         llm.bind_tools(TOOLS, tool_choice=choice)
 
 
-def test_having_to_call_without_tools_is_refused(llm):
+def test_forced_call_without_tools_is_refused(llm):
     with pytest.raises(ToolError, match=r"Use one of \[\]"):
         llm.invoke(QUESTION, tool_choice="any")
 
 
-def test_tools_of_one_name_are_refused(llm):
+def test_tools_with_the_same_name_are_refused(llm):
     with pytest.raises(ToolError, match="must be unique.*'Say', 'Say'.*Rename"):
         llm.bind_tools([Say, {**NAMED, "name": "Say", "parameters": PARAMETERS}]).invoke(QUESTION)
 
@@ -147,7 +147,7 @@ def test_tools_of_one_name_are_refused(llm):
     ("wrong", "words"),
     [(3, "Cannot bind 3"), ({"type": "web_search_preview"}, "'web_search_preview' run on a provider")],
 )
-def test_what_is_no_tool_is_refused(llm, wrong, words):
+def test_tool_that_cannot_be_bound_is_refused(llm, wrong, words):
     with pytest.raises(ToolError, match=words):
         llm.bind_tools([wrong])
 
@@ -158,7 +158,7 @@ def test_every_kind_of_tool_is_called_as_its_schema_says(llm, name):
     check_calls(message, [KINDS[name]], [name])
 
 
-def test_bound_tools_are_described_as_openai_does(llm):
+def test_bound_tools_are_in_the_form_of_openai(llm):
     bound = llm.bind_tools([add], strict=True)
     described = bound.kwargs["tools"][0]["function"]
     assert (described["name"], described["description"], described["strict"]) == ("add", "Add two numbers.", True)
@@ -197,12 +197,12 @@ def test_every_form_of_response_format_is_read(response_format, schema, is_in_pr
         (Say, "with_structured_output"),
     ],
 )
-def test_what_is_no_response_format_is_refused(llm, response_format, words):
+def test_invalid_response_format_is_refused(llm, response_format, words):
     with pytest.raises(SchemaError, match=words):
         llm.invoke(QUESTION, response_format=response_format)
 
 
-# Schemas closed to properties that they do not name
+# Closed schemas
 
 keys = st.sampled_from(["a", "b", "c"])
 leaves = st.sampled_from([{"type": "integer"}, {"type": "string"}, {}, {"type": "null"}, {"const": 1}, True])
@@ -225,11 +225,11 @@ schemas = st.recursive(
         objects(inner)
         | st.builds(lambda items: {"type": "array", "items": items}, inner)
         | st.builds(
-            lambda kind, each: {kind: each},
+            lambda kind, schemas: {kind: schemas},
             st.sampled_from(["anyOf", "allOf"]),
             st.lists(inner, min_size=1, max_size=2),
         )
-        | st.builds(lambda each: {"not": each}, inner)
+        | st.builds(lambda schema: {"not": schema}, inner)
     ),
     max_leaves=6,
 )
@@ -241,7 +241,7 @@ instances = st.recursive(
 
 
 @given(schema=objects(schemas), definition=objects(leaves), instance=instances)
-def test_what_follows_the_closed_schema_follows_the_schema(schema, definition, instance):
+def test_instance_of_the_closed_schema_is_an_instance_of_the_schema(schema, definition, instance):
     schema = {"$defs": {"d": definition}, **schema}
     before = copy.deepcopy(schema)
     narrow = closed(schema)
@@ -250,7 +250,7 @@ def test_what_follows_the_closed_schema_follows_the_schema(schema, definition, i
         jsonschema.Draft202012Validator(schema).validate(instance)
 
 
-def test_closed_schema_takes_no_property_that_it_does_not_name():
+def test_closed_schema_allows_named_properties_only():
     inner = {"type": "object", "properties": {"b": {"type": "integer"}}}
     validator = jsonschema.Draft202012Validator(closed({"type": "object", "properties": {"a": inner}}))
     assert validator.is_valid({"a": {"b": 1}})
@@ -268,7 +268,7 @@ def test_closed_schema_takes_no_property_that_it_does_not_name():
         {"const": {"properties": {}}},
     ],
 )
-def test_schema_that_others_may_join_or_that_says_so_itself_stays_as_it_is(schema):
+def test_schema_that_combines_others_or_sets_additional_properties_is_not_changed(schema):
     assert closed(schema) == schema
 
 
@@ -289,26 +289,26 @@ def test_forced_call_is_of_a_chosen_tool(llm, choice):
     check_calls(llm.bind_tools(TOOLS, tool_choice=choice).invoke(QUESTION, temperature=1.0, seed=7), names=names)
 
 
-async def test_all_ways_to_ask_give_the_same_call(llm):
+async def test_invoke_stream_and_batch_give_the_same_call(llm):
     bound = llm.bind_tools(TOOLS, tool_choice="Say")
-    expected = told(bound.invoke(QUESTION))
+    expected = without_ids(bound.invoke(QUESTION))
     chunks = list(bound.stream(QUESTION))
-    assert told(sum(chunks[1:], start=chunks[0])) == expected
-    assert told(await bound.ainvoke(QUESTION)) == expected
+    assert without_ids(sum(chunks[1:], start=chunks[0])) == expected
+    assert without_ids(await bound.ainvoke(QUESTION)) == expected
     streamed = [chunk async for chunk in bound.astream(QUESTION)]
-    assert told(sum(streamed[1:], start=streamed[0])) == expected
-    assert [told(message) for message in bound.batch([QUESTION] * 2)] == [expected] * 2
+    assert without_ids(sum(streamed[1:], start=streamed[0])) == expected
+    assert [without_ids(message) for message in bound.batch([QUESTION] * 2)] == [expected] * 2
     assert len([chunk for chunk in chunks if chunk.tool_call_chunks]) > 3, "arguments stream while they are written"
     assert sum(bool(piece["name"]) for chunk in chunks for piece in chunk.tool_call_chunks) == 1
 
 
-def test_several_calls_are_all_valid_and_have_ids_that_every_template_takes():
+def test_several_calls_are_all_valid_and_have_ids_that_every_template_accepts():
     several = roomy_chat("mistral", max_tokens=160).bind_tools([now], tool_choice="any", parallel_tool_calls=True)
     message = several.invoke(QUESTION, preference=None)
     check_calls(message, [now], ["now"])
     ids = [call["id"] for call in message.tool_calls]
     assert len({*ids}) == len(ids) > 1
-    assert all(len(each) == 9 and each.isalnum() for each in ids)
+    assert all(len(call_id) == 9 and call_id.isalnum() for call_id in ids)
 
 
 @pytest.mark.parametrize("is_parallel", [False, None])
@@ -317,40 +317,40 @@ def test_forced_answer_is_one_call_unless_several_are_asked_for(is_parallel):
     assert len(bound.invoke(QUESTION, preference=None).tool_calls) == 1
 
 
-def test_tools_that_may_not_be_called_are_not_told_of(llm):
+def test_tools_that_must_not_be_called_are_not_in_the_prompt(llm):
     message = llm.bind_tools(TOOLS, tool_choice="none").invoke(QUESTION, max_tokens=20)
     assert (message.tool_calls, message.invalid_tool_calls) == ([], [])
-    assert told(message) == told(llm.invoke(QUESTION, max_tokens=20))
+    assert without_ids(message) == without_ids(llm.invoke(QUESTION, max_tokens=20))
 
 
 @pytest.mark.parametrize(("family", "marker"), [("qwen3", "<tool_call>"), ("mistral v11", "[TOOL_CALLS]")])
-def test_calls_that_the_model_makes_of_its_own_accord_follow_the_schemas(family, marker):
+def test_calls_that_are_not_forced_follow_the_schemas(family, marker):
     bound = eager_chat(family, marker, max_tokens=100).bind_tools([now, Say])
     message = bound.invoke(QUESTION)
     check_calls(message, [now, Say], ["now", "Say"])
     assert len(message.tool_calls) > 1
     chunks = list(bound.stream(QUESTION))
-    assert told(sum(chunks[1:], start=chunks[0])) == told(message)
+    assert without_ids(sum(chunks[1:], start=chunks[0])) == without_ids(message)
 
 
-def test_calls_in_a_form_of_the_models_own_are_left_to_the_model():
+def test_calls_in_an_unknown_format_are_not_constrained():
     message = eager_chat("qwen3.5", "<tool_call>", max_tokens=6).bind_tools(TOOLS).invoke(QUESTION)
     assert message.text == "<tool_call>" * 6
 
 
-def test_call_that_cannot_end_in_time_is_refused(llm):
+def test_call_that_exceeds_max_tokens_is_refused(llm):
     with pytest.raises(MaxTokensError, match="takes at least .* Raise max_tokens"):
         llm.bind_tools(TOOLS, tool_choice="add").invoke(QUESTION, max_tokens=8)
 
 
-def test_tool_whose_schema_cannot_be_followed_is_refused_before_any_token(llm):
+def test_tool_with_a_schema_without_instances_is_refused(llm):
     loop = {"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}
     for choice in ("any", "auto"):
         with pytest.raises(SchemaError, match=r"of the tools \['loop'\] cannot be followed"):
             llm.bind_tools([{"name": "loop", "description": "", "parameters": loop}], tool_choice=choice).invoke("x")
 
 
-def test_style_leaves_calls_alone_unless_told_otherwise(llm):
+def test_preferences_do_not_act_on_calls_unless_asked_to(llm):
     bound = llm.bind_tools(TOOLS, tool_choice="Say")
     plain, steered = (bound.invoke(QUESTION, steer_structured=steered) for steered in (False, True))
     assert plain.response_metadata["amulet"] == {"guidance_scale": 1.0, "num_streams": 1}
@@ -358,7 +358,7 @@ def test_style_leaves_calls_alone_unless_told_otherwise(llm):
     check_calls(steered, names=["Say"])
 
 
-def test_call_and_result_make_a_next_turn(llm):
+def test_call_and_result_are_in_the_prompt_of_the_next_turn(llm):
     called = llm.bind_tools(TOOLS, tool_choice="now").invoke(QUESTION)
     history = [
         ("human", QUESTION),

@@ -1,4 +1,4 @@
-"""Structures within text: style acts on the text, and neither on the structures nor on whether they begin."""
+"""Structures within free text: guidance acts on the text, not on the structures nor on whether one begins."""
 
 from functools import partial
 
@@ -59,7 +59,7 @@ def test_text_is_free_and_steered():
     assert opening_text(guide) == "<"
 
 
-def test_marker_under_way_is_not_steered_until_it_turns_out_to_be_text():
+def test_marker_that_has_begun_is_not_steered_until_it_turns_out_to_be_text():
     guide = new_guide()
     follow(guide, "a <g")
     assert not guide.is_steered
@@ -68,7 +68,7 @@ def test_marker_under_way_is_not_steered_until_it_turns_out_to_be_text():
     assert guide.is_steered
 
 
-def test_grammar_holds_behind_the_marker_and_text_goes_on_after_it():
+def test_grammar_applies_after_the_marker_and_free_text_after_the_structure():
     guide = new_guide()
     follow(guide, "a <go>")
     assert not guide.is_steered
@@ -80,7 +80,7 @@ def test_grammar_holds_behind_the_marker_and_text_goes_on_after_it():
     assert allowed_text(guide) == "["
 
 
-def test_structure_that_leads_is_all_of_the_answer():
+def test_leading_structure_is_the_whole_answer():
     guide = new_guide(is_leading=True)
     assert opening_text(guide) is not None
     follow(guide, "\n<go>[1")
@@ -89,7 +89,7 @@ def test_structure_that_leads_is_all_of_the_answer():
     assert guide.is_complete
 
 
-def test_structure_that_leads_cannot_begin_later():
+def test_leading_structure_cannot_begin_later():
     guide = new_guide(is_leading=True)
     follow(guide, "so <go>")
     assert guide.is_steered
@@ -97,7 +97,7 @@ def test_structure_that_leads_cannot_begin_later():
     assert guide.opening() is None
 
 
-def test_structure_does_not_begin_where_it_could_not_end():
+def test_structure_does_not_begin_if_it_could_not_end():
     guide = new_guide()
     assert "<" in allowed_text(guide, num_left=4)
     assert allowed_text(guide, num_left=8) is None
@@ -105,14 +105,14 @@ def test_structure_does_not_begin_where_it_could_not_end():
     assert "o" not in allowed_text(guide, num_left=4)
 
 
-def test_structure_ends_in_time():
+def test_structure_ends_within_the_budget():
     guide = new_guide()
     follow(guide, "<go>[", num_left=5)
     tokens = [guide.accept(ids("7")[0], left) for left in (3, 2, 1)]
     assert TOKENIZER.decode(tokens).endswith("]")
 
 
-def test_what_is_written_in_another_way_stays_free():
+def test_structure_in_another_layout_is_not_constrained():
     guide = TriggeredGuide(COMPILER.vocabulary, b"<go", lambda behind: None if behind == b">" else BODY)
     guide.accept(ids("<")[0], 9)
     guide.accept(ids("g")[0], 8)
@@ -120,18 +120,18 @@ def test_what_is_written_in_another_way_stays_free():
     assert allowed_text(guide) == "["
 
 
-def test_end_of_the_answer_ends_it():
+def test_stop_token_completes_the_answer():
     guide = new_guide()
     follow(guide, "a")
     guide.accept(EOS, 5)
     assert guide.is_complete
 
 
-# Where it is decided whether a structure begins
+# The decision whether a structure begins
 
 
 def draw(base: dict[str, float], pref: dict[str, float], *, text: str = "", is_steered: bool = False) -> str:
-    """The token that a request with these next-token logits draws at guidance scale 4."""
+    """Return the token that a request with these next-token logits draws at guidance scale 4."""
     sampling = SamplingParams(max_tokens=50, stop_token_ids=frozenset([EOS]))
     request = Request(
         [[5], [6]], [1.0], RealignmentConfig(guidance_scale=4.0, plausibility=0.0), sampling,
@@ -141,36 +141,39 @@ def draw(base: dict[str, float], pref: dict[str, float], *, text: str = "", is_s
     for token_id in ids(text):
         sequence.append(sequence.guide.accept(token_id, sequence.num_left), None)
     logits = torch.full((2, VOCAB_SIZE), -30.0)
-    for row, each in enumerate((base, pref)):
-        for character, logit in each.items():
+    for row, by_character in enumerate((base, pref)):
+        for character, logit in by_character.items():
             logits[row, ids(character)[0]] = logit
     Batch([sequence], [[0, 1]]).draw(logits)
     return TOKENIZER.decode([sequence.token_ids[-1]])
 
 
-EAGER_BASE, EAGER_PREF = {"a": 3.0, "<": 0.0}, {"a": 3.0, "<": 2.0}  # w = 1 says a, w = 4 says <
-SHY_BASE, SHY_PREF = {"a": 0.0, "<": 5.0}, {"a": 2.0, "<": 3.0}  # w = 1 says <, w = 4 says a
+EAGER_BASE, EAGER_PREF = (
+    {"a": 3.0, "<": 0.0},
+    {"a": 3.0, "<": 2.0},
+)  # the most likely token is a at scale 1, and < at scale 4
+SHY_BASE, SHY_PREF = {"a": 0.0, "<": 5.0}, {"a": 2.0, "<": 3.0}  # and the other way round
 
 
-def test_style_does_not_begin_a_structure():
+def test_guidance_does_not_begin_a_structure():
     assert draw(EAGER_BASE, EAGER_PREF) == "a"
 
 
-def test_style_does_not_keep_a_structure_from_beginning():
+def test_guidance_does_not_prevent_a_structure():
     assert draw(SHY_BASE, SHY_PREF) == "<"
 
 
-def test_style_decides_where_structure_is_steered():
+def test_guidance_decides_if_structure_is_steered():
     assert draw(EAGER_BASE, EAGER_PREF, is_steered=True) == "<"
     assert draw(SHY_BASE, SHY_PREF, is_steered=True) == "a"
 
 
-def test_style_chooses_among_words():
+def test_guidance_acts_on_words():
     assert draw({"a": 3.0, "b": 2.0}, {"a": 3.0, "b": 2.9}) == "b"
 
 
 @pytest.mark.parametrize(("is_steered", "drawn"), [(False, "1"), (True, "2")])
-def test_style_acts_within_the_structure_only_where_asked(is_steered, drawn):
+def test_guidance_acts_within_the_structure_only_if_asked_to(is_steered, drawn):
     base, pref = {"1": 3.0, "2": 2.0, "x": 9.0}, {"1": 3.0, "2": 2.9, "x": 9.0}
     assert draw(base, pref, text="<go>[", is_steered=is_steered) == drawn
 
@@ -178,8 +181,8 @@ def test_style_acts_within_the_structure_only_where_asked(is_steered, drawn):
 def test_sampled_decisions_have_the_probability_of_the_prompted_policy():
     base, pref = {"a": 1.0, "b": 1.0, "<": -3.0}, {"a": 1.0, "b": 0.0, "<": 1.0}
     logits = torch.full((2, VOCAB_SIZE), -30.0)
-    for row, each in enumerate((base, pref)):
-        for character, logit in each.items():
+    for row, by_character in enumerate((base, pref)):
+        for character, logit in by_character.items():
             logits[row, ids(character)[0]] = logit
     config, number = RealignmentConfig(guidance_scale=4.0, plausibility=0.0), 4000
     sequences = [
@@ -193,5 +196,5 @@ def test_sampled_decisions_have_the_probability_of_the_prompted_policy():
     drawn = [TOKENIZER.decode(sequence.token_ids) for sequence in sequences]
     prompted = logits[1].softmax(-1)
     assert drawn.count("<") / number == pytest.approx(prompted[ids("<")[0]].item(), abs=0.03)
-    # Among the words, those of the steered policy: a is e^4 times as likely there as b.
+    # Words are drawn from the steered policy, in which a is e^4 times as likely as b.
     assert drawn.count("b") / number < 0.03

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from langchain_amulet.engine.guide import GuideFactory
 from langchain_amulet.exceptions import SchemaError
 from langchain_amulet.structured.grammar import Grammar, GrammarCompiler
-from langchain_amulet.structured.output_spec import OutputSpec, closed, mentions
+from langchain_amulet.structured.output_spec import OutputSpec, closed, mentions, without_annotations
 from langchain_amulet.structured.tool_formats import ToolFormat
 from langchain_amulet.structured.triggered import TriggeredGuide
 
@@ -206,7 +206,7 @@ def _unsupported(spec: OutputSpec, error: SchemaError) -> str:
 
 
 def _json(schema: Mapping[str, Any], *, is_lenient: bool, is_closed: bool) -> str:
-    written = closed(schema) if is_closed else schema
+    written = without_annotations(closed(schema) if is_closed else schema)
     options = {**_LAYOUT, "coerce_one_of": is_lenient, "lenient": is_lenient}
     return "%json " + json.dumps({**written, "x-guidance": options})
 

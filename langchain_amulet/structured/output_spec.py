@@ -20,6 +20,13 @@ ToolChoice: TypeAlias = Literal["auto", "none", "any"]
 _ANY = ("any", "required")
 # With these keywords, another part of the schema may add properties to an object.
 _COMBINING = ("allOf", "if", "not", "dependentSchemas", "patternProperties", "unevaluatedProperties")
+_LITERAL = ("enum", "const", "default", "examples")  # hold JSON, not schemas
+_BY_NAME = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")  # hold schemas by name
+
+GRAMMAR_FORMATS = frozenset(
+    {"date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "unknown", "uri", "uuid"}
+)
+"""The values of `format` that llguidance enforces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,10 +218,34 @@ def _closed(schema: Any) -> Any:
         return [_closed(item) for item in schema]
     if not isinstance(schema, Mapping):
         return schema
-    inner = {key: value if key in ("enum", "const", "default") else _closed(value) for key, value in schema.items()}
+    inner = {key: value if key in _LITERAL else _closed(value) for key, value in schema.items()}
     if isinstance(schema.get("properties"), Mapping) and "$ref" not in schema:
         inner.setdefault("additionalProperties", False)
     return inner
+
+
+def without_annotations(schema: Any) -> Any:
+    """Return a copy of the schema without keywords that forbid nothing.
+
+    These are `uniqueItems: false`, and formats that the grammar does not know, such as pydantic's `password` and
+    `path`. JSON Schema treats a `format` as an annotation by default, so that valid JSON stays valid without it.
+
+    References:
+        JSON Schema 2020-12, section 7.2.1: https://json-schema.org/draft/2020-12/json-schema-validation
+    """
+    if isinstance(schema, list):
+        return [without_annotations(item) for item in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    kept: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key in _LITERAL:
+            kept[key] = value
+        elif key in _BY_NAME and isinstance(value, Mapping):
+            kept[key] = {name: without_annotations(subschema) for name, subschema in value.items()}
+        elif not (key == "format" and value not in GRAMMAR_FORMATS) and not (key == "uniqueItems" and value is False):
+            kept[key] = without_annotations(value)
+    return kept
 
 
 def mentions(schema: Any, keywords: Sequence[str]) -> bool:

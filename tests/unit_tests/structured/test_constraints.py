@@ -3,16 +3,18 @@
 import json
 import random
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
+from pydantic import BaseModel, SecretStr
 
 from langchain_amulet.engine.guide import GuideFactory
 from langchain_amulet.exceptions import SchemaError
 from langchain_amulet.structured.constraints import Constraints
 from langchain_amulet.structured.grammar import Grammar, GrammarCompiler
-from langchain_amulet.structured.output_spec import output_spec
+from langchain_amulet.structured.output_spec import GRAMMAR_FORMATS, output_spec, without_annotations
 from langchain_amulet.structured.tool_formats import HERMES
 from tests.fakes.chat_templates import byte_tokenizer
 from tests.fakes.models import VOCAB_SIZE
@@ -29,7 +31,6 @@ UNIQUE = obj({"tags": array(INTEGER, uniqueItems=True)}, title="Tags")
 UNSUPPORTED = {
     "uniqueItems": UNIQUE,
     "contains": array(INTEGER, contains={"const": 1}),
-    "Unknown format: phone": obj({"number": {**TEXT, "format": "phone"}}),
     "not": {"not": TEXT},
     "if": {"if": TEXT, "then": {"minLength": 2}},
     "oneOf whose branches": {"oneOf": [INTEGER, NUMBER]},
@@ -125,12 +126,31 @@ def refusal(schema: Any) -> str:
     return ""
 
 
-def test_three_schemas_of_the_corpus_are_refused_all_for_unknown_formats(monkeypatch):
+def test_no_schema_of_the_corpus_is_refused(monkeypatch):
     monkeypatch.setattr(Grammar, "check_satisfiable", lambda _: None)  # a slow search that these schemas pass
-    refused = {case.name: text for case in corpus() if (text := refusal(case.schema))}
-    assert [*refused] == [case.name for case in corpus() if case.has_unsupported_part]
-    assert len(refused) == 3
-    assert all("Unknown format" in text for text in refused.values())
+    assert {case.name: text for case in corpus() if (text := refusal(case.schema))} == {}
+
+
+class Account(BaseModel):
+    secret: SecretStr
+    folder: Path
+    format: str
+
+
+def test_keywords_that_forbid_nothing_are_no_reason_to_refuse():
+    assert guide_of(obj({"number": {**TEXT, "format": "phone"}, "tags": array(INTEGER, uniqueItems=False)}))
+    assert random_answer(guide_of(Account.model_json_schema())).keys() == {"secret", "folder", "format"}
+
+
+@pytest.mark.parametrize("name", sorted(GRAMMAR_FORMATS))
+def test_formats_that_the_grammar_knows_are_enforced(name):
+    assert without_annotations({"format": name}) == {"format": name}
+    assert guide_of({**TEXT, "format": name})
+
+
+def test_properties_named_like_keywords_and_literals_are_kept():
+    schema = {"properties": {"format": {"type": "string"}, "uniqueItems": {"const": {"format": "x"}}}}
+    assert without_annotations(schema) == schema
 
 
 @pytest.mark.parametrize("bad", BAD_SCHEMAS, ids=lambda bad: bad.name)

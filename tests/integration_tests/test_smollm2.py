@@ -88,14 +88,13 @@ def test_two_users_and_a_visitor_read_different_answers_of_one_chain(llm):
     assert visitor == llm.invoke(QUESTIONS[0]).text
 
 
-def test_half_precision_answers():
-    message = ChatAmulet(model_kwargs={"dtype": "bfloat16"}, max_tokens=4).invoke("Hello!", preference=PREFERENCES[0])
+@pytest.mark.default_dtype
+def test_packaged_model_answers_in_the_default_dtype_and_in_batches(default_dtype, caplog):
+    llm = ChatAmulet(max_tokens=4)
+    message = llm.invoke("Hello!", preference=PREFERENCES[0])
+    assert llm.load().model.dtype == default_dtype
     assert message.text
     assert message.response_metadata["amulet"]["num_streams"] == 2
-
-
-def test_half_precision_is_served_in_rows(caplog):
-    ChatAmulet(model_kwargs={"dtype": "bfloat16"}, max_tokens=1).invoke("Hello!")
     assert "one after another" not in caplog.text
 
 

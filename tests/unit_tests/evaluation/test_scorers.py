@@ -141,10 +141,12 @@ def test_invalid_reward_models_raise():
         RewardModel(classifier(1), byte_tokenizer(None)).reward("Why?", "", "So.")
 
 
-def test_a_saved_reward_model_is_loaded_when_it_is_first_asked(tmp_path):
+@pytest.mark.default_dtype
+def test_a_saved_reward_model_is_loaded_when_it_is_first_asked(tmp_path, default_dtype):
     model, tokenizer = classifier(1), byte_tokenizer()
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
+    model = LlamaForSequenceClassification.from_pretrained(tmp_path, dtype=default_dtype).eval()
     loaded = RewardModel(str(tmp_path)).reward("Why?", "Be brief.", "So.")
     assert loaded == pytest.approx(RewardModel(model, tokenizer).reward("Why?", "Be brief.", "So."), rel=1e-5)
 

@@ -46,6 +46,7 @@ def gguf_file(tmp_path, monkeypatch) -> Path:
     return path
 
 
+@pytest.mark.default_dtype
 def test_local_folder_answers(folder):
     assert ChatAmulet(model=str(folder), max_tokens=3).invoke("Hi").response_metadata["model_name"] == "tiny-llama"
 
@@ -55,6 +56,7 @@ def test_path_and_home_are_understood(folder, monkeypatch):
     assert model_name(folder) == model_name("~/tiny-llama") == "tiny-llama"
 
 
+@pytest.mark.default_dtype
 def test_same_source_is_loaded_once_and_other_settings_apart(folder):
     first = load(str(folder))
     assert load(str(folder)) is load(folder) is first
@@ -77,6 +79,7 @@ def test_model_kwargs_reach_from_pretrained(folder):
         load(folder, None, {"attn_implementation": "no_such_attention"})
 
 
+@pytest.mark.default_dtype
 def test_own_tokenizer_replaces_the_models(folder):
     tokenizer = byte_tokenizer("{{ messages[0].content }}")
     assert load(folder, tokenizer).tokenizer is tokenizer
@@ -98,10 +101,12 @@ def test_device_by_what_there_is(monkeypatch):
     assert defaults.default_device().type == "mps"
 
 
-def test_one_line_tells_what_was_loaded_where(folder, capsys):
-    gc.collect()
-    load(folder, byte_tokenizer())
-    assert "Loaded tiny-llama: 0M parameters, float32 on cpu" in capsys.readouterr().err
+@pytest.mark.default_dtype
+def test_one_line_names_the_model_its_dtype_and_device(folder, default_dtype, capsys):
+    loaded = load(folder, byte_tokenizer())
+    assert loaded.model.dtype == default_dtype
+    dtype = str(default_dtype).removeprefix("torch.")
+    assert f"Loaded tiny-llama: 0M parameters, {dtype} on cpu" in capsys.readouterr().err
 
 
 # Errors
@@ -150,6 +155,7 @@ def test_missing_package_is_named(folder, monkeypatch):
 # GGUF and the packaged default
 
 
+@pytest.mark.default_dtype
 def test_gguf_is_converted_once(gguf_file, monkeypatch):
     first = ChatAmulet(model=str(gguf_file), max_tokens=5).invoke("Hi")
     gc.collect()

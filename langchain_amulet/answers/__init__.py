@@ -1,1 +1,1 @@
-"""From generated tokens to LangChain message chunks."""
+"""Converts generated tokens to LangChain message chunks."""

@@ -1,4 +1,4 @@
-"""From generated tokens to LangChain's message chunks."""
+"""Converts generated tokens to LangChain's message chunks."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,20 +13,20 @@ from langchain_amulet.answers.detokenizer import TextStream
 from langchain_amulet.answers.parser import AnswerParser, AnswerSyntax, Delta
 from langchain_amulet.engine.generation import Generation
 
-_LEAST_LOGPROB = -9999.0  # what OpenAI reports for tokens that are next to impossible; JSON has no infinity
+_LEAST_LOGPROB = -9999.0  # OpenAI's value for very unlikely tokens; JSON has no infinity
 
 
 class AnswerStream:
-    """One answer in the making: tokens go in, chunks come out.
+    """Converts the tokens of one answer to message chunks.
 
     Args:
-        generation: The tokens; cancelled as soon as the answer has all it needs.
-        tokenizer: Turns them into text.
-        spell: Turns one of them into bytes.
-        stop: Texts that end the answer.
-        reading: How the parts of the text are told apart; `None` if all of it is content.
-        num_prompt_tokens: Tokens of each stream's prompt, the base stream first.
-        metadata: What `response_metadata` says besides why the answer ended.
+        generation: The engine's token stream; cancelled when a stop string ends the answer.
+        tokenizer: Decodes tokens to text.
+        spell: Returns the bytes of one token.
+        stop: Stop strings.
+        syntax: How to find reasoning and tool calls in the text; `None` if all text is content.
+        num_prompt_tokens: Number of tokens of each stream's prompt, the base stream first.
+        metadata: Entries of `response_metadata` other than the finish reason and the log-probabilities.
     """
 
     def __init__(
@@ -36,22 +36,22 @@ class AnswerStream:
         *,
         stop: Sequence[str],
         spell: Callable[[int], bytes],
-        reading: AnswerSyntax | None,
+        syntax: AnswerSyntax | None,
         num_prompt_tokens: Sequence[int],
         metadata: Mapping[str, Any],
     ) -> None:
         self.generation = generation
         self._spell = spell
-        self._text = TextStream(tokenizer, stop, reading.shown if reading else ())
-        self._parser = AnswerParser(reading) if reading else None
+        self._text = TextStream(tokenizer, stop, syntax.shown if syntax else ())
+        self._parser = AnswerParser(syntax) if syntax else None
         self._num_prompt_tokens = num_prompt_tokens
         self._metadata = metadata
         self._num_tokens = 0
-        self._num_told = 0  # tokens whose log-probabilities went out
+        self._num_reported = 0  # tokens whose log-probabilities have been emitted
 
     def push(self, token_id: int) -> ChatGenerationChunk | None:
-        """Take one token; returns a chunk if it makes some of the answer certain."""
-        if self._text.is_stopped:  # what comes now was drawn before the engine knew
+        """Add one token; return a chunk if part of the answer is final now."""
+        if self._text.is_stopped:  # this token was drawn before the engine was cancelled
             return None
         self._num_tokens += 1
         text = self._text.push(token_id)
@@ -61,9 +61,9 @@ class AnswerStream:
         return ChatGenerationChunk(message=self._message(delta)) if delta else None
 
     def finish(self) -> Iterator[ChatGenerationChunk]:
-        """The last chunks: what was held back, and then, once per answer, what is told of it as a whole.
+        """End the answer; yield the text held back so far, and then the metadata and token usage.
 
-        In two, since LangChain's event streams take no tool calls from a last chunk.
+        These are two chunks, because LangChain's event streams ignore tool calls in the last chunk.
         """
         if delta := self._last_delta(self._text.finish()):
             yield ChatGenerationChunk(message=self._message(delta))
@@ -87,21 +87,21 @@ class AnswerStream:
         )
 
     def _new_logprobs(self) -> list[dict[str, Any]]:
-        """Of the tokens since the last chunk; the one that ended the answer is none of it."""
-        new = self.generation.logprobs[self._num_told : self._num_tokens]
-        self._num_told += len(new)
+        """Log-probabilities of the tokens since the last chunk, in OpenAI's format, without the end-of-turn token."""
+        new = self.generation.logprobs[self._num_reported : self._num_tokens]
+        self._num_reported += len(new)
         return [
             {
                 **self._logprob(entry.token_id, entry.logprob),
-                "top_logprobs": [self._logprob(*each) for each in entry.top if math.isfinite(each[1])],
+                "top_logprobs": [self._logprob(*candidate) for candidate in entry.top if math.isfinite(candidate[1])],
             }
             for entry in new
         ]
 
     def _logprob(self, token_id: int, logprob: float) -> dict[str, Any]:
-        spelled = self._spell(token_id)
-        text = spelled.decode(errors="replace")  # a part of a character is none
-        return {"token": text, "bytes": list(spelled), "logprob": max(logprob, _LEAST_LOGPROB)}
+        token_bytes = self._spell(token_id)
+        text = token_bytes.decode(errors="replace")  # the token may be part of a character
+        return {"token": text, "bytes": list(token_bytes), "logprob": max(logprob, _LEAST_LOGPROB)}
 
     def _finish_reason(self) -> str | None:
         if self._text.is_stopped:
@@ -110,9 +110,9 @@ class AnswerStream:
         return "tool_calls" if reason == "stop" and self._parser and self._parser.has_tool_calls else reason
 
     def _usage(self) -> UsageMetadata:
-        """Counts the base prompt as input; what the preference streams read besides is a detail of it."""
+        """Token usage: `input_tokens` counts the base prompt; the preference streams' prompts are a detail."""
         base, *prefs = self._num_prompt_tokens
-        # Tokens drawn after a stop string are not the answer's; the one that ended it, if one did, never comes here.
+        # Tokens drawn after a stop string do not count; an end-of-turn token that ended the answer does.
         num_generated = self._num_tokens if self._text.is_stopped else len(self.generation.token_ids)
         details: dict[str, int] = {"preference_streams": sum(prefs)} if prefs else {}
         return UsageMetadata(

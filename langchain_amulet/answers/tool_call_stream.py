@@ -1,4 +1,4 @@
-"""Tool calls in a stream of text: names and arguments as they come."""
+"""Parses tool calls from a stream of text; names and arguments are emitted as they are written."""
 
 import json
 import re
@@ -9,67 +9,68 @@ from typing import Any
 
 from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
 
-# A call as most models write it, up to the brace of its arguments, which can then be passed on while they come.
+# The usual form of a call, up to the opening brace of its arguments. From there on, arguments are streamed.
 _HEAD = re.compile(r'\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*\{')
 _BARE_NAME = re.compile(r"(?<![^\s\[\]{},;\"'])([^\s\[\]{},;\"'`]+)\s*(?:\[CALL_ID\]\S+\s*)?(?:\[ARGS\]\s*)?$")
 _ID_ALPHABET = string.ascii_letters + string.digits
-# LangChain completes partial JSON, and an agent would run half of a call. A bracket that closes nothing it refuses.
+# Makes arguments invalid JSON. LangChain completes partial JSON, so that an agent would run an incomplete call; it does
+# not repair an unmatched closing bracket.
 _SPOILER = "]"
-_ID_LENGTH = 9  # Mistral's templates take ids of nine letters and digits, and no others
+_ID_LENGTH = 9  # Mistral's templates accept only ids of nine letters and digits
 
 
 def new_id() -> str:
-    """An id for a tool call."""
+    """Return a random id for a tool call."""
     return "".join(secrets.choice(_ID_ALPHABET) for _ in range(_ID_LENGTH))
 
 
 def whole_call(name: str, arguments: Any, index: int) -> ToolCallChunk:
-    """A call in one chunk."""
+    """Return a complete call as one chunk."""
     args = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
     return tool_call_chunk(name=name, args=args if _is_object(args) else args + _SPOILER, id=new_id(), index=index)
 
 
 def invalid_call(text: str, index: int) -> ToolCallChunk:
-    """A chunk that LangChain makes an invalid tool call: its arguments are the text, and no JSON."""
+    """Return a chunk that LangChain turns into an `invalid_tool_call` with the text as its arguments."""
     args = json.dumps(text, ensure_ascii=False) + _SPOILER
     return tool_call_chunk(name="", args=args, id=new_id(), index=index)
 
 
-class CallStream:
-    """Reads one part of an answer that holds tool calls: JSON objects, or names with objects behind them.
+class ToolCallStream:
+    """Parses a region of an answer that holds tool calls: JSON objects, or tool names followed by JSON objects.
 
     Args:
-        index: Number of the first call in the answer.
-        names: Of the tools bound; other words before an object are no names.
+        index: Index of the first call of the region in the answer.
+        names: Names of the bound tools; other words before an object are not tool names.
     """
 
     def __init__(self, index: int, names: Collection[str] = ()) -> None:
         self._index = index
         self._names = names
-        self._outside = ""  # text since the last call
+        self._outside = ""  # text after the last call
         self._has_any = False
         self._restart()
 
     def _restart(self) -> None:
         self._json = _Braces()
-        self._text = ""  # of the object under way
-        self._args: str | None = None  # those that have come, once the name has
-        self._num_sent = 0  # characters of them that were passed on
-        self._args_depth = 0  # braces around them
+        self._text = ""  # the current object so far
+        self._args: str | None = None  # the current call's arguments so far, once its name is known
+        self._num_sent = 0  # number of characters of the arguments that have been emitted
+        self._args_depth = 0  # nesting depth of the arguments
 
     @property
     def rest(self) -> str:
-        """Words behind the last call."""
+        """Text after the last call."""
         return self._outside.strip(" \n\t,;]`") if self._has_any else ""
 
     def push(self, text: str) -> Iterator[ToolCallChunk]:
-        """Take some text; yields what has become certain."""
+        """Parse more text; yield the new chunks."""
         for character in text:
             yield from self._step(character)
         yield from self._flush()
 
     def close(self) -> Iterator[ToolCallChunk]:
-        """Take the end of the part; a call that is not whole comes out as an invalid one."""
+        """End the region; an incomplete call becomes an invalid one."""
         if self._json.depth == 0:
             if self._outside.strip() and not self._has_any:
                 yield invalid_call(self._outside, self._index)
@@ -99,7 +100,7 @@ class CallStream:
             yield from self._end()
 
     def _begin(self) -> Iterator[ToolCallChunk]:
-        """An object begins; a name before it makes it the arguments of that tool."""
+        """Start an object; if a tool name precedes it, the object is the arguments of that tool."""
         name = _BARE_NAME.search(self._outside)
         self._outside, self._has_any = "", True
         if name and name[1] in self._names:
@@ -110,9 +111,9 @@ class CallStream:
         return tool_call_chunk(name=name, args="", id=new_id(), index=self._index)
 
     def _end(self) -> Iterator[ToolCallChunk]:
-        """An object is whole."""
+        """Complete an object."""
         if self._args is None:
-            yield self._read_whole()
+            yield self._parse_complete()
         else:
             if not _is_object(self._args):
                 self._args += _SPOILER
@@ -128,8 +129,8 @@ class CallStream:
         self._index += 1
         self._restart()
 
-    def _read_whole(self) -> ToolCallChunk:
-        """A call whose parts come in another order, or no call."""
+    def _parse_complete(self) -> ToolCallChunk:
+        """Parse a call with its keys in another order, or an object that is not a call."""
         try:
             call = json.loads(self._text)
         except (ValueError, RecursionError):
@@ -142,7 +143,7 @@ class CallStream:
 
 
 class _Braces:
-    """How deep a text is within a JSON object."""
+    """Tracks the nesting depth of a text within a JSON object."""
 
     def __init__(self) -> None:
         self._closers: list[str] = []
@@ -154,7 +155,7 @@ class _Braces:
 
     @property
     def spoiler(self) -> str:
-        """What makes the text so far no beginning of any JSON."""
+        """A suffix that makes the text so far invalid as a start of JSON."""
         ending = ("\\" if self._is_escaped else "") + ('"' if self._is_in_string else "")
         return ending + ("}" if self._closers[-1] == "]" else "]")
 
@@ -178,7 +179,7 @@ def _is_object(text: str) -> bool:
 
 
 def _name(literal: str) -> str:
-    """A name in quotes; as it stands if its escapes are none of JSON."""
+    """Decode a quoted name; if its escapes are not valid JSON, return it without its quotes."""
     try:
         return str(json.loads(literal))
     except ValueError:

@@ -85,7 +85,7 @@ def prepare_call(
         tokenizer=loaded.tokenizer,
         spell=loaded.constraints.spell,
         stop=() if output.is_structure else settings.stop,  # a stop string would cut JSON off
-        reading=_syntax(loaded, output, prompts[0], written),
+        syntax=_syntax(loaded, output, prompts[0], written),
         num_prompt_tokens=[len(prompt) for prompt in prompts],
         metadata={
             "model_name": loaded.name,

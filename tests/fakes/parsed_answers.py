@@ -1,4 +1,4 @@
-"""Answers read from their text, in whatever pieces it comes."""
+"""Parse the text of answers, in any pieces."""
 
 from collections.abc import Iterable
 from itertools import pairwise
@@ -32,8 +32,8 @@ TOOLS = [
 NAMES = [tool["function"]["name"] for tool in TOOLS]
 
 
-class Read(NamedTuple):
-    """What became of an answer."""
+class ParsedAnswer(NamedTuple):
+    """The parts of a parsed answer."""
 
     content: str
     reasoning: str
@@ -41,21 +41,21 @@ class Read(NamedTuple):
     invalid: list[tuple[str | None, str | None]]
 
 
-def reading(family: str, written: str = "") -> AnswerSyntax:
-    """How the answers of this family's models are read."""
+def syntax_of(family: str, prefix: str = "") -> AnswerSyntax:
+    """The answer syntax of a model family."""
     if responses := FAMILIES[family].responses:
         anchor = responses["start_anchor"]
-        return AnswerSyntax(responses, (anchor if isinstance(anchor, str) else anchor[0]) + written, TOOLS, shown=None)
+        return AnswerSyntax(responses, (anchor if isinstance(anchor, str) else anchor[0]) + prefix, TOOLS, shown=None)
     tokenizer = tool_tokenizer(family)
     template = response_template(
-        PromptRenderer(tokenizer).tool_format, NAMES, has_reasoning=bool(written) or knows_reasoning(tokenizer)
+        PromptRenderer(tokenizer).tool_format, NAMES, has_reasoning=bool(prefix) or knows_reasoning(tokenizer)
     )
-    return AnswerSyntax(template, written, TOOLS)
+    return AnswerSyntax(template, prefix, TOOLS)
 
 
-def read(pieces: Iterable[str], how: AnswerSyntax) -> Read:
-    """Feed an answer's pieces, and join the chunks that they become as LangChain does."""
-    parser = AnswerParser(how)
+def parse(pieces: Iterable[str], syntax: AnswerSyntax) -> ParsedAnswer:
+    """Parse the pieces of an answer, and merge the resulting chunks as LangChain does."""
+    parser = AnswerParser(syntax)
     deltas = [*map(parser.push, pieces), parser.finish()]
     chunks = [
         AIMessageChunk(
@@ -68,8 +68,8 @@ def read(pieces: Iterable[str], how: AnswerSyntax) -> Read:
     ]
     message = sum(chunks[1:], start=chunks[0])
     assert parser.has_tool_calls == bool(message.tool_calls or message.invalid_tool_calls)
-    assert all(call["id"] for call in message.tool_calls), "agents answer calls by their ids"
-    return Read(
+    assert all(call["id"] for call in message.tool_calls), "agents refer to calls by their ids"
+    return ParsedAnswer(
         message.text,
         message.additional_kwargs.get("reasoning_content", ""),
         [(call["name"], call["args"]) for call in message.tool_calls],
@@ -78,6 +78,6 @@ def read(pieces: Iterable[str], how: AnswerSyntax) -> Read:
 
 
 def cut(text: str, borders: Iterable[int]) -> list[str]:
-    """The text in pieces that end at these places."""
-    places = [0, *sorted({border for border in borders if 0 < border < len(text)}), len(text)]
-    return [text[start:end] for start, end in pairwise(places)]
+    """Split a text at these positions."""
+    positions = [0, *sorted({border for border in borders if 0 < border < len(text)}), len(text)]
+    return [text[start:end] for start, end in pairwise(positions)]

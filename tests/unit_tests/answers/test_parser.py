@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from langchain_amulet.answers.parser import AnswerSyntax, opened_reasoning, response_template
 from langchain_amulet.structured.tool_formats import HERMES, LLAMA3, MISTRAL, MISTRAL_V11
-from tests.fakes.parsed_answers import NAMES, Read, cut, read, reading
+from tests.fakes.parsed_answers import NAMES, ParsedAnswer, cut, parse, syntax_of
 from tests.fakes.tool_templates import FAMILIES
 
-READINGS = {family: reading(family) for family in FAMILIES if family not in {"hermes", "thinking"}}  # as Qwen 2.5, 3
-JSON_FAMILIES = [family for family in READINGS if FAMILIES[family].responses is None]
+SYNTAXES = {family: syntax_of(family) for family in FAMILIES if family not in {"hermes", "thinking"}}  # as Qwen 2.5, 3
+JSON_FAMILIES = [family for family in SYNTAXES if FAMILIES[family].responses is None]
 THINKERS = ["qwen3", "qwen3.5"]
 NESTED = {"text": 'a "b" {c} ]}, \\ é漢👩', "inner": {"x": [1, {"y": None}], "s": "}"}, "number": 3, "items": ["; {"]}
 SIMPLE = {"text": "a {b} [c], é漢👩", "inner": {"x": [1, {"y": None}]}, "number": 3, "items": ["d"]}  # no quotes
@@ -49,38 +49,38 @@ def arguments_of(family: str) -> dict:
     return SIMPLE if FAMILIES[family].responses else NESTED
 
 
-@pytest.mark.parametrize("family", READINGS)
+@pytest.mark.parametrize("family", SYNTAXES)
 @settings(max_examples=15)
 @given(fragments=st.lists(st.sampled_from(FRAGMENTS) | st.none(), max_size=10), places=borders)
 def test_any_pieces_of_any_text_are_read_as_the_whole(family, fragments, places):
     call = write(family, ("search", {"text": "a"}))
     text = "".join(call if fragment is None else fragment for fragment in fragments)
-    whole = read([text], READINGS[family])
-    assert read(cut(text, places), READINGS[family]) == whole
-    assert read(list(text), READINGS[family]) == whole
+    whole = parse([text], SYNTAXES[family])
+    assert parse(cut(text, places), SYNTAXES[family]) == whole
+    assert parse(list(text), SYNTAXES[family]) == whole
 
 
 @pytest.mark.parametrize("family", JSON_FAMILIES)
 @settings(max_examples=15)
 @given(calls=calls_of_any_arguments, places=borders)
 def test_calls_of_any_arguments_come_back_whatever_their_pieces(family, calls, places):
-    assert read(cut(write(family, *calls), places), READINGS[family]) == Read("", "", calls, [])
+    assert parse(cut(write(family, *calls), places), SYNTAXES[family]) == ParsedAnswer("", "", calls, [])
 
 
-@pytest.mark.parametrize("family", READINGS)
+@pytest.mark.parametrize("family", SYNTAXES)
 def test_calls_behind_words_come_back_and_the_words_stay_content(family):
     calls = [("search", arguments_of(family)), ("get_weather", {})]
     words = "" if family == "llama3.1" else "Let me look, if {this} is\nwell."
-    message = read(words + write(family, *calls), READINGS[family])
-    assert message == Read(words, "", calls, [])
+    message = parse(words + write(family, *calls), SYNTAXES[family])
+    assert message == ParsedAnswer(words, "", calls, [])
 
 
-@pytest.mark.parametrize("family", READINGS)
+@pytest.mark.parametrize("family", SYNTAXES)
 def test_a_call_that_is_cut_short_anywhere_never_becomes_another_call(family):
     calls = [("search", arguments_of(family)), ("get_weather", {"text": "b"})]
     text = write(family, *calls)
     for length in range(len(text)):
-        message = read([text[:length]], READINGS[family])
+        message = parse([text[:length]], SYNTAXES[family])
         assert message.calls in ([], calls[:1], calls), text[:length]
 
 
@@ -88,7 +88,7 @@ def test_a_call_that_is_cut_short_anywhere_never_becomes_another_call(family):
 def test_a_call_that_is_cut_short_within_its_arguments_comes_out_as_an_invalid_one(family):
     text = write(family, ("search", NESTED))
     for length in range(text.index('"text"'), text.index(json.dumps(NESTED["items"]))):
-        message = read([text[:length]], READINGS[family])
+        message = parse([text[:length]], SYNTAXES[family])
         assert (message.calls, len(message.invalid)) == ([], 1), text[:length]
         assert message.invalid[0][0] == "search"
 
@@ -96,7 +96,7 @@ def test_a_call_that_is_cut_short_within_its_arguments_comes_out_as_an_invalid_o
 @pytest.mark.parametrize("family", JSON_FAMILIES)
 def test_name_and_arguments_stream_before_the_call_is_whole(family):
     text = write(family, ("search", {"text": "a long text"}))
-    message = read(text[: text.index("long")], READINGS[family])
+    message = parse(text[: text.index("long")], SYNTAXES[family])
     assert message.invalid[0][0] == "search"
     assert '{"text": "a ' in message.invalid[0][1]
 
@@ -124,16 +124,16 @@ BARE = {
 @pytest.mark.parametrize("spelling", WRAPPED)
 def test_calls_in_other_spellings_are_read(spelling):
     text = WRAPPED[spelling]
-    assert read([text], READINGS["qwen2.5"]) == Read("", "", [("search", {"text": "a"})], [])
-    assert read(text, READINGS["qwen2.5"]) == read([text], READINGS["qwen2.5"])
+    assert parse([text], SYNTAXES["qwen2.5"]) == ParsedAnswer("", "", [("search", {"text": "a"})], [])
+    assert parse(text, SYNTAXES["qwen2.5"]) == parse([text], SYNTAXES["qwen2.5"])
 
 
 @pytest.mark.parametrize("family", JSON_FAMILIES)
 @pytest.mark.parametrize("spelling", BARE)
 def test_calls_without_their_mark_are_read_at_the_beginning_of_an_answer(family, spelling):
     text = BARE[spelling]
-    assert read([text], READINGS[family]) == Read("", "", [("search", {"text": "a"})], [])
-    assert read(text, READINGS[family]) == read([text], READINGS[family])
+    assert parse([text], SYNTAXES[family]) == ParsedAnswer("", "", [("search", {"text": "a"})], [])
+    assert parse(text, SYNTAXES[family]) == parse([text], SYNTAXES[family])
 
 
 @pytest.mark.parametrize("family", JSON_FAMILIES)
@@ -150,14 +150,14 @@ def test_calls_without_their_mark_are_read_at_the_beginning_of_an_answer(family,
     ],
 )
 def test_json_that_calls_no_bound_tool_stays_content(family, text):
-    assert read([text], READINGS[family]) == read(text, READINGS[family]) == Read(text, "", [], [])
+    assert parse([text], SYNTAXES[family]) == parse(text, SYNTAXES[family]) == ParsedAnswer(text, "", [], [])
 
 
 @pytest.mark.parametrize(
     "body", ["I would search.", '{"name": 3, "arguments": {}}', '{"name": "search", "arguments": {"text": a}}', "{}"]
 )
 def test_marked_calls_that_are_none_come_out_as_invalid_ones(body):
-    message = read(f"Well.<tool_call>\n{body}\n</tool_call>", READINGS["qwen2.5"])
+    message = parse(f"Well.<tool_call>\n{body}\n</tool_call>", SYNTAXES["qwen2.5"])
     assert (message.content, message.calls, len(message.invalid)) == ("Well.", [], 1)
 
 
@@ -167,7 +167,7 @@ def test_ids_that_mistral_models_write_are_no_arguments(family):
         "mistral": '[TOOL_CALLS] [{"name": "search", "arguments": {"text": "a"}, "id": "abcdefghi"}]',
         "mistral v11": '[TOOL_CALLS]search[CALL_ID]abcdefghi[ARGS]{"text": "a"}',
     }[family]
-    assert read(text, READINGS[family]) == Read("", "", [("search", {"text": "a"})], [])
+    assert parse(text, SYNTAXES[family]) == ParsedAnswer("", "", [("search", {"text": "a"})], [])
 
 
 # Reasoning
@@ -177,25 +177,25 @@ def test_ids_that_mistral_models_write_are_no_arguments(family):
 def test_reasoning_is_told_from_words_and_calls(family):
     call = write(family, ("search", {"text": "a"}))
     text = f"<think>\nIs it {{a}}?\n\nYes.\n</think>\n\nI see.\n{call}"
-    message = read(text, READINGS[family])
-    assert message == read([text], READINGS[family])
+    message = parse(text, SYNTAXES[family])
+    assert message == parse([text], SYNTAXES[family])
     assert (message.content, message.reasoning.strip()) == ("I see.", "Is it {a}?\n\nYes.")
     assert message.calls == [("search", {"text": "a"})]
 
 
 @pytest.mark.parametrize("family", THINKERS)
 def test_reasoning_that_the_prompt_has_begun_needs_no_opening_tag(family):
-    begun = reading(family, "<think>\n" if FAMILIES[family].responses else "<think>")
-    message = read("Is it?\n</think>\n\nYes.", begun)
+    begun = syntax_of(family, "<think>\n" if FAMILIES[family].responses else "<think>")
+    message = parse("Is it?\n</think>\n\nYes.", begun)
     assert (message.content, message.reasoning.strip()) == ("Yes.", "Is it?")
-    unfinished = read("Is it", begun)
+    unfinished = parse("Is it", begun)
     assert (unfinished.content, unfinished.reasoning) == ("", "Is it")
 
 
 @pytest.mark.parametrize("family", JSON_FAMILIES)
 def test_calls_that_are_thought_about_are_not_made(family):
     text = f"<think>\n{write(family, ('search', {'text': 'a'}))}\n</think>\nNo."
-    message = read(text, AnswerSyntax(response_template(FORMATS[family], NAMES)))
+    message = parse(text, AnswerSyntax(response_template(FORMATS[family], NAMES)))
     assert (message.content, message.calls) == ("No.", [])
 
 
@@ -227,20 +227,20 @@ def test_only_a_prompt_that_ends_in_an_open_tag_has_begun_to_think(prompt, writt
 def test_arguments_in_xml_have_the_types_of_the_tools_schema():
     body = "<parameter=number>\n7\n</parameter>\n<parameter=text>\n7\n</parameter>\n"
     text = f"<tool_call>\n<function=search>\n{body}</function>\n</tool_call>"
-    assert read(text, READINGS["qwen3.5"]).calls == [("search", {"number": 7, "text": "7"})]
+    assert parse(text, SYNTAXES["qwen3.5"]).calls == [("search", {"number": 7, "text": "7"})]
 
 
 def test_gemmas_reasoning_and_calls_are_read():
     text = '<|channel>thought\nHm.<channel|><|tool_call>call:search{text:<|"|>a "b"<|"|>,number:3}<tool_call|>'
-    expected = Read("", "Hm.", [("search", {"text": 'a "b"', "number": 3})], [])
-    assert read([text], READINGS["gemma4"]) == read(text, READINGS["gemma4"]) == expected
+    expected = ParsedAnswer("", "Hm.", [("search", {"text": 'a "b"', "number": 3})], [])
+    assert parse([text], SYNTAXES["gemma4"]) == parse(text, SYNTAXES["gemma4"]) == expected
 
 
 def test_a_call_that_the_template_cannot_read_costs_nothing_around_it():
     good = write("gemma4", ("search", {"text": "a"}))
     text = f"Well.<|tool_call>call:search{{text:a b}}<tool_call|>{good}Done."
-    message = read([text], READINGS["gemma4"])
-    assert message == read(text, READINGS["gemma4"])
+    message = parse([text], SYNTAXES["gemma4"])
+    assert message == parse(text, SYNTAXES["gemma4"])
     assert (message.content, message.calls) == ("Well.Done.", [("search", {"text": "a"})])
     [(_, written)] = message.invalid
     assert "{text:a b}" in written
@@ -250,5 +250,5 @@ def test_calls_that_only_the_end_of_the_answer_closes_are_whole_there():
     fields = {**FAMILIES["gemma4"].responses["fields"]}
     fields["tool_calls"] = {key: value for key, value in fields["tool_calls"].items() if key != "close"}
     template = {**FAMILIES["gemma4"].responses, "fields": fields}
-    message = read("<|tool_call>call:search{number:3}", AnswerSyntax(template, "", shown=None))
-    assert message == Read("", "", [("search", {"number": 3})], [])
+    message = parse("<|tool_call>call:search{number:3}", AnswerSyntax(template, "", shown=None))
+    assert message == ParsedAnswer("", "", [("search", {"number": 3})], [])

@@ -1,6 +1,6 @@
-"""Every user of a LangChain app gets their own answers from one local model.
+"""A LangChain chat model that answers each user by their own preferences, from one local model.
 
-Importing this package is light: torch and transformers are imported with the first name that needs them.
+Importing this package is fast: torch and transformers are imported on first access to a name that needs them.
 """
 
 from importlib import import_module
@@ -31,7 +31,7 @@ __all__ = [
 
 __version__ = version("langchain-amulet")
 
-_ROOMS = {
+_MODULES = {
     "AmuletError": "exceptions",
     "ChatAmulet": "chat_models",
     "Engine": "engine.engine",
@@ -45,10 +45,10 @@ _ROOMS = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _ROOMS:
+    if name not in _MODULES:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
-    return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

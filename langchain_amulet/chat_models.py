@@ -32,7 +32,7 @@ from langchain_amulet.engine.params import SamplingParams
 from langchain_amulet.exceptions import ModelClosedError
 from langchain_amulet.memory.access import tell_when_forgetting
 from langchain_amulet.memory.preference_memory import PreferenceMemory, as_memory
-from langchain_amulet.models.identity import profile
+from langchain_amulet.models.identity import model_profile
 from langchain_amulet.models.registry import LoadedModel, load
 from langchain_amulet.models.sources import ModelSource, TokenizerSource, check_source, model_name
 from langchain_amulet.personalization.entry_points import PersonalizedChatModel, PreferenceSettings
@@ -416,7 +416,7 @@ class ChatAmulet(PersonalizedChatModel):
         return self._loaded.name if self._loaded else model_name(self.model)
 
     def _resolve_model_profile(self) -> ModelProfile:
-        return profile(self.model, name=self._name)
+        return model_profile(self.model, name=self._name)
 
     @classmethod
     def is_lc_serializable(cls) -> bool:

@@ -1,43 +1,43 @@
-"""Every error that langchain-amulet raises on purpose.
+"""The exceptions of langchain-amulet.
 
     AmuletError
-    ├── InvalidParameterError (ValueError)      a number or setting outside its range
-    ├── ShapeMismatchError (ValueError)         tensors of two streams that do not fit together
-    ├── PreferenceError (TypeError)             something that is no preference
-    ├── UserIdError (ValueError)                a user id that is missing, empty or contradicted
-    ├── StoreTypeError (TypeError)              something that is no store, or is only to be read
-    ├── StoredPreferenceError (ValueError)      a store item that cannot be read as a preference
-    ├── StoreTimeoutError (TimeoutError)        a store that takes too long
-    ├── UnknownPreferenceError (LookupError)    a preference to change that is not there
-    ├── ImportFormatError (ValueError)          something to import that was never exported
-    ├── DatasetError (ValueError)               questions that cannot be read, or are not there
-    ├── RunError (RuntimeError)                 a folder that holds another evaluation, or a damaged one
-    ├── MissingExtraError (ImportError)         a part of the package whose optional extra is not installed
-    ├── MessageError (ValueError)               messages that the chat template cannot take
-    ├── ModelLoadError (RuntimeError)           weights or tokenizer that cannot be loaded
-    │   ├── ModelNotFoundError                  ... because there is no such model
+    ├── InvalidParameterError (ValueError)      a number or setting is outside its range
+    ├── ShapeMismatchError (ValueError)         tensors of two streams have incompatible shapes
+    ├── PreferenceError (TypeError)             a preference has the wrong type
+    ├── UserIdError (ValueError)                a user id is missing, empty or contradicts another one
+    ├── StoreTypeError (TypeError)              a store has the wrong type, is read-only or async-only
+    ├── StoredPreferenceError (ValueError)      an item of the store cannot be read as a preference
+    ├── StoreTimeoutError (TimeoutError)        the store did not respond in time
+    ├── UnknownPreferenceError (LookupError)    the preference to change does not exist
+    ├── ImportFormatError (ValueError)          data to import does not have the format of an export
+    ├── DatasetError (ValueError)               a dataset is missing or cannot be read
+    ├── RunError (RuntimeError)                 a folder holds a different evaluation, or a damaged one
+    ├── MissingExtraError (ImportError)         an optional extra is not installed
+    ├── MessageError (ValueError)               the chat template does not accept the messages
+    ├── ModelLoadError (RuntimeError)           weights or tokenizer cannot be loaded
+    │   ├── ModelNotFoundError                  ... because the model does not exist
     │   ├── ChatTemplateError                   ... because the tokenizer has no chat template
-    │   └── UnsupportedModelError               ... because the engine cannot decode this architecture
-    ├── ModelClosedError (RuntimeError)         a model used after close()
-    ├── EngineBusyError (RuntimeError)          more requests at once than the engine's queue holds
-    ├── EngineMemoryError (MemoryError)         a request too large for the memory that there is
-    ├── GenerationError (RuntimeError)          the model itself failed while it answered
-    ├── NumericalError (ArithmeticError)        the model's logits are not numbers
-    ├── ToolError (ValueError)                  a tool, or a choice of tools, that cannot be bound
-    ├── SchemaError (ValueError)                a schema that cannot be followed, or that nothing satisfies
-    ├── MaxTokensError (ValueError)             a structure that cannot end within max_tokens
-    ├── GrammarError (RuntimeError)             a grammar that grew too complex while it was followed
-    ├── GenerationTimeoutError (TimeoutError)   an answer that took longer than its timeout
-    └── ContextLengthError                      a prompt longer than the model's context
+    │   └── UnsupportedModelError               ... because the engine does not support the architecture
+    ├── ModelClosedError (RuntimeError)         the model is used after close()
+    ├── EngineBusyError (RuntimeError)          the engine's queue is full
+    ├── EngineMemoryError (MemoryError)         one request needs more memory than is available
+    ├── GenerationError (RuntimeError)          the model failed during generation
+    ├── NumericalError (ArithmeticError)        the model's logits are NaN
+    ├── ToolError (ValueError)                  a tool or a tool choice cannot be bound
+    ├── SchemaError (ValueError)                a schema is unsupported or unsatisfiable
+    ├── MaxTokensError (ValueError)             structured output cannot end within max_tokens
+    ├── GrammarError (RuntimeError)             a grammar became too complex during generation
+    ├── GenerationTimeoutError (TimeoutError)   an answer took longer than its timeout
+    └── ContextLengthError                      a prompt is longer than the model's context
 
-Each child also inherits the built-in or LangChain error that it refines, so existing handlers keep working::
+Each class also inherits the built-in or LangChain error that it specialises, so existing handlers keep working::
 
     try:
         answer = llm.invoke(question)
     except AmuletError as error:
         print(error)  # what was found, what is allowed, what to do
 
-Fields of `ChatAmulet` that pydantic refuses arrive as its `ValidationError`, with the same message.
+For invalid fields of `ChatAmulet`, pydantic raises its `ValidationError` with the same message.
 """
 
 from langchain_core.exceptions import ContextOverflowError, ModelTimeoutError
@@ -45,27 +45,27 @@ from langchain_core.exceptions import ModelNotFoundError as LangChainModelNotFou
 
 
 class AmuletError(Exception):
-    """Base of every error raised by langchain-amulet."""
+    """Base class of all exceptions of langchain-amulet."""
 
 
 class InvalidParameterError(AmuletError, ValueError):
-    """A parameter is outside the range that it documents."""
+    """A parameter is outside its documented range."""
 
 
 class ShapeMismatchError(AmuletError, ValueError):
-    """Two tensors that belong together do not fit together."""
+    """Two tensors have incompatible shapes."""
 
 
 class PreferenceError(AmuletError, TypeError):
-    """Something was given as a preference that is none."""
+    """A preference is neither a string nor a `Preference`, or a sequence of these."""
 
 
 class UserIdError(AmuletError, ValueError):
-    """A user id is empty, not a string, or contradicts the authenticated one."""
+    """A user id is empty, not a string, or differs from the authenticated user."""
 
 
 class StoreTypeError(AmuletError, TypeError):
-    """What was given as a store is none; or it can only be read, or only be asked by async callers."""
+    """A store has the wrong type, is read-only, or supports async callers only."""
 
 
 class StoredPreferenceError(AmuletError, ValueError):
@@ -73,31 +73,31 @@ class StoredPreferenceError(AmuletError, ValueError):
 
 
 class StoreTimeoutError(AmuletError, TimeoutError):
-    """The store of preferences has not answered in time."""
+    """The store of preferences did not respond in time."""
 
 
 class UnknownPreferenceError(AmuletError, LookupError):
-    """A preference that was to be changed is not there."""
+    """The preference to change does not exist."""
 
 
 class ImportFormatError(AmuletError, ValueError):
-    """What was to be imported is nothing that a memory has exported."""
+    """The data to import does not have the format that `PreferenceMemory` exports."""
 
 
 class DatasetError(AmuletError, ValueError):
-    """A dataset is not there, or a line of it is broken, empty or there twice."""
+    """A dataset is missing, or one of its lines is malformed, empty or a duplicate."""
 
 
 class RunError(AmuletError, RuntimeError):
-    """A folder holds an evaluation of another kind, or a file of it is damaged."""
+    """A folder holds an evaluation with other settings, or one of its files is damaged."""
 
 
 class MissingExtraError(AmuletError, ImportError):
-    """A part of the package needs an optional extra that is not installed."""
+    """A feature needs an optional extra that is not installed."""
 
 
 class MessageError(AmuletError, ValueError):
-    """The chat template cannot take these messages."""
+    """The chat template does not accept these messages."""
 
 
 class ModelLoadError(AmuletError, RuntimeError):
@@ -105,7 +105,7 @@ class ModelLoadError(AmuletError, RuntimeError):
 
 
 class ModelNotFoundError(ModelLoadError, LangChainModelNotFoundError):
-    """There is no model under this name."""
+    """The model does not exist, locally or on the hub."""
 
 
 class ChatTemplateError(ModelLoadError):
@@ -113,7 +113,7 @@ class ChatTemplateError(ModelLoadError):
 
 
 class UnsupportedModelError(ModelLoadError):
-    """The engine cannot decode this architecture or attention implementation."""
+    """The engine does not support this architecture or attention implementation."""
 
 
 class ModelClosedError(AmuletError, RuntimeError):
@@ -121,39 +121,39 @@ class ModelClosedError(AmuletError, RuntimeError):
 
 
 class EngineBusyError(AmuletError, RuntimeError):
-    """The engine's queue is full, and it is configured to say so."""
+    """The engine's queue is full, and its config says to refuse requests rather than wait."""
 
 
 class EngineMemoryError(AmuletError, MemoryError):
-    """One request alone takes more memory than there is."""
+    """A single request needs more memory than is available."""
 
 
 class GenerationError(AmuletError, RuntimeError):
-    """The model failed while it answered; the cause is chained."""
+    """The model failed during generation; the cause is chained."""
 
 
 class NumericalError(AmuletError, ArithmeticError):
-    """The model's logits are NaN or leave no token to choose."""
+    """The model's logits are NaN, or no token has a finite logit."""
 
 
 class ContextLengthError(AmuletError, ContextOverflowError):
-    """The prompt does not fit into the model's context."""
+    """The prompt is longer than the model's context."""
 
 
 class ToolError(AmuletError, ValueError):
-    """A tool, or a choice of tools, cannot be bound."""
+    """A tool or a tool choice cannot be bound."""
 
 
 class SchemaError(AmuletError, ValueError):
-    """A schema cannot be followed, or nothing satisfies it."""
+    """A schema uses unsupported features, or no value satisfies it."""
 
 
 class MaxTokensError(AmuletError, ValueError):
-    """The structure that was asked for cannot end within `max_tokens`."""
+    """Structured output cannot be complete within `max_tokens`."""
 
 
 class GrammarError(AmuletError, RuntimeError):
-    """A grammar has become too complex to follow."""
+    """A grammar became too complex during generation."""
 
 
 class GenerationTimeoutError(AmuletError, ModelTimeoutError, TimeoutError):

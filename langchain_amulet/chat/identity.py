@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from langchain_amulet.chat.settings import answer_settings
-from langchain_amulet.models.identity import identity, plain
+from langchain_amulet.models.identity import identity, serializable_kwargs
 from langchain_amulet.personalization.resolved import resolve
 
 
@@ -27,7 +27,7 @@ def saved_attributes(model_fields: Mapping[str, Any]) -> dict[str, Any]:
     attributes = {
         "model": identity(model_fields["model"]),
         "tokenizer": identity(model_fields["tokenizer"]),
-        "model_kwargs": plain(model_fields["model_kwargs"]),
+        "model_kwargs": serializable_kwargs(model_fields["model_kwargs"]),
         "engine_config": engine_config and asdict(engine_config),
         "preference_digest": repr(resolve(preference)) if preference else None,
     }

@@ -1,1 +1,1 @@
-"""Loading models and tokenizers, and sharing them within a process."""
+"""Loads models and tokenizers, and shares them within a process."""

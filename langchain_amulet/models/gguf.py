@@ -1,4 +1,4 @@
-"""GGUF files: dequantised once, then kept as safetensors in the user's cache directory."""
+"""GGUF files: dequantised once, then cached as safetensors in the user's cache directory."""
 
 import copy
 import hashlib
@@ -17,26 +17,26 @@ from langchain_amulet.exceptions import ModelLoadError
 logger = logging.getLogger(__name__)
 
 MAX_CONVERTED_BYTES = 2**31
-"""Larger files are dequantised on every load: their converted weights would fill the user's disk."""
+"""Files larger than this are dequantised on every load, because their converted weights would fill the disk."""
 
 
 def check_gguf_installed() -> None:
-    """Raise a `ModelLoadError` that names the extra, if GGUF files cannot be read."""
+    """Raise a `ModelLoadError` if the packages that read GGUF files are not installed."""
     missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
     if missing:
-        msg = f"Reading a GGUF file takes {' and '.join(missing)}: pip install 'langchain-amulet[gguf]'."
+        msg = f"Reading a GGUF file requires {' and '.join(missing)}: pip install 'langchain-amulet[gguf]'."
         raise ModelLoadError(msg)
 
 
 def converted_folder(path: Path, dtype: torch.dtype) -> Path | None:
-    """The folder with this file's weights and tokenizer as transformers saves them, converted on first use.
+    """Return the folder with the converted weights and tokenizer of a GGUF file, converting them on first use.
 
     Args:
         path: A GGUF file.
-        dtype: What to dequantise to.
+        dtype: The dtype of the converted weights.
 
     Returns:
-        The folder, or `None` if it cannot be kept: the file is too large, or the cache directory cannot be written.
+        The folder, or `None` if the file is larger than `MAX_CONVERTED_BYTES` or the cache directory is not writable.
     """
     if path.stat().st_size > MAX_CONVERTED_BYTES:
         return None
@@ -45,7 +45,9 @@ def converted_folder(path: Path, dtype: torch.dtype) -> Path | None:
         try:
             _convert(path, dtype, folder)
         except OSError as error:
-            logger.warning("Cannot keep the converted weights of %s, so every load converts anew: %s", path, error)
+            logger.warning(
+                "Cannot cache the converted weights of %s, so each load converts them again: %s", path, error
+            )
             return None
     return folder
 
@@ -57,7 +59,7 @@ def _folder_name(path: Path, dtype: torch.dtype) -> str:
 
 
 def _convert(path: Path, dtype: torch.dtype, folder: Path) -> None:
-    """Write the folder beside its place, then move it there: others see all of it or nothing."""
+    """Write to a temporary folder and rename it, so that other processes never see an incomplete folder."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     try:
@@ -65,7 +67,7 @@ def _convert(path: Path, dtype: torch.dtype, folder: Path) -> None:
         AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(draft)
         draft.rename(folder)
     except OSError:
-        if not folder.is_dir():  # else another process was first, with the same content
+        if not folder.is_dir():  # otherwise another process has written the same content
             raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -77,7 +79,7 @@ def _dequantise(path: Path, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def _without_quantization(model: PreTrainedModel) -> PreTrainedModel:
-    """The same weights in a model that transformers agrees to save: it refuses one that was read from GGUF."""
+    """Return a model with the same weights that transformers can save: it refuses to save one read from GGUF."""
     config = copy.deepcopy(model.config)
     if hasattr(config, "quantization_config"):
         del config.quantization_config

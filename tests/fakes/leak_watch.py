@@ -1,4 +1,4 @@
-"""Users whose words can be told apart, the paths by which they ask, and watchers of all that leaves on the way."""
+"""Users with unique secrets, the APIs through which they ask, and watchers of everything that leaves the process."""
 
 import asyncio
 import contextlib
@@ -37,20 +37,20 @@ from langchain_amulet.engine.config import EngineConfig
 from tests.fakes.chat_templates import MISTRAL, byte_tokenizer
 from tests.fakes.models import GROUPED
 
-TOKENIZER = byte_tokenizer(MISTRAL)  # the template that writes the shortest prompts
+TOKENIZER = byte_tokenizer(MISTRAL)  # the template with the shortest prompts
 _PREFERENCE_IDS = r",\s?".join(map(str, TOKENIZER.encode("pref-", add_special_tokens=False)))
-# A prompt's token ids tell the text, too.
+# A prompt's token ids reveal its text, too.
 _SECRET = re.compile(rf"(?:user|asks|pref)-[0-9a-f]{{12,}}|{_PREFERENCE_IDS}")
 
 
 def secrets_in(text: str) -> list[str]:
-    """The secrets of users that a text carries, in its order."""
+    """The users' secrets that a text contains, in order."""
     return _SECRET.findall(text)
 
 
 @dataclass(frozen=True)
 class User:
-    """Somebody whose id, question and preferences can be told from everybody else's."""
+    """A user with unique id, question and preferences."""
 
     id: str
     question: str
@@ -58,12 +58,12 @@ class User:
 
     @property
     def own(self) -> frozenset[str]:
-        """What may stand in this user's own traces: no preference."""
+        """The secrets that this user's own traces may contain: all but preferences."""
         return frozenset(secrets_in(f"{self.id} {self.question}"))
 
 
 def random_preferences(rng: random.Random) -> tuple[Preference, ...]:
-    """One to three likes and dislikes, each with a secret of its own."""
+    """One to three likes and dislikes, each with its own secret."""
     weights = [1.0, *rng.choices([1.0, 0.5, -0.5], k=rng.choices([0, 1, 2], [6, 2, 1])[0])]
     return tuple(Preference(f"Speak as pref-{rng.randbytes(6).hex()}.", weight) for weight in weights)
 
@@ -82,7 +82,7 @@ def random_users(num_users: int, rng: random.Random) -> list[User]:
 
 
 class Watch:
-    """Looks for secrets in what leaves, and keeps the findings, not the texts."""
+    """Searches outgoing data for secrets; stores the findings, not the texts."""
 
     def __init__(self) -> None:
         self.leaks: list[str] = []
@@ -100,7 +100,7 @@ class Watch:
             self.leaks += [f"{channel} carries {secret}" for secret in sorted(found.difference(may_carry))]
 
     def channels_of_leaks(self) -> set[str]:
-        """Where something was found."""
+        """The places where secrets were found."""
         return {leak.split(" carries ")[0] for leak in self.leaks}
 
 
@@ -123,7 +123,7 @@ class Eavesdropper(BaseCallbackHandler):
 
 
 class AsyncEavesdropper(AsyncCallbackHandler):
-    """The same for async calls."""
+    """The same, for async calls."""
 
     raise_error = True
     __init__ = Eavesdropper.__init__
@@ -166,7 +166,7 @@ def tracer(watch: Watch, may_carry: frozenset[str]) -> LangChainTracer:
 
 
 class WatchedCache(BaseCache):
-    """Sees each key and entry, and counts what is served from it."""
+    """A cache that records each key and entry, and counts hits."""
 
     def __init__(self, cache: BaseCache, watch: Watch) -> None:
         self.cache, self.watch, self.num_hits = cache, watch, 0
@@ -225,7 +225,7 @@ def watched_logs(watch: Watch) -> Iterator[None]:
 
 @contextlib.contextmanager
 def watched_warnings(watch: Watch) -> Iterator[None]:
-    """See all warnings, and raise none of them."""
+    """Watch all warnings without raising them."""
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.showwarning = lambda message, *_: watch.see("warning", str(message))
@@ -236,7 +236,7 @@ def watched_warnings(watch: Watch) -> Iterator[None]:
 
 
 def one_layer_model() -> PreTrainedModel:
-    """Equal weights each time; one layer, for speed, with room for tools in its prompts."""
+    """A model of one layer, with the same weights on each call and a context that fits prompts with tools."""
     sizes = {**GROUPED, "num_hidden_layers": 1, "max_position_embeddings": 1024}
     with torch.random.fork_rng():
         torch.manual_seed(5)
@@ -244,7 +244,7 @@ def one_layer_model() -> PreTrainedModel:
 
 
 MODEL = one_layer_model()
-ENGINE = EngineConfig(prefill_tokens=4096, prefix_cache_bytes=1_000_000)  # so small that rows are dropped, too
+ENGINE = EngineConfig(prefill_tokens=4096, prefix_cache_bytes=1_000_000)  # small enough that rows are evicted
 SETTINGS = {"max_tokens": 4, "temperature": 0.0, "realignment": RealignmentConfig(guidance_scale=3.0)}
 PROMPT = ChatPromptTemplate.from_messages([("human", "{question}")])
 THREADS = ThreadPoolExecutor(16)
@@ -368,15 +368,15 @@ ASYNC_PATHS: dict[str, Callable[[Visit], Any]] = {
 ALL_PATHS = [*PATHS, *ASYNC_PATHS]
 
 
-class Reading(NamedTuple):
-    """What a user read by a path, and what they preferred then."""
+class Received(NamedTuple):
+    """The answer that a user received by a path, with the user's preferences at that time."""
 
     path: str
     user: User
     text: str
 
 
-async def visit(app: App, path: str, users: Sequence[User]) -> list[Reading]:
+async def visit(app: App, path: str, users: Sequence[User]) -> list[Received]:
     users = users if "batch" in path else users[:1]
     if path in ASYNC_PATHS:
         call = Visit(app, users, AsyncEavesdropper)
@@ -385,7 +385,7 @@ async def visit(app: App, path: str, users: Sequence[User]) -> list[Reading]:
         call = Visit(app, users, Eavesdropper)
         given = await asyncio.get_running_loop().run_in_executor(THREADS, PATHS[path], call)
     answers = call.see([*given] if "batch" in path else [given])
-    return [Reading(path, user, text_of(answer)) for user, answer in zip(users, answers, strict=True)]
+    return [Received(path, user, text_of(answer)) for user, answer in zip(users, answers, strict=True)]
 
 
 def text_of(given: Any) -> str:
@@ -396,5 +396,5 @@ def text_of(given: Any) -> str:
     return text_of(given["messages"][-1]) if isinstance(given, dict) else "".join(map(text_of, given))
 
 
-async def together(visits: Sequence[Coroutine[Any, Any, list[Reading]]]) -> list[Reading]:
+async def together(visits: Sequence[Coroutine[Any, Any, list[Received]]]) -> list[Received]:
     return [*itertools.chain.from_iterable(await asyncio.gather(*visits))]

@@ -1,4 +1,4 @@
-"""Two hundred users of one model by every path: nobody's answer, words or preferences reach anybody else."""
+"""Two hundred users call one model through every API: no answer, text or preference reaches another user."""
 
 import asyncio
 import contextlib
@@ -38,7 +38,7 @@ from tests.fakes.leak_watch import (
     App,
     AsyncEavesdropper,
     Eavesdropper,
-    Reading,
+    Received,
     User,
     Visit,
     Watch,
@@ -54,7 +54,7 @@ from tests.fakes.leak_watch import (
     watched_warnings,
 )
 
-ORACLE = make_llm(  # the same weights in another engine: no memory, no cache, nothing kept from call to call
+ORACLE = make_llm(  # the same weights in another engine, without memory, cache or prefix reuse
     model=one_layer_model(), engine_config=replace(ENGINE, prefix_cache_bytes=0)
 )
 
@@ -64,28 +64,28 @@ def expected(question: str, preferences: tuple[Preference, ...]) -> str:
     return ORACLE.invoke(question, preference=[*preferences]).text
 
 
-def wrong(readings: Sequence[Reading]) -> list[str]:
-    """Who read what is not theirs, and by which path."""
-    due = THREADS.map(lambda reading: expected(reading.user.question, reading.user.preferences), readings)
+def wrong(received: Sequence[Received]) -> list[str]:
+    """Describe each answer that is not the one its user should receive, with its path."""
+    due = THREADS.map(lambda reading: expected(reading.user.question, reading.user.preferences), received)
     return [
         f"{reading.path} gave {reading.user.id} {reading.text!r}, theirs is {text!r}"
-        for reading, text in zip(readings, due, strict=True)
+        for reading, text in zip(received, due, strict=True)
         if reading.text != text
     ]
 
 
-# Two hundred users: everybody asks, then some change their minds while others ask on.
+# Two hundred users: all ask, then some change their preferences while others continue to ask.
 
 
 class Life(NamedTuple):
     watch: Watch
     cache: WatchedCache
-    readings: dict[str, list[Reading]]
+    received: dict[str, list[Received]]
 
 
 @pytest.fixture(scope="module", params=["memory", "sqlite"])
 def life(request, is_campaign, tmp_path_factory) -> Life:
-    """All that the tests below look at, once with LangChain's global cache and once with the model's own."""
+    """The recorded traffic of all users, once with LangChain's global cache and once with the model's own."""
     watch, rng, folder = Watch(), random.Random(0), tmp_path_factory.mktemp("life")
     users = random_users(200 if is_campaign or request.param == "memory" else 50, rng)
     with contextlib.ExitStack() as stack:
@@ -99,12 +99,12 @@ def life(request, is_campaign, tmp_path_factory) -> Life:
         else:
             response_cache = WatchedCache(stack.enter_context(sqlite_cache(folder / "answers.db")), watch)
             app = App(stack.enter_context(SqliteStore.from_conn_string(":memory:")), watch, response_cache)
-        readings = asyncio.run(live(app, users, rng))
+        received = asyncio.run(live(app, users, rng))
     app.see_checkpoints()
     if request.param == "sqlite":
         asked = secrets_in(str([user.question for user in users]))
         watch.see("cache file", (folder / "answers.db").read_bytes(), asked)
-    return Life(watch, response_cache, readings)
+    return Life(watch, response_cache, received)
 
 
 @contextlib.contextmanager
@@ -117,7 +117,7 @@ def sqlite_cache(path: Path) -> Iterator[BaseCache]:
     opened.engine.dispose()
 
 
-async def live(app: App, users: Sequence[User], rng: random.Random) -> dict[str, list[Reading]]:
+async def live(app: App, users: Sequence[User], rng: random.Random) -> dict[str, list[Received]]:
     app.enter(users)
     paths = itertools.cycle(rng.sample(ALL_PATHS, len(ALL_PATHS)))
     first = await together([visit(app, next(paths), [user, rng.choice(users)]) for user in users])
@@ -131,14 +131,14 @@ async def live(app: App, users: Sequence[User], rng: random.Random) -> dict[str,
     return {"first": first, **dict(zip(plans, await asyncio.gather(*later), strict=True))}
 
 
-async def revisit(app: App, path: str, user: User, preferences: tuple[Preference, ...]) -> list[Reading]:
+async def revisit(app: App, path: str, user: User, preferences: tuple[Preference, ...]) -> list[Received]:
     now = user if preferences == user.preferences else await app.change(user, preferences)
     return await visit(app, path, [now, now])
 
 
 @pytest.mark.parametrize("phase", ["first", "changed", "deleted", "kept"])
 def test_every_path_gives_each_user_their_own_answer_at_once(life, phase):
-    assert wrong(life.readings[phase]) == []
+    assert wrong(life.received[phase]) == []
 
 
 def test_nothing_that_leaves_carries_a_preference_or_anothers_words(life):
@@ -146,7 +146,7 @@ def test_nothing_that_leaves_carries_a_preference_or_anothers_words(life):
 
 
 def test_a_mistake_would_have_been_seen(life):
-    first = life.readings["first"]
+    first = life.received["first"]
     profiles = {reading.user.preferences for reading in first if reading.user.question == "Why?"}
     assert len({expected("Why?", profile) for profile in profiles}) > 0.8 * len(profiles) > 20
     assert {reading.path for reading in first} == {*ALL_PATHS}
@@ -161,7 +161,7 @@ def test_a_mistake_would_have_been_seen(life):
 
 
 class FailingStore(InMemoryStore):
-    """Raises at every third operation while it is broken."""
+    """Fails at every third operation while `is_broken` is set."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -188,8 +188,8 @@ def watch() -> Iterator[Watch]:
         yield watch
 
 
-def told(error: BaseException) -> str:
-    """An error as logs print it."""
+def printed_error(error: BaseException) -> str:
+    """The text of an error as it appears in logs."""
     return "".join(traceback.format_exception(error)) + repr(error)
 
 
@@ -201,13 +201,13 @@ async def test_store_that_fails_in_the_middle_gives_errors_or_right_answers(watc
     visits = [visit(app, path, [user] * 2) for user, path in zip(users, 2 * ALL_PATHS, strict=True)]
     outcomes = await asyncio.gather(*visits, return_exceptions=True)
     errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
-    readings = [reading for outcome in outcomes if isinstance(outcome, list) for reading in outcome]
+    received = [reading for outcome in outcomes if isinstance(outcome, list) for reading in outcome]
     for error in errors:
-        watch.see("error", told(error))
+        watch.see("error", printed_error(error))
     assert {type(error) for error in errors} == {ConnectionError}
-    assert min(len(errors), len(readings)) > 5
+    assert min(len(errors), len(received)) > 5
     store.is_broken = False
-    assert wrong([*readings, *await together([visit(app, "ainvoke", [user]) for user in users])]) == []
+    assert wrong([*received, *await together([visit(app, "ainvoke", [user]) for user in users])]) == []
     assert watch.leaks == []
 
 
@@ -218,7 +218,7 @@ def test_store_that_fails_while_preferences_change_shows_none(watch):
     for change in [memory.remember, memory.forget, memory.remember]:
         with pytest.raises(ConnectionError) as failed:
             [change("somebody", text) for _ in range(3)]
-        watch.see("error", told(failed.value))
+        watch.see("error", printed_error(failed.value))
     assert watch.leaks == []
 
 
@@ -243,7 +243,7 @@ def past_questions(users: Sequence[User]) -> BaseTool:
 
 
 class CallsFirst(AgentMiddleware):
-    """Has the model call a tool before it answers."""
+    """Forces the model to call a tool before it answers."""
 
     async def awrap_model_call(self, request, handler):
         forced = {"tool_choice": "any", "model_settings": {"max_tokens": 100}}
@@ -332,7 +332,7 @@ def test_errors_and_warnings_about_preferences_show_none(watch):
     for kind, attempt in attempts:
         with pytest.raises(kind) as refused:
             attempt()
-        watch.see("error", told(refused.value))
+        watch.see("error", printed_error(refused.value))
     make_llm(max_streams=2).invoke("Why?", preference=[Preference(SECRET, 1), Preference(SECRET * 2, 0.5)])
     assert watch.num_seen["warning"] > 0
     assert watch.leaks == []

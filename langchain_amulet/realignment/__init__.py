@@ -1,0 +1,37 @@
+"""The mathematics of realignment: pure functions over next-token logits.
+
+Amulet runs T iterations of Follow-the-Regularized-Leader for every token. Each iterate is an affine mixture of two
+log-policies, so the whole loop reduces to one number, the guidance scale w:
+
+    log π = log π_base + w · (log π_pref − log π_base) − log Z
+
+Linear Alignment (w = 1 + ratio), Context Steering (w = 1 + λ) and classifier-free guidance (w = guidance_scale) use the
+same equation; they differ only in how they choose w. All logarithms are natural, so divergences are in nats.
+
+| Module | Contents |
+|---|---|
+| `config` | `RealignmentConfig`; each field that is a guard declares its own properties |
+| `guard_specs` | what a field of the config declares to be a guard |
+| `amulet_loop` | Amulet's loop as the scalar w |
+| `kernel` | `realign()`: the equation and its guards for one batch of logits |
+| `mixture` | mixtures of the base and the prompted policies, with hard zeros |
+| `guards` | plausibility and nucleus: which tokens may be chosen |
+| `trust_region` | the bound on the KL divergence from the reference policy |
+| `batched` | the parameters of several configs as tensors, for the engine |
+| `ranges` | range checks |
+
+To add a guard: declare its field in `config`, put its mathematics beside the others, and give `realign()` a keyword of
+the same name. The engine and the chat model pick it up from there.
+
+References:
+    Zhang et al., Amulet, ICLR 2025: https://arxiv.org/abs/2502.19148
+    Gao et al., Linear Alignment, ICML 2024: https://arxiv.org/abs/2401.11458
+    Sanchez et al., Classifier-free guidance for language models, ICML 2024: https://arxiv.org/abs/2306.17806
+"""
+
+from langchain_amulet.realignment.amulet_loop import guidance_scale
+from langchain_amulet.realignment.config import RealignmentConfig
+from langchain_amulet.realignment.kernel import realign
+from langchain_amulet.realignment.ranges import MAX_GUIDANCE_SCALE
+
+__all__ = ["MAX_GUIDANCE_SCALE", "RealignmentConfig", "guidance_scale", "realign"]

@@ -255,7 +255,7 @@ class Engine:
                     except Exception as error:  # noqa: BLE001
                         self._scheduler.recover(error)
                     if self._scorings:
-                        self._scorings[0].step(self._runner.model)
+                        self._scorings[0].step(self._runner)
         except BaseException as error:
             logger.exception("The engine's worker has failed, so the engine is closed.")
             self._break_down(error)

@@ -1,24 +1,26 @@
-"""Keys and values of earlier requests, kept for those that begin alike."""
+"""Saved rows of earlier requests, for later requests with the same prefix."""
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any
+from typing import Generic
 
+from langchain_amulet.engine.runners.protocol import SavedRow
 from langchain_amulet.engine.tokens import Tokens, common_prefix_length
 
 
 @dataclass(frozen=True, slots=True)
-class Prefix:
-    """One kept row."""
+class Prefix(Generic[SavedRow]):
+    """One saved row."""
 
     tokens: Tokens
     key: str
-    saved: Any
-    """What the runner has saved."""
+    """The key of the requests that may reuse it; empty for all requests."""
+    saved: SavedRow
+    """The row as the runner has saved it."""
 
 
-class PrefixCache:
-    """Rows kept up to a budget of bytes; the one that has not been of use for longest goes first.
+class PrefixCache(Generic[SavedRow]):
+    """Saved rows within a budget of tokens; the least recently used one is dropped first.
 
     Args:
         max_tokens: The budget, in tokens.
@@ -26,16 +28,19 @@ class PrefixCache:
 
     def __init__(self, max_tokens: int) -> None:
         self._max_tokens = max_tokens
-        self._prefixes: OrderedDict[int, Prefix] = OrderedDict()
+        self._prefixes: OrderedDict[int, Prefix[SavedRow]] = OrderedDict()
         self.num_tokens = 0
-        """Tokens kept."""
+        """Tokens in all saved rows."""
 
     def __len__(self) -> int:
-        """Number of rows kept."""
+        """Return the number of saved rows."""
         return len(self._prefixes)
 
-    def find(self, tokens: Tokens, key: str) -> tuple[Prefix | None, int]:
-        """The kept row that shares the longest beginning, and its length; rows kept under another key do not count."""
+    def find(self, tokens: Tokens, key: str) -> tuple[Prefix[SavedRow] | None, int]:
+        """Return the saved row with the longest common prefix, and the length of that prefix.
+
+        Only rows with the same key or the empty key count.
+        """
         best, length = None, 0
         for number, prefix in self._prefixes.items():
             if prefix.key in ("", key) and (common := common_prefix_length(prefix.tokens, tokens)) > length:
@@ -46,7 +51,7 @@ class PrefixCache:
         return self._prefixes[best], length
 
     def has_use_for(self, tokens: Tokens, key: str) -> bool:
-        """Whether a row is worth keeping: it is within the budget, and no kept one begins with it."""
+        """Whether to save a row: it fits into the budget, and is not a prefix of a saved row with the same key."""
         if len(tokens) > self._max_tokens:
             return False
         for number, prefix in self._prefixes.items():
@@ -55,8 +60,8 @@ class PrefixCache:
                 return False
         return True
 
-    def put(self, prefix: Prefix) -> None:
-        """Keep a row, in place of those that it begins with, and of old ones if the budget is spent."""
+    def put(self, prefix: Prefix[SavedRow]) -> None:
+        """Add a row. It replaces the saved rows that are its prefixes, and the oldest ones beyond the budget."""
         for number, other in list(self._prefixes.items()):
             is_covered = common_prefix_length(other.tokens, prefix.tokens) == len(other.tokens)
             if other.key == prefix.key and is_covered:
@@ -67,7 +72,7 @@ class PrefixCache:
             self._drop(next(iter(self._prefixes)))
 
     def clear(self, *, private_only: bool = False) -> None:
-        """Drop all rows, or those that not everybody may use."""
+        """Drop all rows, or only those with a key."""
         for number, prefix in list(self._prefixes.items()):
             if prefix.key or not private_only:
                 self._drop(number)

@@ -1,42 +1,45 @@
-"""Takes over what was read before: by other streams of a request, by requests under way, and by earlier ones."""
+"""Reuses keys and values: of other streams of a request, of running requests, and of earlier ones."""
 
 from collections.abc import Iterable, Sequence
+from typing import Generic
 
 from langchain_amulet.engine.prefix_cache import Prefix, PrefixCache
 from langchain_amulet.engine.row import Row
-from langchain_amulet.engine.runners.protocol import Runner
+from langchain_amulet.engine.runners.protocol import Runner, SavedRow
 from langchain_amulet.engine.tokens import Tokens
 
-_MIN_REUSE = 8  # tokens; copying fewer saves nothing
+_MIN_REUSE = 8  # tokens; copying fewer saves no time
 MIN_SHARED = 64
-"""Tokens; reading fewer twice costs less than a forward of their own."""
+"""Tokens; prefilling fewer twice costs less than a separate forward."""
 
 
-class Reuse:
-    """Fills new rows from what is there.
+class Reuse(Generic[SavedRow]):
+    """Fills new rows from existing and from saved ones.
 
     Args:
         runner: Holds the rows.
-        max_bytes: The budget for rows kept of earlier requests. 0 reuses nothing between requests.
+        max_bytes: The budget for saved rows of earlier requests. 0 reuses nothing between requests.
     """
 
-    def __init__(self, runner: Runner, max_bytes: int) -> None:
+    def __init__(self, runner: Runner[SavedRow], max_bytes: int) -> None:
         self._runner = runner
         self._between_requests = bool(max_bytes) and runner.is_incremental
-        self._kept = PrefixCache(max_bytes // max(1, runner.bytes_per_token) if self._between_requests else 0)
+        self._kept: PrefixCache[SavedRow] = PrefixCache(
+            max_bytes // max(1, runner.bytes_per_token) if self._between_requests else 0
+        )
         self.num_reused = 0
-        """Tokens of requests that were copied from other requests, and not read."""
+        """Tokens that were copied from other requests in place of a prefill."""
 
     @property
     def num_kept(self) -> int:
-        """Tokens kept of earlier requests."""
+        """Tokens in saved rows of earlier requests."""
         return self._kept.num_tokens
 
     def fill(self, rows: Sequence[Row], first: int) -> int:
-        """Fill the rows of a new request, from number `first` on, as far as others have read the same.
+        """Fill the rows of a new request, from index `first` on, as far as other rows have the same prefix.
 
         Returns:
-            Tokens that its base row is to read before they are copied to its other rows; 0 if that does not pay.
+            The number of tokens to prefill in its base row and then copy to its other rows; 0 if that saves no time.
         """
         if self._between_requests:
             for index in range(first, len(rows)):
@@ -46,11 +49,11 @@ class Reuse:
             return 0
         self.share(rows, first, range(first + 1, len(rows)))
         shared = rows[first].sequence.num_shared
-        pays = shared - max(row.num_tokens for row in rows[first:]) >= MIN_SHARED
-        return shared if pays else 0
+        is_worthwhile = shared - max(row.num_tokens for row in rows[first:]) >= MIN_SHARED
+        return shared if is_worthwhile else 0
 
     def share(self, rows: Sequence[Row], base: int, group: Iterable[int]) -> None:
-        """Copy what the base row has read to those rows of its request that begin alike and have read less."""
+        """Copy the common prefix from the base row to the rows of `group` that have read less of it."""
         for index in group:
             length = rows[base].common_length(rows[index].reusable_ids)
             if length >= rows[index].num_tokens + _MIN_REUSE:
@@ -58,7 +61,7 @@ class Reuse:
                 rows[index].num_tokens = length
 
     def keep(self, row: Row, index: int) -> None:
-        """Keep what a row has read, if a request to come may use it."""
+        """Save what a row has read, if a later request may reuse it."""
         tokens, key = row.read_ids, row.key
         if (
             key is None
@@ -69,19 +72,19 @@ class Reuse:
             return
         try:
             saved = self._runner.save(index, len(tokens))
-        except (RuntimeError, MemoryError):  # of memory: an answer is not to fail for the sake of the next
+        except (RuntimeError, MemoryError):  # out of memory: saving must not make an answer fail
             self._kept.clear()
         else:
             self._kept.put(Prefix(tokens, key, saved))
 
     def clear(self, *, private_only: bool = False) -> bool:
-        """Drop what is kept, or what not everybody may use of it; whether there was anything."""
+        """Drop the saved rows, or only those with a key. Return whether there were any."""
         before = len(self._kept)
         self._kept.clear(private_only=private_only)
         return len(self._kept) < before
 
     def _take_over(self, row: Row, index: int, others: Sequence[Row]) -> int:
-        """Fill one row from the kept or the active row that has the most in common with it."""
+        """Fill a row from the saved or running row with the longest common prefix. Return the length of the prefix."""
         if row.key is None:
             return 0
         prefix, kept_length = self._kept.find(row.reusable_ids, row.key)
@@ -91,13 +94,13 @@ class Reuse:
         if length >= kept_length:
             self._runner.copy_prefix(source, index, length)
             return length
-        assert prefix is not None, "a match has a prefix"
+        assert prefix is not None, "a positive length comes with a prefix"
         self._runner.load(prefix.saved, index, kept_length)
         return kept_length
 
 
 def _longest_match(tokens: Tokens, key: str, rows: Sequence[Row]) -> tuple[int, int]:
-    """The row under way with the longest common beginning, and its length."""
+    """Return the index of the row with the longest common prefix, and the length of that prefix."""
     lengths = [row.common_length(tokens) if row.key in ("", key) else 0 for row in rows]
     length = max(lengths, default=0)
     return (lengths.index(length) if lengths else 0), length

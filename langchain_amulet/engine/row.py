@@ -1,5 +1,6 @@
-"""What one row of the runner is used for."""
+"""The use of one row of the runner."""
 
+from collections import abc
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from langchain_amulet.engine.tokens import Tokens, common_prefix_length
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """One stream of a sequence, of which the row has read some tokens."""
+    """A stream of a sequence, and how much of it the row has read."""
 
     sequence: Sequence
     stream: int
@@ -19,26 +20,26 @@ class Row:
 
     @property
     def num_unread(self) -> int:
-        """Tokens of prompt and answer that are still to be read."""
+        """Tokens of prompt and answer that the row has not read yet."""
         return len(self.sequence.request.prompts[self.stream]) + len(self.sequence.token_ids) - self.num_tokens
 
     @property
     def key(self) -> str | None:
-        """Whose later requests may reuse what it has read."""
+        """The key of the requests that may reuse what it has read; see `Request.prefix_keys`."""
         return self.sequence.request.prefix_key(self.stream)
 
     @property
     def read_ids(self) -> Tokens:
-        """What it has read."""
+        """The tokens that it has read."""
         return np.array(self.sequence.stream_ids(self.stream)[: self.num_tokens], dtype=np.int64)
 
     @property
     def reusable_ids(self) -> Tokens:
-        """What it can take over from others: all that it has to read but the last token, which gives the logits."""
+        """The tokens that can be copied from other rows: all but the last, whose forward gives the logits."""
         return np.array(self.sequence.stream_ids(self.stream)[:-1], dtype=np.int64)
 
     def common_length(self, tokens: Tokens) -> int:
-        """How much of what it has read others begin with too; found without putting prompt and answer together."""
+        """Return the length of the common prefix with what it has read, without joining prompt and answer."""
         prompt = self.sequence.prompts[self.stream][: self.num_tokens]
         length = common_prefix_length(prompt, tokens)
         if length < len(prompt) or length == self.num_tokens:
@@ -48,12 +49,20 @@ class Row:
 
     @property
     def next_id(self) -> int:
-        """The next token to read; found without putting the whole stream together, as this is asked at every step."""
+        """The next token to read. Called at every step, so it does not join prompt and answer."""
         prompt = self.sequence.request.prompts[self.stream]
         if self.num_tokens < len(prompt):
             return prompt[self.num_tokens]
         return self.sequence.token_ids[self.num_tokens - len(prompt)]
 
     def unread_ids(self, count: int) -> list[int]:
-        """The next tokens to read."""
+        """Return the next tokens to read."""
         return self.sequence.stream_ids(self.stream)[self.num_tokens : self.num_tokens + count]
+
+
+def rows_by_sequence(sequences: abc.Sequence[Sequence], rows: abc.Sequence[Row]) -> list[list[int]]:
+    """Return for each sequence the indices of its rows in `rows`, by stream."""
+    indices: dict[int, list[int]] = {sequence.number: [0] * sequence.num_streams for sequence in sequences}
+    for index, row in enumerate(rows):
+        indices[row.sequence.number][row.stream] = index
+    return [indices[sequence.number] for sequence in sequences]

@@ -1,4 +1,4 @@
-"""A fake model for the engine, and what tests of the engine share."""
+"""A fake runner for the engine, and functions that tests of the engine share."""
 
 import time
 import zlib
@@ -11,18 +11,18 @@ from langchain_amulet.engine.params import Request
 from langchain_amulet.realignment import realign
 
 VOCAB_SIZE = 40
-NOT_A_NUMBER_AFTER = -1  # a token that spoils the logits of its row
+NOT_A_NUMBER_AFTER = -1  # a token that makes all later logits of its row NaN
 
 
 def fake_logits(input_ids: Sequence[int]) -> Tensor:
-    """Logits that any change of the tokens changes, `(V,)`."""
+    """Logits `(V,)` that depend on every token."""
     seed = zlib.crc32(repr(list(input_ids)).encode())
     logits = torch.randn(VOCAB_SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     return logits * torch.nan if NOT_A_NUMBER_AFTER in input_ids else logits
 
 
 class FakeRunner:
-    """A model in pure Python: each row is the list of its tokens."""
+    """A runner in pure Python: each row is the list of its tokens."""
 
     device = torch.device("cpu")
     vocab_size = VOCAB_SIZE
@@ -33,11 +33,11 @@ class FakeRunner:
         self.max_context = max_context
         self.rows: list[list[int]] = []
         self.most_bytes = 0
-        self.sizes: list[tuple[str, int, int]] = []  # of each forward: kind, rows, tokens
-        self._failures: list[Exception | None] = []  # of the calls to come
+        self.sizes: list[tuple[str, int, int]] = []  # kind, rows and tokens of each forward
+        self._failures: list[Exception | None] = []  # of the next calls that allocate memory
 
     def fail(self, error: Exception, delay: int, times: int = 1) -> None:
-        """Raise an error from calls to come that take memory, after as many that do not."""
+        """Let `delay` of the next calls that allocate memory succeed, and then `times` of them raise."""
         self._failures = [*[None] * delay, *[error] * times]
 
     def _take(self) -> None:
@@ -67,6 +67,14 @@ class FakeRunner:
         self.sizes[-1] = ("decode", len(input_ids), len(input_ids))
         return logits
 
+    def score(self, prompt: Sequence[int], token_ids: Sequence[int]) -> Tensor:
+        self._take()
+        prefixes = [[*prompt, *token_ids[:length]] for length in range(len(token_ids))]
+        rows = [
+            fake_logits(prefix).log_softmax(-1)[token_id] for prefix, token_id in zip(prefixes, token_ids, strict=True)
+        ]
+        return torch.stack(rows).float()
+
     def truncate(self, row: int, num_tokens: int, *, erase: bool = False) -> None:  # noqa: ARG002
         del self.rows[row][num_tokens:]
 
@@ -87,23 +95,23 @@ class FakeRunner:
 
 
 def alone(request: Request) -> list[int]:
-    """What a greedy request without stop tokens gets from the fake model, by a loop that knows no rows."""
+    """Return the greedy answer of the fake model to one request without stop tokens, by a loop without rows."""
     tokens: list[int] = []
     for _ in range(request.sampling.max_tokens):
         base, *prefs = (fake_logits([*prompt, *tokens]) for prompt in request.prompts)
-        scores = base
+        logits = base
         if prefs:
             weights = torch.tensor(request.weights, dtype=base.dtype)
             config = request.realignment
-            guards = {"plausibility": config.plausibility, "max_kl": config.max_kl}
-            scores = realign(base, torch.stack(prefs), config.guidance_scale, weights=weights, **guards)
-        tokens.append(int(scores.argmax()))
+            prefs = torch.stack(prefs)
+            logits = realign(base, prefs, config.guidance_scale, weights=weights, **config.active_guards)
+        tokens.append(int(logits.argmax()))
     return tokens
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 20) -> None:
-    """Wait for what another thread is about to do."""
+    """Wait until another thread has made a condition true."""
     deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
+        assert time.monotonic() < deadline, f"the condition is still false after {timeout_s} s"
         time.sleep(0.002)

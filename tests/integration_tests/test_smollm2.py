@@ -135,7 +135,7 @@ def test_prefix_cached_equals_cold(llm, requests, one_by_one):
 
 
 def test_preempted_equals_never_preempted(llm, requests, one_by_one, monkeypatch):
-    monkeypatch.setattr("langchain_amulet.engine.scheduler._HEADROOM", 0)
+    monkeypatch.setattr("langchain_amulet.engine.admission._HEADROOM", 0)
     runner = TransformersRunner(llm.load().model)
     longest = max(len(prompt) for request in requests for prompt in request.prompts)
     config = EngineConfig(cache_bytes=4 * (longest + 10) * runner.bytes_per_token, prefix_cache_bytes=0)

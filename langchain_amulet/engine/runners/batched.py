@@ -1,6 +1,5 @@
-"""Runs a transformers model over rows of different length, eagerly."""
+"""Runs a transformers model over rows of different lengths, eagerly."""
 
-import inspect
 from collections.abc import Sequence
 
 import torch
@@ -9,6 +8,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import get_layer_types_and_kwargs
 
 from langchain_amulet.engine.devices import free_bytes, is_out_of_memory
+from langchain_amulet.engine.runners.plain_forward import logits_to_keep, token_log_probs
 from langchain_amulet.engine.runners.probe import explain_mismatch, probe_prompts
 from langchain_amulet.engine.runners.row_cache import RowCache, SavedRow
 from langchain_amulet.exceptions import UnsupportedModelError
@@ -16,19 +16,19 @@ from langchain_amulet.exceptions import UnsupportedModelError
 _UNBOUNDED_CONTEXT = 2**31
 _ATTENTION_IMPLEMENTATIONS = ("sdpa", "eager")
 _LAYER_TYPES = ("full_attention", "sliding_attention")
-_FIRST_CAPACITY = 256  # tokens; buffers grow by doubling
-_CUDA_SPAN_MULTIPLE = 64  # fewer shapes of mask, and clear of a fault at lengths of 32 n + 1 (pytorch #191937)
+_FIRST_CAPACITY = 256  # tokens; buffers double when they grow
+_CUDA_SPAN_MULTIPLE = 64  # fewer mask shapes, and avoids a bug at lengths of 32 n + 1 (pytorch #191937)
 
 
 class TransformersRunner:
-    """Forwards of one causal language model over rows of different length, without padding.
+    """Runs one causal language model over rows of different lengths, without padding the cache.
 
     Args:
         model: Any `AutoModelForCausalLM` whose layers are full or sliding-window attention.
 
     Raises:
-        UnsupportedModelError: The model's layers or attention implementation cannot be served so, or a probe shows that
-            it answers differently from row to row.
+        UnsupportedModelError: The model's layers or attention implementation are not supported, or a probe shows that
+            the logits of a row differ from those of the model's own forward.
     """
 
     is_incremental = True
@@ -38,25 +38,20 @@ class TransformersRunner:
         self._config = model.config.get_text_config(decoder=True)
         self._windows = self._layer_windows()
         self._check_attention()
-        self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._keeps_logits = bool(logits_to_keep(model, 1))
         self._span_multiple = _CUDA_SPAN_MULTIPLE if self.device.type == "cuda" else 1
         self._cache = RowCache(len(self._windows))
         self.bytes_per_token = self._probe()
         """Memory for the keys and values of one token of one row."""
 
     @property
-    def model(self) -> PreTrainedModel:
-        """The model itself, for forwards that use no rows."""
-        return self._model
-
-    @property
     def device(self) -> torch.device:
-        """Where token ids go, and logits come from."""
+        """The device of the token ids and the logits."""
         return torch.device(self._model.device)
 
     @property
     def max_context(self) -> int:
-        """Tokens that the model takes in one row."""
+        """The most tokens that the model accepts in one row."""
         return int(getattr(self._config, "max_position_embeddings", None) or _UNBOUNDED_CONTEXT)
 
     @property
@@ -65,11 +60,11 @@ class TransformersRunner:
         return int(self._config.vocab_size)
 
     def free_bytes(self) -> int:
-        """Memory that the device has to spare."""
+        """Return the free memory of the device."""
         return free_bytes(self.device)
 
     def reserve(self, num_rows: int, num_tokens: int, max_bytes: int) -> None:
-        """Make room for that many rows of that many tokens, doubling what there is where that keeps to `max_bytes`."""
+        """Allocate rows of `num_tokens` tokens, rounded up to powers of two where that stays within `max_bytes`."""
         rows, tokens = len(self._cache.lengths), self._cache.capacity
         if num_rows <= rows and num_tokens <= tokens:
             return
@@ -85,44 +80,48 @@ class TransformersRunner:
             self._cache.resize(num_rows, num_tokens)
 
     def prefill(self, first_row: int, input_ids: Sequence[Sequence[int]]) -> Tensor:
-        """Add tokens to consecutive rows, to each its own, in one forward.
+        """Append tokens to consecutive rows in one forward: one list of token ids per row, which may be empty.
 
         Returns:
-            Logits of the token after them, `(rows, V)`; those of a row that was given none mean nothing.
+            Logits of the token after them, `(rows, V)`; undefined for a row without new tokens.
         """
         num_tokens = [len(ids) for ids in input_ids]
-        # A forward is rectangular: shorter rows are filled up at the end, where nothing looks.
-        filled = torch.tensor([[*ids, *[0] * (max(num_tokens) - len(ids))] for ids in input_ids])
-        return self._forward(first_row, filled, num_tokens)
+        # A forward is rectangular: pad shorter rows at the end, where no token attends to.
+        padded = torch.tensor([[*ids, *[0] * (max(num_tokens) - len(ids))] for ids in input_ids])
+        return self._forward(first_row, padded, num_tokens)
 
     def decode(self, input_ids: Sequence[int]) -> Tensor:
-        """Add one token to each of the rows from 0 on, in one forward.
+        """Append one token to each of the rows from 0 on, in one forward.
 
         Returns:
-            Logits of the token after it, `(rows, V)`.
+            Logits of the next token, `(rows, V)`.
         """
         return self._forward(0, torch.tensor([input_ids]).T, [1] * len(input_ids))
 
+    def score(self, prompt: Sequence[int], token_ids: Sequence[int]) -> Tensor:
+        """Return the log-probability of each token of a text after a prompt, in nats, `(tokens,)`; uses no rows."""
+        return token_log_probs(self._model, prompt, token_ids)
+
     def truncate(self, row: int, num_tokens: int, *, erase: bool = False) -> None:
-        """Forget what a row holds beyond its first tokens; with `erase`, overwrite all of the row as well."""
+        """Shorten a row to its first tokens; with `erase`, also overwrite the whole row with zeros."""
         if erase:
             self._cache.erase(row)
         self._cache.lengths[row] = num_tokens
 
     def copy_prefix(self, source: int, target: int, num_tokens: int) -> None:
-        """Let the target row hold the first tokens of the source row, and nothing else."""
+        """Replace the target row by the first tokens of the source row."""
         self._cache.copy_prefix(source, target, num_tokens)
 
     def save(self, row: int, num_tokens: int) -> SavedRow:
-        """Copy the first tokens of a row out of the buffers."""
+        """Return a copy of the first tokens of a row, outside the buffers."""
         return self._cache.save(row, num_tokens)
 
     def load(self, saved: SavedRow, row: int, num_tokens: int) -> None:
-        """Let a row hold the first tokens of what `save` returned, and nothing else."""
+        """Replace a row by the first tokens of what `save` returned."""
         self._cache.load(saved, row, num_tokens)
 
     def release(self) -> None:
-        """Give the buffers back; all rows are empty."""
+        """Free the buffers; all rows are empty afterwards."""
         self._cache.release()
 
     @torch.inference_mode()
@@ -150,11 +149,11 @@ class TransformersRunner:
             logits = logits[:, 0]
         else:
             logits = torch.stack([row[wanted.index(index)] for row, index in zip(logits, last, strict=True)])
-        self._cache.advance(rows, num_tokens)  # last, since nothing may have moved on if something fails
+        self._cache.advance(rows, num_tokens)  # last, so that a failed forward leaves the lengths unchanged
         return logits
 
     def _attention_mask(self, positions: Tensor, span: int) -> Tensor | dict[str, Tensor]:
-        """Which of the `span` positions each new token may attend to, `(B, 1, S, span)`, per kind of layer."""
+        """Return the additive mask over the `span` positions for each new token, `(B, 1, S, span)`, per layer type."""
         keys, queries = torch.arange(span, device=positions.device), positions.unsqueeze(-1)
         causal = keys <= queries
         masks = {
@@ -164,7 +163,7 @@ class TransformersRunner:
         return masks if len(masks) > 1 else next(iter(masks.values()))
 
     def _additive(self, visible: Tensor) -> Tensor:
-        """0 where a position is visible, else as low as it goes: both attention implementations take it as it is."""
+        """Return 0 where a position is visible, else the lowest number: both attention implementations accept this."""
         dtype = self._model.dtype
         mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
         return mask.masked_fill(~visible, torch.finfo(dtype).min).unsqueeze(1)
@@ -174,14 +173,14 @@ class TransformersRunner:
         unsupported = sorted(set(layer_types) - set(_LAYER_TYPES))
         if unsupported:
             kinds = ", ".join(unsupported)
-            msg = f"{self._config.model_type} has layers of type {kinds}, whose memory is no row of tokens."
+            msg = f"{self._config.model_type} has layers of type {kinds}, which do not cache one entry per token."
             raise UnsupportedModelError(msg)
         windows = [
             (layer_type, kwargs.get("sliding_window"))
             for layer_type, kwargs in zip(layer_types, layer_kwargs, strict=True)
         ]
         if len(set(windows)) > len(set(layer_types)):
-            msg = f"{self._config.model_type} has sliding windows of several sizes; the masks of rows allow one."
+            msg = f"{self._config.model_type} has sliding windows of several sizes; only one size is supported."
             raise UnsupportedModelError(msg)
         return windows
 
@@ -189,19 +188,19 @@ class TransformersRunner:
         implementation = self._config._attn_implementation
         if implementation not in _ATTENTION_IMPLEMENTATIONS:
             msg = (
-                f"attn_implementation={implementation!r} cannot attend over rows of different length; "
+                f"attn_implementation={implementation!r} cannot attend over rows of different lengths; "
                 f'use model_kwargs={{"attn_implementation": "sdpa"}} (or "eager").'
             )
             raise UnsupportedModelError(msg)
 
     def _probe(self) -> int:
-        """Decode a few tokens in two uneven rows, and compare with the model's own forward.
+        """Decode a few tokens in two rows of different lengths, and compare with the model's own forward.
 
-        Some architectures take positions from elsewhere, keep state of their own or ignore the mask; their answers
-        would be wrong without a sign.
+        Some architectures ignore the position ids or the mask, or keep other state; their answers would be wrong
+        without an error.
 
         Returns:
-            The bytes that one token takes in one row.
+            The bytes of the keys and values of one token in one row.
         """
         rows = probe_prompts(self.vocab_size, self.max_context)
 
@@ -216,7 +215,7 @@ class TransformersRunner:
             raise UnsupportedModelError(msg)
         bytes_per_token = self._cache.num_bytes // (len(rows) * self._cache.capacity)
         if not bytes_per_token:
-            msg = f"{self._config.model_type} does not use the cache that it is given."
+            msg = f"{self._config.model_type} does not use the cache that is passed to it."
             raise UnsupportedModelError(msg)
         self.release()
         return bytes_per_token

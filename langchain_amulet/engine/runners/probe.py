@@ -1,4 +1,4 @@
-"""What is tried on a model before it is served."""
+"""Compares a runner's logits with the model's own forward before the model is served."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,10 +8,10 @@ from transformers import PreTrainedModel
 
 _MIN_SIMILARITY = 0.999  # cosine; a wrong mask or position gives less, rounding in float32 far more
 _MIN_SIMILARITY_HALF = 0.99  # rounding in bfloat16 gives 0.99999 on SmolLM2
-# Of a few tokens, the first alone, models make so much that rounding in half precision may turn their logits around.
+# Not shorter: with very few tokens of context, rounding in half precision may change the logits completely.
 _LENGTHS = (32, 20)
 
-# What models raise that do not take what they are given.
+# What models raise if they do not accept the arguments of a runner.
 _MISFITS = (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError)
 
 
@@ -19,30 +19,32 @@ _MISFITS = (AssertionError, AttributeError, IndexError, RuntimeError, TypeError,
 def explain_mismatch(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]], next_logits: Callable[[], Tensor]
 ) -> str | None:
-    """Compare logits with those of the model's own forward, without a cache; `None` if they agree.
+    """Compare logits with those of the model's own forward, without a cache.
+
+    Returns the difference in words, or `None` if they agree.
 
     Args:
         model: Any causal language model.
-        prompts: Token ids, each of a row.
-        next_logits: Computes logits of the token after each, `(prompts, V)`, in the way that is to be tried.
+        prompts: Token ids of each row.
+        next_logits: Computes the logits of the token after each prompt, `(prompts, V)`, as the runner does.
     """
     try:
         outputs = [model(torch.tensor([ids], device=model.device), use_cache=False) for ids in prompts]
-        theirs = torch.stack([output.logits[0, -1] for output in outputs])
-        ours = next_logits()
+        expected = torch.stack([output.logits[0, -1] for output in outputs])
+        actual = next_logits()
     except torch.OutOfMemoryError:
         raise
     except _MISFITS as error:
         return f"it raises {type(error).__name__}: {error}"
-    similarity = torch.cosine_similarity(ours.cpu().double(), theirs.cpu().double(), dim=-1).min().item()
-    is_exact = ours.dtype in (torch.float32, torch.float64)
-    if similarity >= (_MIN_SIMILARITY if is_exact else _MIN_SIMILARITY_HALF):  # which NaN is not
+    similarity = torch.cosine_similarity(actual.cpu().double(), expected.cpu().double(), dim=-1).min().item()
+    is_exact = actual.dtype in (torch.float32, torch.float64)
+    if similarity >= (_MIN_SIMILARITY if is_exact else _MIN_SIMILARITY_HALF):  # false for NaN
         return None
     return f"its logits differ (cosine similarity {similarity:.3f})"
 
 
 def probe_prompts(vocab_size: int, max_context: int) -> list[list[int]]:
-    """Two prompts of different length, of tokens from all over the vocabulary."""
+    """Return two prompts of different lengths, with tokens from the whole vocabulary."""
     return [
         [(101 + 37 * i + n) % vocab_size for i in range(min(length, max_context))] for n, length in enumerate(_LENGTHS)
     ]

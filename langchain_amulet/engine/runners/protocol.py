@@ -1,34 +1,31 @@
-"""The seam between the scheduler and whatever executes the model."""
+"""The interface between the scheduler and the code that executes the model."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+
+SavedRow = TypeVar("SavedRow")
+"""What a runner's `save` returns. Others hold it and pass it to `load`, without looking inside."""
 
 
-class Runner(Protocol):
-    """One model over numbered rows of keys and values, each row with a length of its own.
+class Runner(Protocol[SavedRow]):
+    """One model over numbered rows of keys and values; each row has its own length.
 
-    The scheduler keeps the rows that decode together at the front, so that `decode` always acts on rows 0 .. n - 1 and
-    an implementation may hold static buffers, and compile or capture the decode step per bucket of rows and lengths.
-    A method that raises leaves all lengths as they were.
+    The scheduler keeps the rows that decode together at the front, so `decode` always acts on rows 0 .. n - 1. An
+    implementation may therefore hold static buffers, and compile or capture the decode step per bucket of rows and
+    lengths. A method that raises leaves all lengths unchanged.
     """
 
     @property
-    def model(self) -> PreTrainedModel:
-        """The model itself, for forwards that use no rows."""
-        ...
-
-    @property
     def device(self) -> torch.device:
-        """Where logits lie."""
+        """The device of the logits."""
         ...
 
     @property
     def max_context(self) -> int:
-        """Tokens that the model takes in one row."""
+        """The most tokens that the model accepts in one row."""
         ...
 
     @property
@@ -43,53 +40,61 @@ class Runner(Protocol):
 
     @property
     def is_incremental(self) -> bool:
-        """Whether a row can be read in chunks, and copied or kept up to any of its tokens."""
+        """Whether a row can be prefilled in chunks, and copied or saved up to any of its tokens."""
         ...
 
     def free_bytes(self) -> int:
-        """Memory that the device has to spare."""
+        """Return the free memory of the device."""
         ...
 
     def reserve(self, num_rows: int, num_tokens: int, max_bytes: int) -> None:
-        """Make room for that many rows of that many tokens, and for more where that keeps to `max_bytes`.
+        """Allocate at least `num_rows` rows of `num_tokens` tokens, and more where that stays within `max_bytes`.
 
         Raises:
-            torch.OutOfMemoryError: The device has not as much; what is there stays.
+            torch.OutOfMemoryError: The device has too little free memory. Existing rows are unchanged.
         """
         ...
 
     def prefill(self, first_row: int, input_ids: Sequence[Sequence[int]]) -> Tensor:
-        """Add tokens to consecutive rows, to each its own, possibly none.
+        """Append tokens to consecutive rows: one list of token ids per row, which may be empty.
 
         Returns:
-            Logits of the token after them, `(rows, V)`; those of a row that was given none mean nothing.
+            Logits of the token after them, `(rows, V)`; undefined for a row without new tokens.
         """
         ...
 
     def decode(self, input_ids: Sequence[int]) -> Tensor:
-        """Add one token to each of the rows from 0 on.
+        """Append one token to each of the rows from 0 on.
 
         Returns:
-            Logits of the token after it, `(rows, V)`.
+            Logits of the next token, `(rows, V)`.
+        """
+        ...
+
+    def score(self, prompt: Sequence[int], token_ids: Sequence[int]) -> Tensor:
+        """Return the log-probability of each token of a text after a prompt, in one forward that uses no rows.
+
+        Returns:
+            Log-probabilities in nats, `(tokens,)`, float32 on the CPU.
         """
         ...
 
     def truncate(self, row: int, num_tokens: int, *, erase: bool = False) -> None:
-        """Forget what a row holds beyond its first tokens; with `erase`, overwrite all of the row as well."""
+        """Shorten a row to its first tokens; with `erase`, also overwrite the whole row with zeros."""
         ...
 
     def copy_prefix(self, source: int, target: int, num_tokens: int) -> None:
-        """Let the target row hold the first tokens of the source row, and nothing else."""
+        """Replace the target row by the first tokens of the source row."""
         ...
 
-    def save(self, row: int, num_tokens: int) -> Any:
-        """Copy the first tokens of a row out of the buffers."""
+    def save(self, row: int, num_tokens: int) -> SavedRow:
+        """Return a copy of the first tokens of a row, outside the buffers."""
         ...
 
-    def load(self, saved: Any, row: int, num_tokens: int) -> None:
-        """Let a row hold the first tokens of what `save` returned, and nothing else."""
+    def load(self, saved: SavedRow, row: int, num_tokens: int) -> None:
+        """Replace a row by the first tokens of what `save` returned."""
         ...
 
     def release(self) -> None:
-        """Give the buffers back; all rows are empty."""
+        """Free the buffers; all rows are empty afterwards."""
         ...

@@ -1,7 +1,7 @@
-"""A key-value cache whose rows have lengths of their own.
+"""A key-value cache in which each row has its own length.
 
-Rows are never padded: a token is written at its own position in its row, and an explicit mask tells attention which
-positions a row has reached. Forgetting tokens is lowering a length.
+Rows are never padded: a token is written at its position in its row, and an explicit mask says which positions of a
+row are filled. To drop tokens from the end of a row, its length is lowered.
 """
 
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 SavedRow: TypeAlias = dict[int, tuple[Tensor, Tensor]]
-"""Keys and values of one row, `(H, tokens, D)`, by layer; where layers share theirs, some hold none."""
+"""Keys and values of one row, `(H, tokens, D)`, by layer; layers that share those of another layer have no entry."""
 
 
 @dataclass(slots=True)
 class _Placement:
-    """Where the forward that is under way writes, and how far it reads."""
+    """Where the current forward writes, and how far it reads."""
 
     rows: slice
     positions: Tensor  # (B, 1, S, 1), the position of each new token in its row
@@ -28,7 +28,7 @@ class _Placement:
 class _RowLayer(CacheLayerMixin):
     """Keys and values of one attention layer, `(rows, H, capacity, D)`."""
 
-    is_sliding = False  # windows are the mask's business; here every position is kept
+    is_sliding = False  # the mask applies the window; the cache keeps every position
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -50,19 +50,19 @@ class _RowLayer(CacheLayerMixin):
         *_args: Any,
         **_kwargs: Any,
     ) -> tuple[Tensor, Tensor]:
-        """Write the new tokens, and return views of all that the rows under way may attend to."""
+        """Write the new tokens, and return views of the positions that the rows of this forward may attend to."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        assert self.placement is not None, "RowCache.place() comes before the forward"
+        assert self.placement is not None, "call RowCache.place() before the forward"
         rows, span = self.placement.rows, self.placement.span
-        positions = self.placement.positions.to(key_states.device)  # a layer may lie on another device than the input
+        positions = self.placement.positions.to(key_states.device)  # a layer may be on another device than the input
         keys, values = (states[rows] for states in self.states())
         keys.scatter_(2, positions.expand(key_states.shape), key_states)
         values.scatter_(2, positions.expand(value_states.shape), value_states)
         return keys[:, :, :span], values[:, :, :span]
 
     def resize(self, num_rows: int, capacity: int, num_tokens: int) -> None:
-        """Change the number of rows and the tokens that each can hold, keeping the first `num_tokens` of them."""
+        """Change the number of rows and their capacity in tokens, and keep the first `num_tokens` tokens of each."""
         if self.is_initialized:
             self.keys, self.values = (_resized(each, num_rows, capacity, num_tokens) for each in self.states())
         self.num_rows, self.capacity = num_rows, capacity
@@ -95,7 +95,7 @@ def _resized(states: Tensor, num_rows: int, capacity: int, num_tokens: int) -> T
 
 
 class RowCache(Cache):
-    """Rows of keys and values, each with its own length; transformers' models write into it.
+    """Rows of keys and values, each with its own length; models of transformers write into it.
 
     Args:
         num_layers: L, the attention layers of the model.
@@ -105,11 +105,11 @@ class RowCache(Cache):
         self._row_layers = [_RowLayer() for _ in range(num_layers)]
         super().__init__(layers=[*self._row_layers])
         self.capacity = 0
-        """Tokens that each row has room for."""
+        """The most tokens that a row can hold."""
         self.span = 0
-        """Positions that the forward under way reads."""
+        """The number of positions that the current forward reads."""
         self.lengths: list[int] = []
-        """Tokens in each row. Lowering a length forgets the tokens beyond it."""
+        """Tokens in each row. Lowering a length drops the tokens beyond it."""
 
     @property
     def num_bytes(self) -> int:
@@ -117,11 +117,11 @@ class RowCache(Cache):
         return sum(states.nbytes for layer in self._filled_layers() for states in layer.states())
 
     def resize(self, num_rows: int, capacity: int) -> None:
-        """Change the number of rows, dropping the last or adding empty ones, and the tokens each has room for."""
+        """Change the number of rows, by dropping the last or adding empty ones, and the capacity of each in tokens."""
         try:
             for layer in self._row_layers:
                 layer.resize(num_rows, capacity, max(self.lengths, default=0))
-        except BaseException:  # out of memory half-way: what all layers have holds what is there
+        except BaseException:  # out of memory half-way: use the size that all layers have
             num_rows = min(layer.num_rows for layer in self._row_layers)
             self.lengths = [*self.lengths[:num_rows], *[0] * (num_rows - len(self.lengths))]
             self.capacity = min(layer.capacity for layer in self._row_layers)
@@ -130,13 +130,13 @@ class RowCache(Cache):
         self.capacity = capacity
 
     def release(self) -> None:
-        """Give all memory back."""
+        """Free the memory of all rows."""
         for layer in self._row_layers:
             layer.release()
         self.capacity, self.lengths = 0, []
 
     def place(self, rows: slice, num_tokens: int, device: torch.device, *, span_multiple: int = 1) -> Tensor:
-        """Announce a forward of `num_tokens` tokens in each of `rows`, which is to read up to the longest of them.
+        """Prepare a forward of `num_tokens` tokens in each of `rows`. It reads as many positions as the longest has.
 
         Returns:
             The positions of the new tokens, `(rows, num_tokens)`.
@@ -144,7 +144,7 @@ class RowCache(Cache):
         starts = torch.tensor(self.lengths[rows], device=device).unsqueeze(1)
         positions = starts + torch.arange(num_tokens, device=device)
         self.span = max(self.lengths[rows]) + num_tokens
-        assert self.span <= self.capacity, "room is reserved before the forward"
+        assert self.span <= self.capacity, "reserve rows of this length before the forward"
         self.span = min(self.capacity, -(-self.span // span_multiple) * span_multiple)
         placement = _Placement(rows, positions[:, None, :, None], self.span)
         for layer in self._row_layers:
@@ -152,25 +152,25 @@ class RowCache(Cache):
         return positions
 
     def advance(self, rows: slice, num_tokens: Sequence[int]) -> None:
-        """Take the forward as done. What it computed beyond a row's own tokens is overwritten by what comes next."""
+        """Add the tokens of the forward to the lengths. The next forward overwrites what padding has written."""
         self.lengths[rows] = [length + more for length, more in zip(self.lengths[rows], num_tokens, strict=True)]
 
     def copy_prefix(self, source: int, target: int, num_tokens: int) -> None:
-        """Let the target row hold the first tokens of the source row, and nothing else."""
+        """Replace the target row by the first tokens of the source row."""
         for layer in self._filled_layers():
             for states in layer.states():
                 states[target, :, :num_tokens] = states[source, :, :num_tokens]
         self.lengths[target] = num_tokens
 
     def erase(self, row: int) -> None:
-        """Overwrite a row: numbers that are not finite would spoil the next request in it, through its mask."""
+        """Overwrite a row with zeros: NaN or infinity would reach the next request in it in spite of the mask."""
         for layer in self._filled_layers():
             for states in layer.states():
                 states[row] = 0
         self.lengths[row] = 0
 
     def save(self, row: int, num_tokens: int) -> SavedRow:
-        """A copy of the first tokens of a row."""
+        """Return a copy of the first tokens of a row."""
         return {
             index: (layer.states()[0][row, :, :num_tokens].clone(), layer.states()[1][row, :, :num_tokens].clone())
             for index, layer in enumerate(self._row_layers)
@@ -178,12 +178,12 @@ class RowCache(Cache):
         }
 
     def load(self, saved: SavedRow, row: int, num_tokens: int) -> None:
-        """Let a row hold the first tokens of a saved one, and nothing else."""
-        for index, theirs in saved.items():
+        """Replace a row by the first tokens of a saved one."""
+        for index, saved_layer in saved.items():
             layer = self._row_layers[index]
             if not layer.is_initialized:  # no forward since release()
-                layer.lazy_initialization(theirs[0][None], theirs[1][None])
-            for states, saved_states in zip(layer.states(), theirs, strict=True):
+                layer.lazy_initialization(saved_layer[0][None], saved_layer[1][None])
+            for states, saved_states in zip(layer.states(), saved_layer, strict=True):
                 states[row, :, :num_tokens] = saved_states[:, :num_tokens]
         self.lengths[row] = num_tokens
 

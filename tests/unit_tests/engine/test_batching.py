@@ -140,12 +140,12 @@ def test_next_turns_equal_cold(model):
     assert engine.stats.num_reused_tokens > 3 * (20 + 25)
 
 
-def test_paged_out_equals_never_paged_out(model, expected):
+def test_preempted_equals_never_preempted(model, expected):
     runner = TransformersRunner(model)
     config = EngineConfig(cache_bytes=6 * 150 * runner.bytes_per_token, prefix_cache_bytes=0)
     engine = Engine(runner, config)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("langchain_amulet.engine.scheduler._HEADROOM", 0)
+        patch.setattr("langchain_amulet.engine.admission._HEADROOM", 0)
         patch.setattr("langchain_amulet.engine.runners.batched._FIRST_CAPACITY", 4)
         assert together(engine, requests()) == expected
     assert engine.stats.num_preemptions

@@ -61,7 +61,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     )
     def build(self, **limits):
         self.headroom = pytest.MonkeyPatch()
-        self.headroom.setattr("langchain_amulet.engine.scheduler._HEADROOM", 1)  # so that rows outgrow the limit
+        self.headroom.setattr("langchain_amulet.engine.admission._HEADROOM", 1)  # so that rows outgrow the limit
         self.runner = FakeRunner(max_context=120)
         self.scheduler = Scheduler(self.runner, EngineConfig(**limits))
         self.limits = limits
@@ -208,7 +208,7 @@ def test_long_common_beginning_is_read_once():
     assert sequence.token_ids == alone(sequence.request)
 
 
-def test_paged_out_request_goes_on_where_it_was():
+def test_preempted_request_goes_on_where_it_was():
     runner = FakeRunner()
     scheduler = scheduler_of(runner, cache_bytes=4 * 80)
     sequences = [add(scheduler, request([i] * 10, [i] * 12, max_tokens=100)) for i in range(2)]

@@ -1,4 +1,4 @@
-"""How likely a text is under several prompts: the engine's scores, and what a chat model makes of them."""
+"""Log-probabilities of a text after several prompts: the engine's, and the chat model's methods on top of them."""
 
 import pytest
 import torch
@@ -30,25 +30,32 @@ def engine(request) -> Engine:
 
 def expected(prompt: list[int], text: list[int]) -> list[float]:
     """Token by token, each from a forward of its own."""
-    scores = []
+    log_probs = []
     for i, token_id in enumerate(text):
         logits = MODEL(torch.tensor([[*prompt, *text[:i]]])).logits[0, -1]
-        scores.append(logits.log_softmax(-1)[token_id].item())
-    return scores
+        log_probs.append(logits.log_softmax(-1)[token_id].item())
+    return log_probs
 
 
-def test_scores_equal_those_of_one_forward_per_token(engine):
+def test_log_probs_equal_those_of_one_forward_per_token(engine):
     scored = engine.score(PROMPTS, TEXT).result()
     torch.testing.assert_close(scored, torch.tensor([expected(prompt, TEXT) for prompt in PROMPTS]))
 
 
-def test_a_long_text_is_scored_in_chunks_to_the_same_numbers(engine):
+@pytest.mark.parametrize("runner_class", [TransformersRunner, SequentialRunner])
+def test_runner_scores_a_text_after_one_prompt(runner_class):
+    log_probs = runner_class(MODEL).score(PROMPTS[0], TEXT)
+    assert log_probs.dtype == torch.float32
+    torch.testing.assert_close(log_probs, torch.tensor(expected(PROMPTS[0], TEXT)))
+
+
+def test_scoring_a_long_text_in_chunks_changes_nothing(engine):
     text = [(7 * i) % 30 + 1 for i in range(70)]
     scored = engine.score([[5]], text).result()
     torch.testing.assert_close(scored, torch.tensor([expected([5], text)]))
 
 
-def test_those_who_are_answered_meanwhile_get_the_same_tokens():
+def test_scoring_does_not_change_the_tokens_of_running_requests():
     engine = Engine(TransformersRunner(MODEL))
     request = Request([[5, 6, 7]], [], RealignmentConfig(), SamplingParams(temperature=0, max_tokens=30), None, [""])
     alone = list(engine.submit(request))
@@ -62,17 +69,17 @@ def test_those_who_are_answered_meanwhile_get_the_same_tokens():
 @pytest.mark.parametrize(
     ("prompts", "text"), [([[5]], []), ([], [5]), ([[5], []], [5]), ([[10**6]], [5]), ([[5]], [-1])]
 )
-def test_what_is_no_text_is_refused(engine, prompts, text):
+def test_empty_or_unknown_tokens_are_refused(engine, prompts, text):
     with pytest.raises(InvalidParameterError):
         engine.score(prompts, text)
 
 
-def test_what_is_longer_than_the_context_is_refused(engine):
+def test_text_beyond_the_context_is_refused(engine):
     with pytest.raises(ContextLengthError, match="the model takes"):
         engine.score([[5] * 10_000], TEXT)
 
 
-def test_an_error_of_the_model_is_told_and_the_engine_goes_on(engine, monkeypatch):
+def test_error_of_the_model_reaches_the_future_and_the_engine_goes_on(engine, monkeypatch):
     with monkeypatch.context() as broken:
         broken.setattr(engine._runner, "_model", None)
         with pytest.raises(GenerationError, match="AttributeError"):
@@ -80,23 +87,23 @@ def test_an_error_of_the_model_is_told_and_the_engine_goes_on(engine, monkeypatc
     assert engine.score(PROMPTS, TEXT).result().shape == (3, 4)
 
 
-def test_what_takes_more_memory_than_there_is_is_told_as_such(engine, monkeypatch):
+def test_out_of_memory_in_scoring_has_an_error_of_its_own(engine, monkeypatch):
     def too_large(*_, **__):
         raise torch.OutOfMemoryError
 
     with monkeypatch.context() as small:
-        small.setattr("langchain_amulet.engine.scoring.token_logprobs", too_large)
+        small.setattr(engine._runner, "score", too_large)
         with pytest.raises(EngineMemoryError, match="9 tokens.*Score a shorter text"):
             engine.score(PROMPTS, TEXT).result()
     assert engine.score(PROMPTS, TEXT).result().shape == (3, 4)
 
 
-def test_a_scoring_that_nobody_waits_for_ends(engine):
+def test_cancelled_scoring_stops(engine):
     future = engine.score(PROMPTS * 1000, TEXT)
     scoring = engine._scorings[0]
     assert future.cancel()
     engine.score(PROMPTS, TEXT).result()
-    assert len(scoring._scored) < 3000
+    assert len(scoring._log_probs) < 3000
 
 
 def test_a_closed_engine_scores_no_more(engine):
@@ -105,14 +112,14 @@ def test_a_closed_engine_scores_no_more(engine):
         engine.score(PROMPTS, TEXT)
 
 
-def test_who_waits_for_an_engine_that_is_closed_at_once_is_told(engine):
+def test_closing_at_once_fails_the_scorings_in_the_queue(engine):
     waiting = [engine.score(PROMPTS * 50, TEXT) for _ in range(4)]
     engine.close(cancel=True)
     with pytest.raises(ModelClosedError):
         waiting[-1].result(timeout=20)
 
 
-# What a chat model makes of it
+# The methods of the chat model
 
 PREFERENCE = "Be brief."
 
@@ -142,10 +149,9 @@ def test_evidence_counts_the_models_own_tokens(llm):
     assert counting.evidence("Why?", "Because.", [PREFERENCE]) == llm.evidence("Why?", "Because.", [PREFERENCE])
 
 
-def test_evidence_that_is_no_number_is_an_error(llm, monkeypatch):
+def test_evidence_that_is_not_finite_is_an_error(llm, monkeypatch):
     monkeypatch.setattr(
-        "langchain_amulet.engine.scoring.token_logprobs",
-        lambda _model, _prompt, ids: torch.full((len(ids),), -torch.inf),
+        llm.engine._runner, "score", lambda _prompt, token_ids: torch.full((len(token_ids),), -torch.inf)
     )
     with pytest.raises(NumericalError, match="no finite probability"):
         llm.evidence("Why?", "Because.", [PREFERENCE])

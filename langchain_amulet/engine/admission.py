@@ -1,0 +1,106 @@
+"""The queue of requests without rows, and the conditions under which the first of them gets rows."""
+
+from collections import abc, deque
+from dataclasses import dataclass
+
+from langchain_amulet.engine.reuse import MIN_SHARED
+from langchain_amulet.engine.row import Row
+from langchain_amulet.engine.sequence import Sequence
+
+_HEADROOM = 64  # tokens by which an admitted request can grow before one has to be preempted
+UNLIMITED = 2**62
+"""Bytes or tokens; stands for no limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowLimits:
+    """The limits on the number of rows and on their length."""
+
+    max_rows: int
+    max_bytes: int
+    """Memory for the keys and values of all rows."""
+    max_context: int
+    """The most tokens that the model accepts in one row."""
+    bytes_per_token: int
+    """Memory for the keys and values of one token of one row."""
+
+    def max_length(self, num_rows: int) -> int:
+        """Return the most tokens that each of `num_rows` rows can hold."""
+        bytes_per_token = num_rows * self.bytes_per_token
+        return min(self.max_context, self.max_bytes // bytes_per_token if bytes_per_token else UNLIMITED)
+
+
+class AdmissionQueue:
+    """Requests that wait for rows, in the order in which they get them.
+
+    Args:
+        limits: The limits that the rows of all running requests must meet.
+    """
+
+    def __init__(self, limits: RowLimits) -> None:
+        self._limits = limits
+        self._waiting: deque[Sequence] = deque()
+        self.is_full = False
+        """Whether the device has had no memory for another request, and no request has left since."""
+
+    def __len__(self) -> int:
+        """Return the number of waiting requests."""
+        return len(self._waiting)
+
+    def __iter__(self) -> abc.Iterator[Sequence]:
+        """Iterate over the waiting requests, the next one first."""
+        return iter(self._waiting)
+
+    def append(self, sequence: Sequence) -> None:
+        """Add a new request at the end."""
+        self._waiting.append(sequence)
+
+    def put_back(self, sequence: Sequence) -> None:
+        """Add a preempted request at the front."""
+        self._waiting.appendleft(sequence)
+
+    def pop(self) -> Sequence:
+        """Remove and return the first request."""
+        return self._waiting.popleft()
+
+    def remove_finished(self) -> None:
+        """Remove the requests that have ended while they waited."""
+        if any(sequence.is_finished for sequence in self._waiting):
+            self._waiting = deque(sequence for sequence in self._waiting if not sequence.is_finished)
+
+    def next_admissible(
+        self, rows: abc.Sequence[Row], num_decode_rows: int, *, num_shared: int, chunk_size: int
+    ) -> Sequence | None:
+        """Return the first request if it can get rows now, else `None`. It stays in the queue.
+
+        Args:
+            rows: The rows in use; those that decode come first.
+            num_decode_rows: The number of rows that decode.
+            num_shared: Tokens that the request being prefilled reads once for all its streams; 0 if it does not.
+            chunk_size: Tokens to prefill in one forward.
+        """
+        if not self._waiting:
+            return None
+        first = self._waiting[0]
+        prefilling = rows[num_decode_rows:]
+        if prefilling and (num_shared or not _fits_into_chunk(first, prefilling, chunk_size)):
+            return None
+        return first if self._has_room(first, rows) else None
+
+    def _has_room(self, sequence: Sequence, rows: abc.Sequence[Row]) -> bool:
+        if not rows:
+            return True  # the engine has limited the length of the request, so it has room alone
+        num_rows = len(rows) + sequence.num_streams
+        if self.is_full or num_rows > self._limits.max_rows:
+            return False
+        sequences = [sequence, *(row.sequence for row in rows)]
+        longest = max(min(each.num_tokens + _HEADROOM, each.max_length) for each in sequences)
+        return longest <= self._limits.max_length(num_rows)
+
+
+def _fits_into_chunk(sequence: Sequence, prefilling: abc.Sequence[Row], chunk_size: int) -> bool:
+    """Whether the prompts of a request can be read in the same forward as those that are being prefilled."""
+    if sequence.num_shared >= MIN_SHARED or sequence.is_suspect or any(row.sequence.is_suspect for row in prefilling):
+        return False
+    longest = max(sequence.num_tokens, *(row.num_unread for row in prefilling))
+    return (len(prefilling) + sequence.num_streams) * longest <= chunk_size

@@ -1,4 +1,4 @@
-"""Hands tokens from the thread that draws them to whoever reads them, in a thread or in a task."""
+"""Passes tokens from the worker thread to a reader in another thread or in an asyncio task."""
 
 import threading
 from collections import deque
@@ -6,17 +6,17 @@ from concurrent.futures import Future
 
 
 class Channel:
-    """A queue of token ids with an end, or with an error in place of it."""
+    """A queue of token ids that ends normally or with an error."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()  # a finalizer on the same thread may come in between
+        self._lock = threading.RLock()  # a finalizer may run on the same thread while the lock is held
         self._tokens: deque[int] = deque()
         self._readers: deque[Future[int | None]] = deque()
         self._is_closed = False
         self._error: BaseException | None = None
 
     def put(self, token_id: int) -> None:
-        """Hand on a token; after the end, nothing."""
+        """Add a token; ignored after the end."""
         with self._lock:
             if self._is_closed:
                 return
@@ -27,14 +27,14 @@ class Channel:
                 reader.set_result(token_id)
 
     def close(self, error: BaseException | None = None) -> None:
-        """Hand on the end; the first reader to come by takes the error, if there is one."""
+        """End the queue. The first reader after the last token gets the error, if there is one."""
         with self._lock:
             self._is_closed, self._error = True, error
             while (reader := self._next_reader()) is not None:
                 self._end(reader)
 
     def next(self) -> "Future[int | None]":
-        """The next token, once there is one; `None` at the end."""
+        """Return a future of the next token; its result is `None` at the end."""
         future: Future[int | None] = Future()
         with self._lock:
             if self._tokens:
@@ -46,7 +46,7 @@ class Channel:
         return future
 
     def give_back(self, future: "Future[int | None]") -> None:
-        """Take over what a reader was given, but was interrupted before it could use it."""
+        """Return a future whose reader was interrupted; its token or error goes to the next reader."""
         with self._lock:
             if future.cancel() or future.cancelled():
                 return
@@ -57,7 +57,7 @@ class Channel:
                 self._tokens.appendleft(token_id)
 
     def _next_reader(self) -> "Future[int | None] | None":
-        """The reader that has waited longest; one that was cancelled, with its task, takes nothing."""
+        """Return the reader that has waited longest; skip readers that are cancelled."""
         while self._readers:
             reader = self._readers.popleft()
             if reader.set_running_or_notify_cancel():

@@ -1,4 +1,4 @@
-"""How an engine shares its model among requests."""
+"""The limits of an engine."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,30 +8,30 @@ from langchain_amulet.exceptions import InvalidParameterError
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """Limits of one engine.
+    """The limits of one engine.
 
     Raises:
         InvalidParameterError: A limit is out of range.
     """
 
     max_rows: int = 128
-    """Prompt streams decoded together; a user with one preference takes two."""
+    """The most prompt streams decoded together. A request with one preference has two."""
     max_waiting: int = 256
-    """Requests that may wait for rows."""
+    """The most requests that wait for rows."""
     when_busy: Literal["wait", "raise"] = "wait"
-    """What a request does when as many wait: wait for a place in the queue, or raise `EngineBusyError`."""
+    """What `submit` does when the queue is full: wait for a place, or raise `EngineBusyError`."""
     cache_bytes: int | None = None
-    """Most memory for the keys and values of requests under way, taken as it is needed. `None`: half of what is free
-    when the model is loaded."""
+    """The most memory for the keys and values of running requests, allocated as needed. `None`: half of the memory
+    that is free when the model is loaded."""
     prefix_cache_bytes: int | None = None
-    """Most memory for the keys and values of earlier requests, kept for those that begin alike. 0: nothing is reused
-    between requests. `None`: a tenth of what is free when the model is loaded."""
+    """The most memory for saved keys and values of earlier requests, which later requests with the same prefix reuse.
+    0: no reuse between requests. `None`: a tenth of the memory that is free when the model is loaded."""
     prefill_tokens: int | None = None
-    """Most prompt tokens, over all rows, that are read between two tokens of the requests under way. `None`: 128 on
-    CPUs, else 1024."""
+    """The most prompt tokens, over all rows, that are prefilled between two tokens of the running requests. `None`: 128
+    on CPUs, otherwise 1024."""
 
     def __post_init__(self) -> None:
-        """Refuse limits under which nothing could run."""
+        """Raise if a limit is out of range."""
         lowest = {"max_rows": 1, "max_waiting": 1, "cache_bytes": 1, "prefix_cache_bytes": 0, "prefill_tokens": 1}
         for name, low in lowest.items():
             value = getattr(self, name)

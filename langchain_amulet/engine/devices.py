@@ -1,15 +1,15 @@
-"""What there is of memory, and whether it was too little."""
+"""Free memory of a device, and errors for too little of it."""
 
 from pathlib import Path
 
 import psutil
 import torch
 
-_CGROUP = Path("/sys/fs/cgroup")  # of a container: version 2
+_CGROUP = Path("/sys/fs/cgroup")  # version 2
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that a device has to spare."""
+    """Return the free memory of a device; on CPUs, within the limit of the container."""
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
@@ -22,12 +22,12 @@ def _free_in_container() -> int:
     try:
         limit, used = ((_CGROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
         return int(limit) - int(used)
-    except (OSError, ValueError):  # no container, or one without a limit ("max")
+    except (OSError, ValueError):  # not in a container, or one without a limit ("max")
         return 2**62
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device had too little memory; only CUDA has an error of its own for that."""
+    """Whether an error means that a device had too little memory. Only CUDA has a class for it."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     message = str(error).lower()

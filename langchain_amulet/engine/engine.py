@@ -1,4 +1,4 @@
-"""Many requests at once on one model, each with its own streams, strength, sampling and end.
+"""Many requests at once on one model, each with its own streams, guidance scale, sampling and stop tokens.
 
 The engine knows token ids only: no text, no messages, no users.
 """
@@ -9,10 +9,10 @@ import logging
 import os
 import threading
 import weakref
-from collections import deque
-from collections.abc import Sequence as TokenIds
+from collections import abc, deque
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,68 +30,68 @@ from langchain_amulet.exceptions import ContextLengthError, EngineBusyError, Inv
 
 logger = logging.getLogger(__name__)
 
-_CACHE_SHARE = 0.5  # of the memory that is free once the weights are there
+_CACHE_SHARE = 0.5  # of the memory that is free after the weights are loaded
 _PREFIX_CACHE_SHARE = 0.1
-_PREFILL_TOKENS = {"cpu": 128}  # about as long as four steps of one user on the CPUs measured
-_DEFAULT_PREFILL_TOKENS = 1024  # enough to fill a GPU, where reading it takes about as long as a step
-_EXIT_TIMEOUT_S = 30  # for the step under way when the process ends
+_PREFILL_TOKENS = {"cpu": 128}  # takes about as long as four steps of one user on the CPUs measured
+_DEFAULT_PREFILL_TOKENS = 1024  # enough to use all of a GPU, and takes about as long as a step
+_EXIT_TIMEOUT_S = 30  # for the current step when the process ends
 
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """What an engine is doing, and has done."""
+    """The state of an engine, and its counts since it was made."""
 
     num_running: int
     """Requests that hold rows."""
     num_waiting: int
-    """Requests that wait for rows, callers who wait for a place in the queue included."""
+    """Requests that wait for rows, including those whose callers wait for a place in the queue."""
     num_rows: int
     """Rows in use."""
     num_kept_tokens: int
-    """Tokens kept of earlier requests."""
+    """Tokens in saved rows of earlier requests."""
     num_reused_tokens: int
-    """Tokens, since the engine was made, that were copied from other requests in place of being read."""
+    """Tokens that were copied from other requests in place of a prefill."""
     num_preemptions: int
-    """Times, since the engine was made, that a request gave up its rows to be read again later."""
+    """How often a request lost its rows, to be prefilled again later."""
 
 
 class Engine:
     """Generates answers from one model; requests join and leave its batch at every token.
 
-    A worker thread owns all forwards. It ends with the engine, once nobody refers to it and the last request is done.
+    A worker thread runs all forwards. It ends when the engine is garbage collected and the last request has ended.
 
     Args:
         runner: Executes the model.
-        config: Limits. What is `None` there is taken from the device: half of its free memory for requests under way,
-            and a tenth for what is kept of earlier ones.
+        config: Limits. A limit that is `None` depends on the device: half of its free memory for running requests,
+            and a tenth for saved rows of earlier ones.
     """
 
-    def __init__(self, runner: Runner, config: EngineConfig | None = None) -> None:
+    def __init__(self, runner: Runner[Any], config: EngineConfig | None = None) -> None:
         self.config = _completed(config or EngineConfig(), runner)
-        """The limits that hold."""
+        """The limits, without `None`."""
         self.vocab_size = runner.vocab_size
         """V, the length of a row of logits."""
         self._runner = runner
         self._scheduler = Scheduler(runner, self.config)
         self._worker = Worker("amulet-engine")
-        self._lock = threading.Lock()  # for what follows
+        self._lock = threading.Lock()  # for the attributes below
         self._inbox: deque[Sequence] = deque()
-        self._queueing: deque[tuple[Sequence, Future[None]]] = deque()  # not even in the queue yet
+        self._queueing: deque[tuple[Sequence, Future[None]]] = deque()  # they wait for a place in the queue
         self._scorings: deque[Scoring] = deque()
         self._is_working = False
         self._is_closed = False
         self._forgets = False
         self._cancels = False
-        self._error: BaseException | None = None  # that has closed it
+        self._error: BaseException | None = None  # the one that has closed the engine
         _engines.add(self)
 
     def submit(self, request: Request) -> Generation:
-        """Take a request; its tokens are drawn from now on.
+        """Start a request; its tokens are drawn whether or not the generation is iterated.
 
         Waits while the queue is full, unless `config.when_busy` is `"raise"`.
 
         Raises:
-            InvalidParameterError: A token id is none of the model's, or there are more streams than rows.
+            InvalidParameterError: A token id is not in the vocabulary, or there are more streams than rows.
             ContextLengthError: A prompt leaves no room for an answer.
             EngineBusyError: The queue is full.
             ModelClosedError: The engine was closed.
@@ -106,7 +106,7 @@ class Engine:
         return generation
 
     async def asubmit(self, request: Request) -> Generation:
-        """`submit`, where waiting for a place in the queue does not hold up the event loop."""
+        """Like `submit`, but waiting for a place in the queue does not block the event loop."""
         sequence = self._sequence(request)
         generation = Generation(sequence)
         try:
@@ -116,32 +116,34 @@ class Engine:
             raise
         return generation
 
-    def score(self, prompts: TokenIds[TokenIds[int]], token_ids: TokenIds[int]) -> "Future[Tensor]":
-        """How likely a text is after each of several prompts; one forward for each, between the steps of others.
+    def score(self, prompts: abc.Sequence[abc.Sequence[int]], token_ids: abc.Sequence[int]) -> "Future[Tensor]":
+        """Compute the log-probability of a text after each of several prompts: one forward per prompt, between steps.
 
         Args:
             prompts: Token ids of each stream.
-            token_ids: Those of the text.
+            token_ids: Token ids of the text.
 
         Returns:
-            A future of the log-probability of each token, in nats: `(streams, tokens)`, float32 on the CPU. Cancelled,
-            it ends after the forward under way.
+            A future of the log-probability of each token, in nats, `(streams, tokens)`, float32 on the CPU. Cancelling
+            it takes effect after the current forward.
 
         Raises:
-            InvalidParameterError: A token id is none of the model's, there is no prompt, or one or the text is empty.
+            InvalidParameterError: A token id is not in the vocabulary, there is no prompt, or a prompt or the text is
+                empty.
             ContextLengthError: A prompt and the text together are longer than the model's context.
             ModelClosedError: The engine was closed.
-            GenerationError: By the future: the model failed. Or EngineMemoryError: for want of memory.
+            GenerationError: The model failed. The future raises it.
+            EngineMemoryError: The device has too little free memory. The future raises it.
         """
         if not prompts:
-            msg = "There is no prompt to score the text after. Give at least one."
+            msg = "Got no prompts to score the text after. Pass at least one."
             raise InvalidParameterError(msg)
         for row in (*prompts, token_ids):
             self._check_tokens(row)
         longest = max(map(len, prompts)) + len(token_ids)
         if longest > self._runner.max_context:
             msg = (
-                f"The prompt and the text have {longest} tokens; the model takes {self._runner.max_context}. "
+                f"The prompt and the text have {longest} tokens; the model accepts {self._runner.max_context}. "
                 f"Shorten the conversation or the text."
             )
             raise ContextLengthError(msg)
@@ -155,12 +157,12 @@ class Engine:
 
     @property
     def is_closed(self) -> bool:
-        """Whether it takes no more requests."""
+        """Whether the engine refuses new requests."""
         return self._is_closed
 
     @property
     def stats(self) -> EngineStats:
-        """What the engine is doing."""
+        """The state of the engine, and its counts."""
         scheduler = self._scheduler
         return EngineStats(
             num_running=scheduler.num_running,
@@ -172,7 +174,10 @@ class Engine:
         )
 
     def forget_private(self) -> None:
-        """Drop what is kept of streams that not everybody may reuse, such as those that hold preferences."""
+        """Drop the saved rows with a key, such as those of streams with preferences.
+
+        The rows of requests that are running or waiting now are not saved either.
+        """
         with self._lock:
             self._forgets = True
             for sequence in (*self._inbox, *(sequence for sequence, _ in self._queueing)):
@@ -180,9 +185,9 @@ class Engine:
             self._start()
 
     def close(self, *, cancel: bool = False) -> None:
-        """Take no more requests; those under way still end, or, with `cancel`, are cancelled.
+        """Refuse new requests. Running and waiting requests still finish; with `cancel` they are cancelled.
 
-        Callers who wait for a place in the queue get `ModelClosedError`.
+        Callers that wait for a place in the queue get `ModelClosedError`.
         """
         with self._lock:
             self._is_closed = True
@@ -192,32 +197,41 @@ class Engine:
                 if future.set_running_or_notify_cancel():
                     future.set_exception(_closed(None))
             if cancel:
-                self._cancels = True  # the worker sees also whom the scheduler is moving right now
+                self._cancels = True  # the worker also reaches the requests that the scheduler is moving right now
                 self._start()
                 for sequence in (*self._inbox, *self._scheduler.all_sequences()):
                     sequence.finish("cancelled")
                 for scoring in self._scorings:
                     scoring.fail(_closed(None))
 
+    def join(self, timeout_s: float) -> None:
+        """Wait until the worker thread has ended, for at most `timeout_s` seconds. Call `close()` first."""
+        self._worker.join(timeout_s)
+
+    def close_after_fork(self) -> None:
+        """Close the engine in a forked process, where its worker thread does not exist."""
+        self._lock = threading.Lock()  # a thread of the parent process may have held the old one
+        self._is_closed = True
+
     def _sequence(self, request: Request) -> Sequence:
         num_streams = len(request.prompts)
         if num_streams > self.config.max_rows:
-            msg = f"The request has {num_streams} streams; the engine decodes {self.config.max_rows} rows (max_rows)."
+            msg = f"The request has {num_streams} streams; the engine has {self.config.max_rows} rows (max_rows)."
             raise InvalidParameterError(msg)
         for prompt in request.prompts:
             self._check_tokens(prompt)
         return Sequence(request, max_length=self._scheduler.max_length(num_streams))
 
-    def _check_tokens(self, token_ids: TokenIds[int]) -> None:
+    def _check_tokens(self, token_ids: abc.Sequence[int]) -> None:
         if not token_ids:
-            msg = "There are no tokens: every prompt, and a text to score, has at least one."
+            msg = "Got no tokens: every prompt, and a text to score, needs at least one."
             raise InvalidParameterError(msg)
         if not 0 <= min(token_ids) <= max(token_ids) < self.vocab_size:
-            msg = f"Token ids go from 0 to {self.vocab_size - 1}; got {min(token_ids)} to {max(token_ids)}."
+            msg = f"Token ids must be from 0 to {self.vocab_size - 1}; got {min(token_ids)} to {max(token_ids)}."
             raise InvalidParameterError(msg)
 
     def _enqueue(self, sequence: Sequence) -> "Future[None]":
-        """Completes when the request has a place in the queue."""
+        """Return a future that completes when the request has a place in the queue."""
         place: Future[None] = Future()
         with self._lock:
             if self._is_closed:
@@ -228,7 +242,7 @@ class Engine:
             elif self.config.when_busy == "raise":
                 msg = (
                     f"The queue is full: {self._num_waiting} requests are waiting. Try again later; "
-                    f'or raise max_waiting, or let requests wait: EngineConfig(when_busy="wait").'
+                    f'or raise max_waiting, or let callers wait: EngineConfig(when_busy="wait").'
                 )
                 raise EngineBusyError(msg)
             else:
@@ -246,10 +260,10 @@ class Engine:
             self._worker.submit(self._work)
 
     def _work(self) -> None:
-        """Step until there is nothing left to do; whatever happens, those who wait for an answer get to know."""
+        """Step until no request is left. If the worker itself fails, all requests end with an error."""
         try:
-            with torch.inference_mode():  # recovering writes to tensors of it too
-                while self._take_in():
+            with torch.inference_mode():  # around recover() too, which writes to inference tensors
+                while self._process_inbox():
                     try:
                         self._scheduler.step()
                     except Exception as error:  # noqa: BLE001
@@ -257,11 +271,11 @@ class Engine:
                     if self._scorings:
                         self._scorings[0].step(self._runner)
         except BaseException as error:
-            logger.exception("The engine's worker has failed, so the engine is closed.")
+            logger.exception("The engine's worker has failed; the engine is closed.")
             self._break_down(error)
 
     def _break_down(self, error: BaseException) -> None:
-        """End everything, after an error that the scheduler has found no way around."""
+        """Close the engine and end everything, after an error from which the scheduler could not recover."""
         with self._lock:
             self._is_closed, self._is_working, self._error = True, False, error
             queueing, scorings = [*self._queueing], [*self._scorings]
@@ -270,16 +284,16 @@ class Engine:
             sequence.finish("error", failure_of(error))
         for _, place in queueing:
             if place.set_running_or_notify_cancel():
-                place.set_result(None)  # the generation tells
+                place.set_result(None)  # the generation raises the error
         for scoring in scorings:
             scoring.fail(_closed(error))
 
-    def _take_in(self) -> bool:
-        """Take over what other threads have left; whether there is anything to do."""
+    def _process_inbox(self) -> bool:
+        """Process what other threads have left for the worker. Return whether there is work to do."""
         with self._lock:
             while self._inbox:
                 self._scheduler.add(self._inbox.popleft())
-            self._give_places()
+            self._fill_queue()
             if self._forgets:
                 self._scheduler.forget_private()
                 self._forgets = False
@@ -293,8 +307,8 @@ class Engine:
                 self._is_working = bool(self._scorings)
             return self._is_working
 
-    def _give_places(self) -> None:
-        """Let those in who wait outside the queue, and those go who have waited too long."""
+    def _fill_queue(self) -> None:
+        """Move requests from outside the queue into its free places, and drop those that have timed out."""
         for sequence, _ in self._queueing:
             sequence.expire()
         outside, self._queueing = self._queueing, deque()
@@ -304,26 +318,25 @@ class Engine:
             elif place.set_running_or_notify_cancel():
                 if not sequence.is_finished:
                     self._scheduler.add(sequence)
-                place.set_result(None)  # of one that has ended, the generation tells
+                place.set_result(None)  # if the request has ended, its generation says so
 
 
 _engines: "weakref.WeakSet[Engine]" = weakref.WeakSet()
 
 
 @atexit.register
-def _end_all() -> None:
-    """Cancel what is under way when the process ends, since torch must not compute while it is taken down."""
+def _cancel_all_at_exit() -> None:
+    """Cancel all requests when the process ends: torch must not compute during the shutdown of the interpreter."""
     for engine in list(_engines):
         engine.close(cancel=True)
-        engine._worker.join(_EXIT_TIMEOUT_S)  # noqa: SLF001
+        engine.join(_EXIT_TIMEOUT_S)
     join_orphans(_EXIT_TIMEOUT_S)
 
 
 def _close_all_in_child() -> None:
-    """A forked process has no worker threads; models make new engines there."""
+    """Close all engines in a forked process, which has no worker threads; models make new engines there."""
     for engine in list(_engines):
-        engine._lock = threading.Lock()  # noqa: SLF001 - a thread that is not there any more may hold the old one
-        engine._is_closed = True  # noqa: SLF001
+        engine.close_after_fork()
 
 
 if hasattr(os, "register_at_fork"):
@@ -332,25 +345,25 @@ if hasattr(os, "register_at_fork"):
 
 def _closed(error: BaseException | None) -> ModelClosedError:
     if error is None:
-        return ModelClosedError("This engine was closed. Load the model again.")
+        return ModelClosedError("The engine is closed. Load the model again.")
     closed = ModelClosedError(
-        f"This engine has closed itself after {type(error).__name__}: {error}. Load the model again."
+        f"The engine has closed itself after {type(error).__name__}: {error}. Load the model again."
     )
     closed.__cause__ = error
     return closed
 
 
-def _completed(config: EngineConfig, runner: Runner) -> EngineConfig:
-    """Choose what is left open there from the device."""
+def _completed(config: EngineConfig, runner: Runner[Any]) -> EngineConfig:
+    """Replace each limit that is `None` by the default for the device."""
     free = max(0, runner.free_bytes())
     chunk = _PREFILL_TOKENS.get(runner.device.type, _DEFAULT_PREFILL_TOKENS)
 
-    def given(value: int | None, otherwise: int) -> int:
-        return otherwise if value is None else value
+    def or_default(value: int | None, default: int) -> int:
+        return default if value is None else value
 
     return replace(
         config,
-        cache_bytes=given(config.cache_bytes, max(1, int(_CACHE_SHARE * free))),
-        prefix_cache_bytes=given(config.prefix_cache_bytes, int(_PREFIX_CACHE_SHARE * free)),
-        prefill_tokens=given(config.prefill_tokens, chunk),
+        cache_bytes=or_default(config.cache_bytes, max(1, int(_CACHE_SHARE * free))),
+        prefix_cache_bytes=or_default(config.prefix_cache_bytes, int(_PREFIX_CACHE_SHARE * free)),
+        prefill_tokens=or_default(config.prefill_tokens, chunk),
     )

@@ -1,4 +1,4 @@
-"""The errors that requests end with when the model or the device fails."""
+"""The errors with which requests end when the model or the device fails."""
 
 import traceback
 from typing import TypeVar
@@ -10,13 +10,13 @@ _Failure = TypeVar("_Failure", bound=Exception)
 
 
 def failure_of(error: BaseException) -> GenerationError:
-    """The error for one of those whose answer it has ended: each has one to itself, with a traceback of its own."""
+    """Return the error for one request. Each request needs its own object, since raising adds a traceback to it."""
     failure = GenerationError(f"The model failed while it answered: {type(error).__name__}: {error}")
     return caused(failure, error)
 
 
 def too_large(sequence: Sequence, error: BaseException) -> EngineMemoryError:
-    """The error for a request that does not fit into memory even alone."""
+    """Return the error for a request that does not fit into memory even alone."""
     failure = EngineMemoryError(
         f"A request of {sequence.num_streams} streams and {sequence.num_tokens} tokens does not fit into the memory of "
         f"the device, with nothing else running. Shorten the conversation, or use fewer preferences."
@@ -25,7 +25,7 @@ def too_large(sequence: Sequence, error: BaseException) -> EngineMemoryError:
 
 
 def caused(failure: _Failure, error: BaseException) -> _Failure:
-    """Chain the cause, with its traceback as text: frames would keep the tensors of the forward alive."""
+    """Set the cause of a failure, with its traceback as text: frames would keep the tensors of the forward alive."""
     if error.__traceback__ is not None:
         error.add_note("".join(traceback.format_tb(error.__traceback__)))
         error.__traceback__ = None

@@ -1,4 +1,4 @@
-"""One answer in the making, as its reader sees it."""
+"""The caller's view of one answer while it is generated."""
 
 import asyncio
 import weakref
@@ -11,8 +11,8 @@ from langchain_amulet.engine.sequence import FinishReason, Sequence, TokenLogpro
 class Generation:
     """An iterator, sync or async, over the tokens of one answer.
 
-    Tokens are drawn whether or not somebody reads them. A token that ends the answer (`SamplingParams.stop_token_ids`)
-    is not part of what is iterated over. An answer whose generation is garbage collected is cancelled.
+    Tokens are drawn whether or not they are read. The iterator does not yield a token that ends the answer
+    (`SamplingParams.stop_token_ids`). When the object is garbage collected, the request is cancelled.
     """
 
     def __init__(self, sequence: Sequence) -> None:
@@ -21,12 +21,12 @@ class Generation:
 
     @property
     def finish_reason(self) -> FinishReason | None:
-        """`None` while tokens are still to come."""
+        """Why the answer ended; `None` before its end."""
         return self._sequence.finish_reason
 
     @property
     def token_ids(self) -> list[int]:
-        """All tokens drawn so far, the one that ended the answer included."""
+        """All tokens drawn so far, including the one that ended the answer."""
         return list(self._sequence.token_ids)
 
     @property
@@ -35,7 +35,7 @@ class Generation:
         return list(self._sequence.logprobs)
 
     def cancel(self) -> None:
-        """End the answer here; its rows are free within one step."""
+        """Cancel the request; its rows are freed within one step."""
         self._sequence.finish("cancelled")
 
     def __iter__(self) -> Iterator[int]:

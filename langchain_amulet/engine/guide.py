@@ -1,4 +1,4 @@
-"""What an answer may hold, token by token, and where style may act on it."""
+"""Constraints on an answer, token by token, and on where it is steered."""
 
 from collections.abc import Callable
 from typing import Protocol, TypeAlias
@@ -7,37 +7,37 @@ from torch import Tensor
 
 
 class Guide(Protocol):
-    """Leads one answer, from its first token to its last; made anew for each.
+    """Constrains one answer from its first token to its last. Each answer has its own guide.
 
-    `num_left` is the number of tokens that the answer may still take, the next one included.
+    `num_left` is the most tokens that can still be drawn, including the next one.
     """
 
     @property
     def is_steered(self) -> bool:
-        """Whether the guidance scale and its guards act on the next token; else the scale is 1, without guards."""
+        """Whether realignment steers the next token; otherwise the scale is at most 1 and the guards are off."""
 
     @property
     def is_complete(self) -> bool:
-        """Whether nothing may follow, so that the answer ends without a token that says so."""
+        """Whether no token may follow, so that the answer ends without a stop token."""
 
     def allowed(self, num_left: int) -> Tensor | None:
-        """The tokens that may come next, bool `(V,)` on the CPU. `None` allows all.
+        """Return the tokens that may come next, bool `(V,)` on the CPU. `None` allows all.
 
         Raises:
             GrammarError: The grammar has become too complex to follow.
         """
 
     def opening(self) -> Tensor | None:
-        """The tokens that would begin a structure here, bool `(V,)` on the CPU; `None` if there are none.
+        """Return the tokens that would begin a structure here, bool `(V,)` on the CPU; `None` if there are none.
 
-        They are drawn or not as at guidance scale 1, and style chooses among the other tokens only.
+        Whether one of them is drawn is decided without steering; steering chooses among the other tokens only.
         """
 
     def accept(self, token_id: int, num_left: int) -> int:
-        """Take a drawn token.
+        """Process a drawn token.
 
         Returns:
-            The token to append: the drawn one, or another where the structure could not end in time after it.
+            The token to append: the drawn one, or another if the structure could not be completed after it.
 
         Raises:
             GrammarError: The grammar has become too complex to follow.
@@ -45,4 +45,4 @@ class Guide(Protocol):
 
 
 GuideFactory: TypeAlias = Callable[[int], Guide]
-"""Makes the guide of an answer of at most so many tokens."""
+"""Makes the guide of an answer, from its maximum number of tokens."""

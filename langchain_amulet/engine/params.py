@@ -1,4 +1,4 @@
-"""What one request asks of the engine."""
+"""The parameters of one request."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,12 +10,12 @@ from langchain_amulet.exceptions import InvalidParameterError
 from langchain_amulet.realignment import RealignmentConfig
 
 MAX_SEED = 2**63 - 1
-_LEAST = 1e-6  # below, float32 divides logits by nothing
+_MIN_POSITIVE = 1e-6  # dividing float32 logits by less overflows
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How the next token is drawn, and when to stop.
+    """How tokens are drawn, and when the answer ends.
 
     Raises:
         InvalidParameterError: A value is out of range.
@@ -24,27 +24,33 @@ class SamplingParams:
     temperature: float = 0.0
     """0 is greedy."""
     top_p: float = 1.0
-    """Only the likeliest tokens that together reach this probability may be drawn. 1 turns it off."""
+    """Only the most likely tokens that together reach this probability may be drawn. 1 turns it off."""
     top_k: int = 0
-    """Only this many of the likeliest tokens may be drawn. 0 turns it off."""
+    """Only this many of the most likely tokens may be drawn. 0 turns it off."""
     repetition_penalty: float = 1.0
     """Above 1, tokens of the base prompt and of the answer so far become less likely (Keskar et al. 2019)."""
     max_tokens: int = 512
     seed: int | None = None
-    """Equal seeds give equal draws. `None` takes one from torch's default generator."""
+    """Equal seeds give equal draws. `None` draws a seed from torch's default generator."""
     stop_token_ids: frozenset[int] = frozenset()
-    """Tokens that end the answer; they are not part of it."""
+    """Tokens that end the answer. They are not part of its text."""
 
     def __post_init__(self) -> None:
-        """Refuse values that no sampler can use."""
+        """Raise if a value is out of range."""
         _require(
             "temperature",
             self.temperature,
             float,
-            lambda x: x == 0 or _LEAST <= x < math.inf,
-            f"at least 0, where 0 is greedy; else at least {_LEAST}",
+            lambda x: x == 0 or _MIN_POSITIVE <= x < math.inf,
+            f"at least 0, where 0 is greedy; else at least {_MIN_POSITIVE}",
         )
-        _require("top_p", self.top_p, float, lambda x: _LEAST <= x <= 1, f"from {_LEAST} to 1, where 1 turns it off")
+        _require(
+            "top_p",
+            self.top_p,
+            float,
+            lambda x: _MIN_POSITIVE <= x <= 1,
+            f"from {_MIN_POSITIVE} to 1, where 1 turns it off",
+        )
         _require("top_k", self.top_k, int, lambda x: x >= 0, "at least 0, where 0 turns it off")
         _require(
             "repetition_penalty",
@@ -67,37 +73,37 @@ def _require(name: str, value: object, kind: type, is_valid: Callable[[Any], boo
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One answer to generate: token ids in, no text.
+    """One answer to generate. The engine works on token ids, not on text.
 
     Raises:
-        InvalidParameterError: There is no stream, a stream is empty, or weights or keys do not match the streams.
+        InvalidParameterError: There is no stream, a stream is empty, or the number of weights or keys is wrong.
     """
 
     prompts: Sequence[Sequence[int]]
-    """Token ids of each stream, the base stream first. One stream alone is plain decoding."""
+    """Token ids of each stream, the base stream first. One stream means decoding without realignment."""
     weights: Sequence[float] = ()
     """v, the weight of each stream after the first."""
     realignment: RealignmentConfig = field(default_factory=RealignmentConfig)
     sampling: SamplingParams = field(default_factory=SamplingParams)
     logprobs: int | None = None
-    """Report the log-probability of each token, and of this many of the likeliest at its place. `None` reports none.
-    They are of the realigned distribution, before penalty and temperature."""
+    """Report the log-probability of each token, and of this many of the most likely tokens at its position. `None`
+    reports none. They are those of the realigned policy, before penalty and temperature."""
     prefix_keys: Sequence[str | None] = ()
-    """Whose requests may reuse what each stream has read: `""` is everybody's, any other key that of requests with the
-    same key, `None` nobody's. Empty: the base stream is everybody's, the others nobody's."""
+    """For each stream, which other requests may reuse its keys and values: all of them if the key is `""`, those with
+    the same key if it is another text, none if it is `None`. Empty: `""` for the base stream, `None` for the others."""
     guide: GuideFactory | None = None
-    """Makes what leads the answer, such as a grammar. `None` lets it be anything."""
+    """Makes the guide that constrains the answer, for example to a grammar. `None` allows any answer."""
     timeout_s: float | None = None
-    """Seconds from here to the end of the answer, after which it fails. `None` waits."""
+    """Seconds from submission, after which the request ends with an error. `None` means no limit."""
 
     def prefix_key(self, stream: int) -> str | None:
-        """The key of one stream."""
+        """Return the prefix key of one stream."""
         if not self.prefix_keys:
             return None if stream else ""
         return self.prefix_keys[stream]
 
     def __post_init__(self) -> None:
-        """Refuse streams that cannot be decoded together; keep copies, which callers cannot change meanwhile."""
+        """Raise if a value is invalid. Copy the lists, so that callers cannot change them later."""
         object.__setattr__(self, "prompts", tuple(tuple(prompt) for prompt in self.prompts))
         object.__setattr__(self, "weights", tuple(self.weights))
         object.__setattr__(self, "prefix_keys", tuple(self.prefix_keys))
@@ -105,12 +111,12 @@ class Request:
             msg = f"Every stream needs at least one token; got lengths {[len(prompt) for prompt in self.prompts]}."
             raise InvalidParameterError(msg)
         if len(self.weights) != len(self.prompts) - 1:
-            msg = f"{len(self.prompts)} streams take {len(self.prompts) - 1} weights; got {len(self.weights)}."
+            msg = f"{len(self.prompts)} streams need {len(self.prompts) - 1} weights; got {len(self.weights)}."
             raise InvalidParameterError(msg)
         for weight in self.weights:
             _require("weight", weight, float, math.isfinite, "a finite number")
         if len(self.prefix_keys) not in (0, len(self.prompts)):
-            msg = f"{len(self.prompts)} streams take as many prefix_keys or none; got {len(self.prefix_keys)}."
+            msg = f"{len(self.prompts)} streams need as many prefix_keys, or none; got {len(self.prefix_keys)}."
             raise InvalidParameterError(msg)
         if self.timeout_s is not None:
             _require("timeout_s", self.timeout_s, float, lambda x: x > 0, "None or above 0")

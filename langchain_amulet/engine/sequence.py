@@ -1,4 +1,4 @@
-"""Everything that one request under way remembers."""
+"""The state of one request."""
 
 import itertools
 import threading
@@ -22,57 +22,57 @@ _numbers = itertools.count()
 
 
 class TokenLogprobs(NamedTuple):
-    """Log-probabilities, in nats, of one drawn token and of the likeliest ones at its place."""
+    """Log-probabilities, in nats, of one drawn token and of the most likely tokens at its position."""
 
     token_id: int
     logprob: float
     top: list[tuple[int, float]]
-    """Pairs of token id and log-probability, the likeliest first."""
+    """Pairs of token id and log-probability, the most likely first."""
 
 
 class Sequence:
-    """One answer in the making; its streams share every token of it.
+    """One answer while it is generated. Its streams share every token of the answer.
 
     Args:
         request: What to generate.
-        max_length: Tokens that fit into one of its rows, prompt and answer together.
+        max_length: The most tokens in each of its rows, prompt and answer together.
 
     Raises:
         ContextLengthError: A prompt leaves no room for an answer.
-        MaxTokensError: What the guide asks for does not fit into the answer.
+        MaxTokensError: The structure that the guide requires does not fit into `max_tokens`.
     """
 
     is_suspect = False
-    """Whether reading it together with others has failed, so that it is read alone."""
+    """Whether a prefill together with others has failed, so that it is prefilled alone."""
     is_last_try = False
-    """Whether it has had too little memory already with the engine to itself."""
+    """Whether it has run out of memory while it was the only running request."""
     is_sound = True
-    """Whether all its logits so far were numbers."""
+    """Whether all its logits so far were finite where they had to be."""
     is_forgotten = False
-    """Whether what its private streams have read must not outlive it."""
+    """Whether its rows with a key must not be saved."""
 
     def __init__(self, request: Request, *, max_length: int) -> None:
         self.request = request
         self.number = next(_numbers)
-        """Grows from request to request."""
+        """Larger for later requests."""
         self.token_ids: list[int] = []
         """The tokens drawn so far, the one that ended the answer included."""
         self.logprobs: list[TokenLogprobs] = []
         """One per token, if the request asks for them."""
         self.finish_reason: FinishReason | None = None
         self.channel = Channel()
-        """Where the tokens go."""
-        self._lock = threading.RLock()  # a finalizer on the same thread may come in between
+        """Passes the tokens to the reader."""
+        self._lock = threading.RLock()  # a finalizer may run on the same thread while the lock is held
         self._key: int | None = None
         self._seen = torch.empty(0, dtype=torch.long)
         self._longest = longest = max(len(prompt) for prompt in request.prompts)
         self._max_tokens = min(request.sampling.max_tokens, max_length - longest)
         self.max_length = longest + self._max_tokens
-        """The most tokens that its longest row can come to hold."""
+        """The most tokens that its longest row can reach."""
         self.guide: Guide | None = None
-        """What leads the answer."""
+        """Constrains the answer, for example to a grammar."""
         self.deadline = None if request.timeout_s is None else time.monotonic() + request.timeout_s
-        """When the answer has taken too long."""
+        """When the request times out, on the monotonic clock."""
         if self._max_tokens < 1:
             raise _no_room(longest, max_length)
         if request.guide is not None:
@@ -85,34 +85,37 @@ class Sequence:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of its longest stream, prompt and answer so far."""
+        """Tokens of its longest stream: prompt and answer so far."""
         return self._longest + len(self.token_ids)
 
     @property
     def num_streams(self) -> int:
-        """Rows that it takes."""
+        """The number of rows that it needs."""
         return len(self.request.prompts)
 
     @cached_property
     def num_shared(self) -> int:
-        """Tokens that the prompts of all streams begin with; 0 for one stream. The last of a prompt never counts."""
+        """The length of the common prefix of all prompts without their last tokens; 0 for one stream."""
         first, *others = (prompt[:-1] for prompt in self.prompts)
         return min((common_prefix_length(first, other) for other in others), default=0)
 
     @cached_property
     def prompts(self) -> list[Tokens]:
-        """The prompt of each stream, for comparisons."""
+        """The prompt of each stream, as arrays for comparisons."""
         return [np.array(prompt, dtype=np.int64) for prompt in self.request.prompts]
 
     def stream_ids(self, stream: int) -> list[int]:
-        """Prompt and answer so far, as one stream reads them."""
+        """Return the prompt of a stream and the answer so far."""
         return [*self.request.prompts[stream], *self.token_ids]
 
     def next_key(self) -> int:
-        """One random number per token, from the request's own seed; greedy requests use none."""
+        """Return a random number for the next token, from the request's own seed; 0 for greedy requests.
+
+        It stays the same until a token is appended, so that a draw can be repeated.
+        """
         if self.request.sampling.temperature == 0:
             return 0
-        if self._key is None:  # else no token was appended: the draw is being tried again
+        if self._key is None:
             self._key = int(torch.randint(MAX_SEED, (), generator=self._random).item())
         return self._key
 
@@ -122,7 +125,7 @@ class Sequence:
         return torch.Generator().manual_seed(int(torch.randint(MAX_SEED, ()).item()) if seed is None else seed)
 
     def seen_ids(self, device: torch.device) -> Tensor:
-        """What the repetition penalty acts on: the base prompt, not the preference, and the answer so far, `(S,)`."""
+        """Return the tokens for the repetition penalty, `(S,)`: the base prompt (no preferences) and the answer."""
         first = len(self.request.prompts[0])
         if not len(self._seen):
             self._seen = torch.tensor(self.request.prompts[0], device=device)
@@ -132,12 +135,12 @@ class Sequence:
 
     @property
     def num_left(self) -> int:
-        """Tokens that the answer may still take."""
+        """The most tokens that can still be drawn."""
         return self._max_tokens - len(self.token_ids)
 
     def append(self, token_id: int, logprobs: TokenLogprobs | None) -> None:
-        """Take the next token, and see whether it ends the answer."""
-        if self.is_finished:  # cancelled meanwhile
+        """Append the next token, and finish if it ends the answer."""
+        if self.is_finished:  # another thread has cancelled it
             return
         self._key = None
         self.token_ids.append(token_id)
@@ -153,7 +156,7 @@ class Sequence:
             self.finish("length")
 
     def expire(self) -> None:
-        """End the answer with an error if it has taken too long."""
+        """Finish with an error if the deadline has passed."""
         if self.deadline is not None and time.monotonic() > self.deadline:
             msg = (
                 f"The answer was not complete after {self.request.timeout_s} s, with {len(self.token_ids)} tokens "
@@ -162,7 +165,7 @@ class Sequence:
             self.finish("error", GenerationTimeoutError(msg))
 
     def finish(self, reason: FinishReason, error: BaseException | None = None) -> None:
-        """End the answer; the first reason stands. Whoever waits for a token gets the end, or the error."""
+        """Finish the answer. Only the first call counts. A waiting reader gets the end, or the error."""
         with self._lock:
             if self.is_finished:
                 return

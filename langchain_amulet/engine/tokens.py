@@ -1,4 +1,4 @@
-"""Token ids as arrays, to compare prompts."""
+"""Token ids as arrays, for comparisons."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,7 +7,7 @@ Tokens = NDArray[np.int64]
 
 
 def common_prefix_length(a: Tokens, b: Tokens) -> int:
-    """How many tokens two prompts have in common from their beginning on."""
+    """Return the length of the common prefix."""
     shorter = min(len(a), len(b))
     differs = a[:shorter] != b[:shorter]
     return int(differs.argmax()) if differs.any() else shorter

@@ -1,4 +1,4 @@
-"""The thread that owns all forwards of an engine."""
+"""The thread that runs all forwards of an engine."""
 
 import queue
 import threading
@@ -11,10 +11,10 @@ _threads: "weakref.WeakSet[threading.Thread]" = weakref.WeakSet()
 
 
 class Worker:
-    """Runs jobs one after another, on one thread for life, as CUDA graphs want it.
+    """Runs jobs one after another, always on the same thread, as CUDA graphs require.
 
-    The thread ends when nobody refers to the worker any more. It is a daemon, so that a process can end in the middle
-    of an answer, where a thread pool would wait for the last token; whoever owns it joins it then.
+    The thread ends when the worker is garbage collected. It is a daemon thread, so that a process can exit during an
+    answer; a thread pool would wait for the last token. The owner joins it at exit.
     """
 
     def __init__(self, name: str) -> None:
@@ -25,17 +25,17 @@ class Worker:
         weakref.finalize(self, self._jobs.put, None).atexit = False
 
     def submit(self, job: Callable[[], None]) -> None:
-        """Run a job after those before it."""
+        """Run a job after all earlier ones."""
         self._jobs.put(job)
 
     def join(self, timeout_s: float) -> None:
-        """Wait for the jobs submitted so far, and end the thread."""
+        """End the thread after the jobs submitted so far, and wait for it."""
         self._jobs.put(None)
         self._thread.join(timeout_s)
 
 
 def join_orphans(timeout_s: float) -> None:
-    """Wait for threads whose workers are gone, and that may be taking a model down."""
+    """Wait for threads whose workers are garbage collected; they may still be freeing a model."""
     for thread in [*_threads]:
         thread.join(timeout_s)
 
@@ -43,4 +43,4 @@ def join_orphans(timeout_s: float) -> None:
 def _run(jobs: _Jobs) -> None:
     while (job := jobs.get()) is not None:
         job()
-        del job  # or an idle thread would keep its engine alive
+        del job  # an idle thread must not keep its engine alive

@@ -27,7 +27,7 @@ SIZES = {
     "bos_token_id": 1,
     "eos_token_id": 2,
     "pad_token_id": 0,
-    "initializer_range": 0.4,  # large, so that logits differ enough for greedy choices to be stable
+    "initializer_range": 0.4,  # large, so that logits differ enough for stable greedy choices
 }
 GROUPED = {**SIZES, "num_key_value_heads": 2}
 
@@ -49,7 +49,7 @@ CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
 
 
 def tiny_model(architecture: str = "llama", *, seed: int = 0, dtype: torch.dtype = torch.float64) -> PreTrainedModel:
-    """A random model; float64, because ties between tokens flip in less."""
+    """Return a random model; in float64, since rounding in less may flip near ties between tokens."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(CONFIGS[architecture]())

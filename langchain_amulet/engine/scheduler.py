@@ -83,7 +83,7 @@ class Scheduler:
         return len(self._rows)
 
     @property
-    def reuse(self) -> Reuse:
+    def reuse(self) -> Reuse[Any]:
         """The reuse of keys and values, and its counts."""
         return self._reuse
 

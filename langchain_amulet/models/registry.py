@@ -149,7 +149,7 @@ def _constraints(
     return Constraints(compiler, control_tokens, tool_format)
 
 
-def _runner(model: PreTrainedModel) -> Runner:
+def _runner(model: PreTrainedModel) -> Runner[Any]:
     """Return a runner that batches rows if the architecture supports it, else one that decodes row by row."""
     try:
         return TransformersRunner(model)

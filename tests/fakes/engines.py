@@ -4,11 +4,15 @@ import time
 import zlib
 from collections.abc import Callable, Sequence
 
+import pytest
 import torch
 from torch import Tensor
 
-from langchain_amulet.engine.params import Request
-from langchain_amulet.realignment import realign
+from langchain_amulet.engine.config import EngineConfig
+from langchain_amulet.engine.params import Request, SamplingParams
+from langchain_amulet.engine.scheduler import Scheduler
+from langchain_amulet.engine.sequence import Sequence as EngineSequence
+from langchain_amulet.realignment import RealignmentConfig, realign
 
 VOCAB_SIZE = 40
 NOT_A_NUMBER_AFTER = -1  # a token that makes all later logits of its row NaN
@@ -115,3 +119,35 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 20) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"the condition is still false after {timeout_s} s"
         time.sleep(0.002)
+
+
+LIMITS = {"cache_bytes": 10**6, "prefix_cache_bytes": 0, "prefill_tokens": 1000}
+
+
+def request(*prompts: list[int], max_tokens: int = 5, keys=(), realignment=None) -> Request:
+    """Make a greedy request with these prompts, one per stream, each of weight 1."""
+    realignment = realignment or RealignmentConfig.paper()
+    weights = [1.0] * (len(prompts) - 1)
+    return Request(prompts, weights, realignment, SamplingParams(max_tokens=max_tokens), prefix_keys=keys)
+
+
+def scheduler_of(runner: FakeRunner, **limits) -> Scheduler:
+    return Scheduler(runner, EngineConfig(**{**LIMITS, **limits}))
+
+
+def add(scheduler: Scheduler, each: Request) -> EngineSequence:
+    sequence = EngineSequence(each, max_length=scheduler.max_length(len(each.prompts)))
+    scheduler.add(sequence)
+    return sequence
+
+
+def drain(scheduler: Scheduler) -> None:
+    """Step until no request is left, as the engine does."""
+    for _ in range(1000):
+        if not scheduler.has_work:
+            return
+        try:
+            scheduler.step()
+        except Exception as error:  # noqa: BLE001
+            scheduler.recover(error)
+    pytest.fail("requests are left over")

@@ -232,7 +232,7 @@ def without_cache(model: PreTrainedModel, request: Request) -> list[int]:
 @pytest.mark.parametrize("name", RECURRENT)
 def test_recurrent_models_are_decoded_right(name):
     model = recurrent_model(name)
-    with pytest.raises(UnsupportedModelError, match="no row of tokens"):
+    with pytest.raises(UnsupportedModelError, match="do not cache one entry per token"):
         TransformersRunner(model)
     a, b = some_ids(12, 1), some_ids(7, 2)
     sampling = SamplingParams(max_tokens=8)
@@ -285,7 +285,7 @@ def test_model_whose_cache_gives_other_logits_is_decoded_without_it():
 def test_model_without_logits_is_refused():
     model = tiny_model()
     model.forward = lambda: None
-    with pytest.raises(UnsupportedModelError, match="llama does not give logits for token ids"):
+    with pytest.raises(UnsupportedModelError, match="llama does not return next-token logits for token ids"):
         SequentialRunner(model)
 
 

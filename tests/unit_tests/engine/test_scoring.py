@@ -75,7 +75,7 @@ def test_empty_or_unknown_tokens_are_refused(engine, prompts, text):
 
 
 def test_text_beyond_the_context_is_refused(engine):
-    with pytest.raises(ContextLengthError, match="the model takes"):
+    with pytest.raises(ContextLengthError, match="the model accepts"):
         engine.score([[5] * 10_000], TEXT)
 
 

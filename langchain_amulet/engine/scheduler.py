@@ -202,7 +202,10 @@ class Scheduler:
         if self._num_shared:
             self._read_shared(rows)
             return
-        start, counts = self._plan_chunk(rows)
+        start, counts = 0, [row.num_unread for row in rows]
+        if self._runner.is_incremental:
+            room = self.max_length(len(self._rows)) - max(row.num_tokens for row in rows)
+            start, counts = plan_chunk(counts, chunk_size=self._chunk_size(), max_width=room)
         logits = self._extend(first + start, counts)
         if all(row.num_unread == 0 for row in rows):
             batch = Batch(self._prefilling, rows_by_sequence(self._prefilling, rows))
@@ -218,13 +221,6 @@ class Scheduler:
         if self._rows[base].num_tokens == self._num_shared:
             self._reuse.share(self._rows, base, range(self._num_decode_rows, len(self._rows)))
             self._num_shared = 0
-
-    def _plan_chunk(self, rows: list[Row]) -> tuple[int, list[int]]:
-        num_unread = [row.num_unread for row in rows]
-        if not self._runner.is_incremental:
-            return 0, num_unread
-        room = self.max_length(len(self._rows)) - max(row.num_tokens for row in rows)
-        return plan_chunk(num_unread, chunk_size=self._chunk_size(), max_width=room)
 
     def _chunk_size(self) -> int:
         """Return the tokens to prefill in one forward: few while other requests wait for their next token."""

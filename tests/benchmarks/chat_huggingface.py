@@ -1,4 +1,4 @@
-"""Eight concurrent users of LangChain's ChatHuggingFace on the same weights, which has no preferences to follow."""
+"""Eight concurrent users of LangChain's ChatHuggingFace, which has no preferences, on the same weights."""
 
 import argparse
 import logging
@@ -14,7 +14,7 @@ from tests.benchmarks.models import MESSAGES, PREFERENCES, print_table, ratio, t
 
 
 def at_once(invoke: Callable, inputs: Sequence, num_threads: int) -> Callable[[], object]:
-    """All inputs, each in a thread of its own."""
+    """Run all inputs at once, one thread per input."""
 
     def run() -> None:
         with ThreadPoolExecutor(num_threads) as threads:
@@ -24,7 +24,7 @@ def at_once(invoke: Callable, inputs: Sequence, num_threads: int) -> Callable[[]
 
 
 def run(llm: ChatAmulet, arguments: argparse.Namespace) -> None:
-    """Print the table, if langchain-huggingface is there. No answer ends before its last token, so times compare."""
+    """Print the table, if langchain-huggingface is installed. All answers have the same length, so times compare."""
     try:
         from langchain_huggingface import ChatHuggingFace, HuggingFacePipeline
     except ImportError:
@@ -36,7 +36,7 @@ def run(llm: ChatAmulet, arguments: argparse.Namespace) -> None:
     cold = EngineConfig(prefix_cache_bytes=0)
     settings = {"temperature": 0.0, "max_tokens": arguments.tokens, "engine_config": cold}
     ours = ChatAmulet(model=loaded.model, tokenizer=loaded.tokenizer, **settings)
-    # Settings go to the pipeline itself: ChatHuggingFace drops those of HuggingFacePipeline.
+    # Pass the settings to the pipeline itself: ChatHuggingFace drops those of HuggingFacePipeline.
     limits = {"max_new_tokens": arguments.tokens, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     generator = pipeline("text-generation", model=loaded.model, tokenizer=loaded.tokenizer, **limits)
     theirs = ChatHuggingFace(llm=HuggingFacePipeline(pipeline=generator), tokenizer=loaded.tokenizer)

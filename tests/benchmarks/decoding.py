@@ -1,4 +1,4 @@
-"""Time per token of one user's answer, prefill included: ours beside transformers' own."""
+"""Time per token for one user, prefill included: the engine compared with transformers' `generate`."""
 
 import argparse
 import statistics
@@ -30,7 +30,7 @@ PAPER = RealignmentConfig.paper()
 
 
 def bare_loop(runner: TransformersRunner, prompts: list[list[int]], num_tokens: int) -> list[int]:
-    """One request and nothing else: no scheduler, no threads, greedy, no guards."""
+    """Decode one greedy request without guards, scheduler and threads."""
     runner.reserve(2, max(map(len, prompts)) + num_tokens, 2**62)
     runner.truncate(0, 0)
     runner.truncate(1, 0)
@@ -44,7 +44,7 @@ def bare_loop(runner: TransformersRunner, prompts: list[list[int]], num_tokens: 
 
 
 def contenders(llm: ChatAmulet, num_tokens: int) -> dict[str, Callable[[], list[int]]]:
-    """Six ways to answer the same question with `num_tokens` tokens."""
+    """Return six ways to generate an answer of `num_tokens` tokens to the same question."""
     base, pref = llm.prompt_streams(MESSAGES, PREFERENCE)
     model = llm.load().model
     engine = Engine(TransformersRunner(model), EngineConfig(prefix_cache_bytes=0))

@@ -1,4 +1,4 @@
-"""How soon weights are learned from comparisons, and whether answers get better by it."""
+"""How many comparisons the learner needs to find the weights, and whether the answers improve."""
 
 import argparse
 import json
@@ -54,7 +54,7 @@ QUESTIONS = (
     "Why does ice float?",
     "How do I train a puppy?",
 )
-_NUM_ANSWERS = 4  # per question: two plain ones, two that follow a preference
+_NUM_ANSWERS = 4  # per question: two without a preference, two with one
 _TOKENS = 40
 _CHECKPOINTS = (0, 5, 10, 15, 20, 30, 40, 50, 60)
 _NUM_USERS = 100
@@ -63,7 +63,7 @@ _SEED = 0
 
 
 def run(llm: ChatAmulet, arguments: argparse.Namespace) -> None:
-    """Sample answers, read what they tell, simulate users, and answer held-out questions as learned."""
+    """Sample answers, compute their evidence, simulate users, and answer held-out questions with the learned weights."""
     if arguments.resample:
         values = np.round(sample_evidence(llm, QUESTIONS), 4).tolist()
         EVIDENCE_FILE.write_text(json.dumps({"preferences": PREFERENCES, "evidence": values}) + "\n")
@@ -71,13 +71,13 @@ def run(llm: ChatAmulet, arguments: argparse.Namespace) -> None:
     courses = print_courses(evidence)
     if arguments.picture:
         draw_courses(courses, arguments.picture)
-    # Six learned weights all differ; that the closest share a prompt is what is measured here.
+    # Six learned weights all differ. Streams with similar weights share a prompt; that is measured here.
     warnings.filterwarnings("ignore", message="These preferences take")
     print_gains(llm, QUESTIONS, evidence)
 
 
 def sample_evidence(llm: ChatAmulet, questions: tuple[str, ...]) -> Array:
-    """Per question and answer, the evidence of each preference: `(Q, A, K)`."""
+    """Return the evidence of each preference per question and answer, `(Q, A, K)`."""
     rng = random.Random(_SEED)
     jobs = [
         (question, rng.choice(PREFERENCES) if i % 2 else None) for question in questions for i in range(_NUM_ANSWERS)
@@ -91,7 +91,7 @@ def sample_evidence(llm: ChatAmulet, questions: tuple[str, ...]) -> Array:
 
 
 def answer_all(llm: ChatAmulet, jobs: list[tuple[str, list[Preference]]]) -> list[str]:
-    """Sampled at temperature 1, all in one batch of the engine."""
+    """Sample answers at temperature 1, all in one batch of the engine."""
 
     def answer(numbered: tuple[int, tuple[str, list[Preference]]]) -> str:
         seed, (question, preferences) = numbered
@@ -103,7 +103,7 @@ def answer_all(llm: ChatAmulet, jobs: list[tuple[str, list[Preference]]]) -> lis
 
 
 def print_courses(evidence: Evidence) -> dict[str, Course]:
-    """Accuracy on held-out choices, of the learner and of the true weights."""
+    """Return the accuracy on held-out choices, of the learner and of the true weights."""
     kinds: dict[str, dict[str, object]] = {
         "six hidden weights": {},
         "the same, flipped after 20": {"flips_at": 20},
@@ -121,7 +121,7 @@ def print_courses(evidence: Evidence) -> dict[str, Course]:
 
 
 def draw_courses(courses: dict[str, Course], path: Path) -> None:
-    """Learned as a line, the ceiling dashed in the same colour."""
+    """Plot the learner as a solid line, and the true weights as a dashed line in the same colour."""
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.subplots()
     for name, course in courses.items():
@@ -134,7 +134,7 @@ def draw_courses(courses: dict[str, Course], path: Path) -> None:
 
 
 def print_gains(llm: ChatAmulet, questions: tuple[str, ...], evidence: Evidence) -> None:
-    """Hidden utility of answers to held-out questions, with weights learned of 20 comparisons and with none."""
+    """Print the hidden utility of held-out answers, with weights learned from 20 comparisons and without weights."""
     held_out = questions[2::3]
     scale = evidence.train.std(axis=(0, 1))
     train = evidence.train / scale
@@ -155,7 +155,7 @@ def print_gains(llm: ChatAmulet, questions: tuple[str, ...], evidence: Evidence)
 
 
 def learned_profile(user: users.User, train: Array, scale: Array, rng: np.random.Generator) -> list[Preference]:
-    """What 20 comparisons make of preferences of weight 0."""
+    """Print the weights that 20 comparisons give to preferences of true weight 0."""
     keys = [str(k) for k in range(NUM_KNOWN)]
     pairs = users.random_pairs(train, 20, rng)
     chosen = [pair if user.choose(pair, rng) else -pair for pair in pairs]
@@ -165,13 +165,13 @@ def learned_profile(user: users.User, train: Array, scale: Array, rng: np.random
 
 
 def features(llm: ChatAmulet, questions: tuple[str, ...], profile: list[Preference]) -> Array:
-    """The evidence of one answer to each question, `(Q, K)`; seeded by the question."""
+    """Return the evidence of one answer to each question, `(Q, K)`. The seed depends on the question."""
     answers = answer_all(llm, [(question, profile) for question in questions])
     return np.array([llm.evidence(*pair, PREFERENCES) for pair in zip(questions, answers, strict=True)])
 
 
 def bootstrapped(gains: Array) -> tuple[float, float, float]:
-    """Mean and 95 % interval of `(users, questions)`, drawn anew with both, since both are samples."""
+    """Return mean and 95 % bootstrap interval of `(users, questions)`; both dimensions are resampled."""
     rng = np.random.default_rng(_SEED)
     rows, columns = (rng.integers(size, size=(10_000, size)) for size in gains.shape)
     means = gains[rows[:, :, None], columns[:, None, :]].mean(axis=(1, 2))

@@ -1,4 +1,4 @@
-"""What is measured: a model, questions and preferences."""
+"""The model, questions and preferences of the benchmarks, and their timers and tables."""
 
 import statistics
 import time
@@ -26,12 +26,12 @@ MESSAGES = [
 
 
 def packaged_model(model: str | None) -> ChatAmulet:
-    """A model in float32 on CPUs, and as it comes on a GPU."""
+    """Return a model: in float32 on CPUs, in its own dtype on a GPU."""
     return ChatAmulet(model=model, model_kwargs={} if torch.cuda.is_available() else {"dtype": "float32"})
 
 
 def milliseconds(run: Callable[[], object]) -> float:
-    """How long it takes, the device's work included."""
+    """Return the time of a call, including the work of the device."""
     started = time.perf_counter()
     run()
     if torch.cuda.is_available():
@@ -42,7 +42,7 @@ def milliseconds(run: Callable[[], object]) -> float:
 def take_turns(
     runs: dict[str, Callable[[], object]], num_rounds: int, title: str, *, warm_up: bool = True
 ) -> dict[str, list[float]]:
-    """Milliseconds of each contender in each round, after one round to warm up."""
+    """Return the milliseconds of each contender in each round, after a warm-up round. Contenders alternate."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for round_number in tqdm(range(num_rounds + warm_up), desc=title):
         for name, run in runs.items():
@@ -53,12 +53,12 @@ def take_turns(
 
 
 def ratio(a: list[float], b: list[float]) -> float:
-    """Median of the ratios of neighbours in time."""
+    """Return the median of the ratios of measurements in the same round."""
     return statistics.median(x / y for x, y in zip(a, b, strict=True))
 
 
 def print_table(title: str, header: str, rows: list[list[object]]) -> None:
-    """A Markdown table."""
+    """Print a Markdown table."""
     columns = header.split(" | ")
     print(f"\n### {title}\n\n| {header} |\n|{'---|' * len(columns)}")
     for row in rows:

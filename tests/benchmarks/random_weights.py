@@ -1,4 +1,4 @@
-"""Large architectures with weights drawn on the device: their speed is that of trained ones, and nothing is downloaded."""
+"""Large architectures with random weights drawn on the device: as fast as trained ones, without a download."""
 
 import argparse
 import statistics
@@ -37,7 +37,7 @@ PROMPT_LENGTH = 256
 
 
 def draw_model(name: str) -> PreTrainedModel:
-    """The architecture on the best device there is; bfloat16 on a GPU."""
+    """Return the model on the best available device; in bfloat16 on a GPU."""
     is_gpu = torch.cuda.is_available()
     config = LlamaConfig(**CONFIGS[name], bos_token_id=1, eos_token_id=2)
     with torch.device("cuda" if is_gpu else "cpu"):
@@ -45,7 +45,7 @@ def draw_model(name: str) -> PreTrainedModel:
 
 
 def requests_of(model: PreTrainedModel, number: int, num_tokens: int, num_streams: int = 2) -> list[Request]:
-    """Prompts of random tokens, of one length."""
+    """Return prompts of random tokens, all of the same length."""
     ids = torch.randint(3, model.config.vocab_size, (number, num_streams, PROMPT_LENGTH)).tolist()
     sampling = SamplingParams(max_tokens=num_tokens)
     return [Request(prompts, [1.0] * (num_streams - 1), sampling=sampling) for prompts in ids]

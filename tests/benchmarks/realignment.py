@@ -1,4 +1,4 @@
-"""What realignment and the draw cost, beside the forward of the model and beside the paper's own loop."""
+"""The time of realignment and of the draw, compared with the forward of the model and with the paper's loop."""
 
 import argparse
 import statistics
@@ -26,7 +26,7 @@ VARIANTS = {
 
 
 def papers_loop(base: Tensor, pref: Tensor, num_iterations: int = 60) -> Tensor:
-    """The authors' loop in its own shapes: two `(T + 1, V)` buffers per token, averaged anew at each iteration."""
+    """The authors' loop with their buffers: two of `(T + 1, V)` per token, averaged again at each iteration."""
     log_base, log_pref = base.log_softmax(-1), pref.log_softmax(-1)
     policies = torch.zeros(num_iterations + 1, base.shape[-1])
     utilities = torch.zeros(num_iterations + 1, base.shape[-1])
@@ -39,7 +39,7 @@ def papers_loop(base: Tensor, pref: Tensor, num_iterations: int = 60) -> Tensor:
     return policies[num_iterations]
 
 
-def run(llm: ChatAmulet, arguments: argparse.Namespace) -> None:  # noqa: ARG001 - every section takes both
+def run(llm: ChatAmulet, arguments: argparse.Namespace) -> None:  # noqa: ARG001 - all sections have this signature
     """Print the table."""
     prompts = llm.prompt_streams(MESSAGES, PREFERENCES[0])
     runner = TransformersRunner(llm.load().model)

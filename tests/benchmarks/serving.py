@@ -1,4 +1,4 @@
-"""Many users at once: throughput, the cost of a step, smoothness, and the second turn of a conversation."""
+"""Many concurrent users: throughput, time of a step, time between tokens, and the second turn of a conversation."""
 
 import argparse
 import itertools
@@ -26,14 +26,14 @@ NUM_STEPS = 24
 
 
 def requests_of(llm: ChatAmulet, num_users: int, num_tokens: int) -> list[Request]:
-    """One question, asked by users of eight different preferences in turn."""
+    """Return one question from users with eight different preferences."""
     sampling = SamplingParams(max_tokens=num_tokens)
     streams = [llm.prompt_streams(MESSAGES, preference) for preference in PREFERENCES]
     return [Request(streams[i % len(streams)], [1.0], sampling=sampling) for i in range(num_users)]
 
 
 def read_at_once(engine: Engine, requests: list[Request]) -> list[list[float]]:
-    """Let each user read in a thread of their own; returns when each of their tokens came, in seconds."""
+    """Read each answer in its own thread. Return the arrival times of the tokens of each user, in seconds."""
 
     def read(request: Request) -> list[float]:
         return [time.perf_counter() for _ in engine.submit(request)]
@@ -45,7 +45,7 @@ def read_at_once(engine: Engine, requests: list[Request]) -> list[list[float]]:
 def users_at_once(
     engine: Engine, requests_of_users: Callable[[int], list[Request]], numbers: list[int], num_rounds: int
 ) -> None:
-    """Throughput of several users at once against eight of them one after another, turn by turn."""
+    """Compare the throughput of concurrent users with that of eight users one after another, alternating."""
     eight = requests_of_users(8)
     read_at_once(engine, eight[:1])
     contenders: dict[str, Callable[[], object]] = {"8, one by one": lambda: [read_at_once(engine, [r]) for r in eight]}
@@ -63,7 +63,7 @@ def users_at_once(
 
 
 def bare_forward(model: PreTrainedModel, num_rows: int, length: int) -> Callable[[], object]:
-    """Transformers' own decode step over rows of equal length, which need no mask."""
+    """Return transformers' own decode step over rows of equal length, which need no mask."""
     cache = DynamicCache(config=model.config)
     ids = torch.full((num_rows, length), 5, device=model.device)
     model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
@@ -71,7 +71,7 @@ def bare_forward(model: PreTrainedModel, num_rows: int, length: int) -> Callable
 
 
 def step_cost(model: PreTrainedModel, requests: list[Request]) -> list[object]:
-    """The scheduler's whole step against bare forwards of as many rows and tokens, turn by turn."""
+    """Compare a whole step of the scheduler with a bare forward of the same rows and tokens, alternating."""
     scheduler = Scheduler(TransformersRunner(model), COLD)
     bare = TransformersRunner(model)
     num_rows = 2 * len(requests)
@@ -80,7 +80,7 @@ def step_cost(model: PreTrainedModel, requests: list[Request]) -> list[object]:
     for index, request in enumerate(requests):
         scheduler.add(Sequence(request, max_length=2**30))
         bare.prefill(2 * index, request.prompts)
-    scheduler.step()  # reads all prompts, since nothing limits the chunk
+    scheduler.step()  # prefills all prompts, since the chunk has no limit
     assert not scheduler.num_waiting, "all users decode"
     contenders = {
         "step": scheduler.step,
@@ -93,7 +93,7 @@ def step_cost(model: PreTrainedModel, requests: list[Request]) -> list[object]:
 
 
 def smoothness(engine: Engine, requests: list[Request]) -> list[object]:
-    """Time between two tokens of each user, once all have their first."""
+    """Print the time between two tokens of each user, after all have their first token."""
     stamps = read_at_once(engine, requests)
     all_started = max(each[0] for each in stamps)
     gaps = [(b - a) * 1000 for each in stamps for a, b in itertools.pairwise(each) if a >= all_started]
@@ -101,18 +101,18 @@ def smoothness(engine: Engine, requests: list[Request]) -> list[object]:
 
 
 def second_turn(model: PreTrainedModel, num_rounds: int) -> list[object]:
-    """Time to the first token of a conversation's next turn, reusing what was read, against reading it all."""
+    """Print the time to the first token of the next turn of a conversation, with and without reuse of the prefix."""
     conversation = torch.randint(100, 5000, (600,), generator=torch.Generator().manual_seed(0)).tolist()
     question = torch.randint(100, 5000, (30,), generator=torch.Generator().manual_seed(1)).tolist()
 
     def first_token(engine: Engine, number: int) -> float:
-        start = [100 + number]  # another conversation in each round
+        start = [100 + number]  # a new conversation in each round
         prompts = [[*start, *conversation], [*start, 7, 8, 9, *conversation]]
         keys, sampling = ["", "profile"], SamplingParams(max_tokens=8)
         config = RealignmentConfig()
         answer = list(engine.submit(Request(prompts, [1.0], config, sampling, prefix_keys=keys)))
         turn = [[*prompt, *answer, *question] for prompt in prompts]
-        while engine.stats.num_running:  # rows are kept when the answer has ended
+        while engine.stats.num_running:  # rows are saved after the end of the answer
             time.sleep(0.001)
         return milliseconds(lambda: next(engine.submit(Request(turn, [1.0], config, sampling, prefix_keys=keys))))
 

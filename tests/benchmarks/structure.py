@@ -1,4 +1,4 @@
-"""Whether style leaves tool calls alone: names and arguments against those of the preference prompt by itself."""
+"""Whether realignment changes tool calls: names and arguments compared with those of the preference prompt alone."""
 
 import argparse
 import itertools
@@ -50,18 +50,18 @@ TOOLS = (get_weather, get_time, set_timer, get_population)
 
 
 def prompts() -> list[str]:
-    """A hundred questions, each of which asks for one of the tools."""
+    """Return a hundred questions, each of which requires one of the tools."""
     numbered = enumerate(itertools.product(_TEMPLATES, _CITIES), start=3)
     return [template.format(city=city, number=number) for number, (template, city) in numbered]
 
 
 def calls(llm: ChatAmulet, choice: str, questions: Sequence[str], **settings: Any) -> list[list[tuple[str, str]]]:
-    """Names and arguments of the tools called, for each style and question."""
+    """Return names and arguments of the called tools, for each style and question."""
     jobs = [
         llm.bind_tools(TOOLS, tool_choice=choice, preference=style, temperature=0, max_tokens=64, **settings)
         for style in STYLES
     ]
-    # The first question alone, so that the others find its system message read.
+    # The first question runs alone, so that the others reuse the keys and values of its system message.
     answers = (answer for bound in jobs for answer in (bound.invoke(questions[0]), *bound.batch([*questions[1:]])))
     return [_told(answer) for answer in answers]
 
@@ -72,12 +72,12 @@ def _told(answer: AIMessage) -> list[tuple[str, str]]:
 
 
 def share_equal(mine: Sequence[object], reference: Sequence[object]) -> float:
-    """Of these answers, how many make the same calls."""
+    """Return the share of answers that make the same calls."""
     return sum(a == b for a, b in zip(mine, reference, strict=True)) / len(mine)
 
 
 def run(llm: ChatAmulet, arguments: argparse.Namespace) -> None:
-    """Print the shares for calls that are forced and calls that are not."""
+    """Print the shares for forced and for free tool calls."""
     questions = prompts()[:: arguments.every]
     strong, prompted = RealignmentConfig(guidance_scale=_SCALE), RealignmentConfig(guidance_scale=1.0)
     print(

@@ -1,4 +1,4 @@
-"""Whatever else is in the batch, however its prompt was read: a request gets the tokens that it gets alone."""
+"""A request gets the same tokens alone, in any batch, and for any way to prefill its prompt."""
 
 import asyncio
 import importlib
@@ -151,7 +151,7 @@ def test_preempted_equals_never_preempted(model, expected):
     assert engine.stats.num_preemptions
 
 
-def test_spans_read_in_multiples_equal_exact_ones(model, expected, monkeypatch):
+def test_spans_rounded_up_equal_exact_ones(model, expected, monkeypatch):
     runner = TransformersRunner(model)
     monkeypatch.setattr(runner, "_span_multiple", 64)
     assert together(Engine(runner, COLD), requests()) == expected
@@ -195,7 +195,7 @@ def test_any_mixture_at_any_time_equals_one_by_one(data):
     )
 
 
-# Models whose memory is no row of tokens
+# Recurrent and hybrid models
 
 
 RECURRENT = {
@@ -268,7 +268,7 @@ def test_failure_in_one_row_leaves_the_others_as_they_were():
     assert torch.allclose(runner.decode([3, 4]), expected)
 
 
-def test_model_whose_cache_gives_other_logits_is_decoded_without_it():
+def test_model_with_a_wrong_cache_is_decoded_without_it():
     model = tiny_model()
     forward = model.forward
 
@@ -289,7 +289,7 @@ def test_model_without_logits_is_refused():
         SequentialRunner(model)
 
 
-def test_memory_is_given_back_when_idle(model):
+def test_memory_is_freed_when_idle(model):
     runner = TransformersRunner(model)
     engine = Engine(runner, COLD)
     together(engine, requests())
@@ -297,7 +297,7 @@ def test_memory_is_given_back_when_idle(model):
     assert runner._cache.num_bytes == 0
 
 
-def test_failing_prompt_leaves_a_real_model_and_its_users_whole(model, expected):
+def test_failing_prompt_does_not_change_other_answers_of_a_real_model(model, expected):
     runner = TransformersRunner(model)
     prefill = runner.prefill
 
@@ -336,7 +336,7 @@ def test_out_of_memory_anywhere_in_a_step_changes_no_token(where, delay, monkeyp
     assert next(calls) > delay
 
 
-def test_half_precision_too_shows_a_model_that_ignores_its_cache():
+def test_probe_detects_an_ignored_cache_in_half_precision():
     model = tiny_model(dtype=torch.bfloat16)
     forward = model.forward
     model.forward = lambda input_ids=None, **keywords: forward(input_ids, use_cache=keywords.get("use_cache"))
@@ -349,7 +349,7 @@ def test_half_precision_is_served_in_rows(architecture):
     TransformersRunner(tiny_model(architecture, dtype=torch.bfloat16))
 
 
-def test_damaged_row_of_a_cancelled_request_does_not_spoil_the_next_one():
+def test_nan_in_a_row_of_a_cancelled_request_does_not_reach_the_next_one():
     model = tiny_model()
     engine = Engine(TransformersRunner(model), EngineConfig(prefill_tokens=4, prefix_cache_bytes=10**9))
     sampling = SamplingParams(max_tokens=40)
@@ -369,7 +369,7 @@ def test_damaged_row_of_a_cancelled_request_does_not_spoil_the_next_one():
     assert running.finish_reason != "error"
 
 
-def test_damaged_row_does_not_spoil_the_next_request_in_it():
+def test_nan_in_a_row_does_not_reach_the_next_request():
     model = tiny_model()
     engine = Engine(TransformersRunner(model), COLD)
     sampling = SamplingParams(max_tokens=30)

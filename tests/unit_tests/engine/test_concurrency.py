@@ -1,4 +1,4 @@
-"""Many users of one ChatAmulet at once: one batch, cancellation, queues, and what is reused between them."""
+"""Concurrent users of one ChatAmulet: one batch, cancellation, queues, and reuse between requests."""
 
 import asyncio
 import gc
@@ -148,7 +148,7 @@ def test_usage_counts_no_token_after_the_stop_string(llm, answers):
     assert sum(chunks[1:], start=chunks[0]).usage_metadata == expected
 
 
-def test_engine_that_has_failed_is_made_anew(llm, answers):
+def test_failed_engine_is_replaced(llm, answers):
     loaded = llm.load()
     loaded.engine.close()
     assert llm.invoke(QUESTION, ALICE).text == answers["alice"]
@@ -209,7 +209,7 @@ def test_streams_of_many_threads_share_one_batch(llm, answers, monkeypatch):
 
 
 @pytest.mark.usefixtures("steps")
-def test_full_queue_is_an_error_where_it_is_configured_so():
+def test_full_queue_raises_if_configured_so():
     config = EngineConfig(max_rows=1, max_waiting=1, when_busy="raise")
     llm = ChatAmulet(model=tiny_model(), tokenizer=TOKENIZER, engine_config=config)
     first = llm.stream(QUESTION, max_tokens=200)
@@ -230,7 +230,7 @@ def test_other_limits_for_a_loaded_model_are_refused(llm):
         other.invoke(QUESTION)
 
 
-# Reuse of what was read
+# Reuse of keys and values
 
 
 @pytest.fixture
@@ -247,7 +247,7 @@ def num_reused_by(llm: ChatAmulet, config) -> int:
     return engine.stats.num_reused_tokens - before
 
 
-def test_rows_that_hold_preferences_serve_their_profile_alone(keeping, memory):
+def test_rows_with_preferences_are_reused_within_their_profile_only(keeping, memory):
     base, pref = (len(prompt) - 1 for prompt in keeping.prompt_streams(QUESTION, BRIEF))
     keeping.invoke(QUESTION, ALICE)
     assert num_reused_by(keeping, ALICE) == base + pref
@@ -267,7 +267,7 @@ def test_prefixes_are_reused_whether_preferences_come_from_the_store_or_from_its
     assert num_reused_by(cached, ALICE) == base + pref
 
 
-async def test_forgetting_drops_rows_that_hold_preferences(keeping, memory):
+async def test_forgetting_drops_rows_with_preferences(keeping, memory):
     base, pref = (len(prompt) - 1 for prompt in keeping.prompt_streams(QUESTION, BRIEF))
     keeping.invoke(QUESTION, ALICE)
     memory.forget("bob")

@@ -1,4 +1,4 @@
-"""The token loop against transformers' own generate, and its behaviour."""
+"""The engine compared with transformers' `generate`; sampling, stopping, log-probabilities and refusals."""
 
 import asyncio
 
@@ -108,7 +108,7 @@ def test_identical_streams_equal_plain_generation(model, engine):
     assert list(engine.submit(request(BASE, BASE))) == transformers_greedy(model, BASE)
 
 
-def test_long_shared_beginning_read_once_equals_transformers_cfg(model, engine):
+def test_long_shared_prefix_equals_transformers_cfg(model, engine):
     beginning = torch.randint(3, VOCAB_SIZE, (80,), generator=torch.Generator().manual_seed(0)).tolist()
     base, pref = beginning + BASE, beginning + PREF
     assert list(engine.submit(request(base, pref))) == transformers_cfg(model, base, pref, PAPER.guidance_scale)
@@ -164,7 +164,7 @@ def test_max_tokens_is_respected(engine):
     assert generation.finish_reason == "length"
 
 
-def test_answer_ends_where_the_context_does(engine):
+def test_answer_ends_at_the_end_of_the_context(engine):
     prompt = [5] * 250
     generation = engine.submit(request(prompt, max_tokens=100))
     assert len(list(generation)) == 6
@@ -182,7 +182,7 @@ def test_finished_generation_frees_its_rows(engine):
     wait_until(lambda: engine.stats.num_rows == 0)
 
 
-def test_logprobs_are_of_the_realigned_distribution(model, engine):
+def test_logprobs_are_those_of_the_realigned_policy(model, engine):
     realignment = RealignmentConfig.classifier_free_guidance(2.5)
     prompts = {"prompts": [BASE, PREF], "weights": [1.0], "realignment": realignment}
     sampling = SamplingParams(max_tokens=4, temperature=0.7, repetition_penalty=1.3, seed=1)
@@ -251,7 +251,7 @@ def test_model_that_ignores_positions_is_refused():
         TransformersRunner(model)
 
 
-def test_model_that_takes_no_cache_of_rows_is_refused():
+def test_model_that_does_not_accept_the_cache_is_refused():
     model = tiny_model()
     model.forward = lambda: None
     with pytest.raises(UnsupportedModelError, match="llama cannot be decoded with a cache of rows"):
@@ -283,11 +283,11 @@ def test_streams_that_do_not_fit_together_are_refused(prompts, weights):
     [
         ({"weights": ["x"]}, "weight must be a finite number"),
         ({"weights": [float("nan")]}, "weight must be a finite number"),
-        ({"weights": [1.0], "prefix_keys": [""]}, "as many prefix_keys or none; got 1"),
+        ({"weights": [1.0], "prefix_keys": [""]}, "as many prefix_keys, or none; got 1"),
         ({"weights": [1.0], "logprobs": -1}, "logprobs must be"),
     ],
 )
-def test_request_refuses_what_no_engine_can_use(values, remedy):
+def test_request_refuses_values_out_of_range(values, remedy):
     with pytest.raises(InvalidParameterError, match=remedy):
         Request([BASE, PREF], **values)
 
@@ -308,6 +308,6 @@ def test_request_refuses_what_no_engine_can_use(values, remedy):
         ({"max_tokens": True}, "a whole number"),
     ],
 )
-def test_sampling_params_refuse_what_no_sampler_can_use(values, remedy):
+def test_sampling_params_refuse_values_out_of_range(values, remedy):
     with pytest.raises(InvalidParameterError, match=remedy):
         SamplingParams(**values)

@@ -1,4 +1,4 @@
-"""Queues, cancellation, failures and the end of an engine, on a fake model."""
+"""Queue, cancellation, failures and closing of an engine, on a fake runner."""
 
 import asyncio
 import gc
@@ -70,7 +70,7 @@ def filled(runner: GatedRunner, when_busy: str) -> Engine:
     return engine
 
 
-def test_full_queue_raises_where_it_is_told_to(runner):
+def test_full_queue_raises_if_configured_so(runner):
     engine = filled(runner, "raise")
     with pytest.raises(EngineBusyError, match='queue is full: 1 requests.*when_busy="wait"'):
         engine.submit(request([4]))
@@ -78,7 +78,7 @@ def test_full_queue_raises_where_it_is_told_to(runner):
     assert list(engine.waiting) == alone(request([3]))
 
 
-async def test_full_queue_raises_for_tasks_too(runner):
+async def test_full_queue_raises_in_asubmit(runner):
     engine = filled(runner, "raise")
     with pytest.raises(EngineBusyError):
         await engine.asubmit(request([4]))
@@ -94,7 +94,7 @@ def test_full_queue_makes_threads_wait(runner):
         assert [other.result() for other in others] == [alone(request([i])) for i in (4, 5, 6)]
 
 
-async def test_full_queue_makes_tasks_wait_and_not_the_loop(runner):
+async def test_full_queue_makes_tasks_wait_without_blocking_the_event_loop(runner):
     engine = filled(runner, "wait")
     tasks = [asyncio.create_task(engine.asubmit(request([i]))) for i in (4, 5)]
     await asyncio.sleep(0.05)
@@ -154,7 +154,7 @@ async def test_cancelled_reader_loses_no_token(runner):
     assert [token async for token in generation] == alone(request([1, 2]))
 
 
-def test_failure_of_the_model_reaches_everyone_who_waits(runner):
+def test_failure_of_the_model_reaches_all_readers(runner):
     engine = Engine(runner)
     generations = [engine.submit(request([i])) for i in range(3)]
     for generation in generations[:1]:
@@ -172,7 +172,7 @@ def test_failure_of_the_model_reaches_everyone_who_waits(runner):
     assert list(engine.submit(request([1]))) == alone(request([1]))
 
 
-def test_failure_of_the_worker_itself_reaches_everyone_and_closes_the_engine(runner, caplog):
+def test_failure_of_the_worker_reaches_all_readers_and_closes_the_engine(runner, caplog):
     engine = filled(runner, "wait")
     with ThreadPoolExecutor(1) as threads:
         queueing = threads.submit(lambda: list(engine.submit(request([5]))))
@@ -187,7 +187,7 @@ def test_failure_of_the_worker_itself_reaches_everyone_and_closes_the_engine(run
         engine.submit(request([1]))
 
 
-def test_closed_engine_says_so_and_ends_what_is_under_way(runner):
+def test_closed_engine_refuses_requests_and_finishes_running_ones(runner):
     engine = filled(runner, "wait")
     with ThreadPoolExecutor(1) as threads:
         queueing = threads.submit(engine.submit, request([5]))
@@ -202,7 +202,7 @@ def test_closed_engine_says_so_and_ends_what_is_under_way(runner):
     assert list(engine.waiting) == alone(request([3]))
 
 
-def test_closing_can_cancel_what_is_under_way(runner):
+def test_closing_can_cancel_running_requests(runner):
     engine = filled(runner, "wait")
     engine.close(cancel=True)
     assert list(engine.under_way) == list(engine.waiting) == []
@@ -227,7 +227,7 @@ def test_garbage_collected_in_the_middle_of_a_step(runner):
     assert sequence.finish_reason == "cancelled"
 
 
-async def test_token_that_comes_as_its_reader_is_cancelled_is_not_lost(runner):
+async def test_token_that_arrives_while_its_reader_is_cancelled_is_not_lost(runner):
     runner.open()
     engine = Engine(runner)
     generation = engine.submit(request([1, 2]))
@@ -267,7 +267,7 @@ def test_interrupted_submit_is_cancelled(runner, monkeypatch):
     assert orphan.finish_reason == "cancelled"
 
 
-def test_caller_may_change_the_prompt_meanwhile(runner):
+def test_caller_may_change_the_prompt_after_submission(runner):
     prompt = [1, 2]
     generation = Engine(runner).submit(request(prompt))
     prompt.append(3)
@@ -275,7 +275,7 @@ def test_caller_may_change_the_prompt_meanwhile(runner):
     assert list(generation) == alone(request([1, 2]))
 
 
-def test_error_keeps_nothing_of_the_model_alive(runner):
+def test_error_does_not_keep_the_model_alive(runner):
     engine = Engine(runner)
     generation = engine.submit(request([1]))
     runner.error = ValueError("burnt out")
@@ -289,7 +289,7 @@ def test_error_keeps_nothing_of_the_model_alive(runner):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_forked_process_is_told_to_load_the_model_again():
+def test_forked_process_must_load_the_model_again():
     script = (
         "import os\n"
         "from tests.fakes.engines import FakeRunner\n"
@@ -318,7 +318,7 @@ def test_worker_ends_with_the_engine(runner):
     wait_until(lambda: gc.collect() >= 0 and not thread.is_alive())
 
 
-def test_process_ends_while_an_answer_is_under_way():
+def test_process_can_exit_during_an_answer():
     script = (
         "from tests.fakes.engines import FakeRunner\n"
         "from langchain_amulet.engine.engine import Engine\n"
@@ -333,13 +333,13 @@ def test_process_ends_while_an_answer_is_under_way():
     assert time.monotonic() - started < 30
 
 
-def test_token_ids_that_the_model_does_not_have_are_refused(runner):
+def test_token_ids_beyond_the_vocabulary_are_refused(runner):
     with pytest.raises(InvalidParameterError, match="from 0 to 39; got 1 to 40"):
         Engine(runner).submit(request([1, 40]))
 
 
 def test_more_streams_than_rows_are_refused(runner):
-    with pytest.raises(InvalidParameterError, match="3 streams; the engine decodes 2 rows"):
+    with pytest.raises(InvalidParameterError, match="3 streams; the engine has 2 rows"):
         Engine(runner, EngineConfig(max_rows=2)).submit(request([1], [2], [3]))
 
 
@@ -354,11 +354,11 @@ def test_more_streams_than_rows_are_refused(runner):
         ({"when_busy": "shout"}, "'wait' or 'raise'"),
     ],
 )
-def test_limits_under_which_nothing_runs_are_refused(values, remedy):
+def test_limits_out_of_range_are_refused(values, remedy):
     with pytest.raises(InvalidParameterError, match=remedy):
         EngineConfig(**values)
 
 
-def test_limits_left_open_are_taken_from_the_device(runner):
+def test_limits_default_to_shares_of_the_device_memory(runner):
     config = Engine(runner, EngineConfig(prefill_tokens=7)).config
     assert (config.cache_bytes, config.prefix_cache_bytes, config.prefill_tokens) == (500_000, 100_000, 7)

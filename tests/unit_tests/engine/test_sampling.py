@@ -1,4 +1,4 @@
-"""Drawing a token."""
+"""Drawing tokens from logits."""
 
 import math
 
@@ -83,8 +83,8 @@ def test_top_p_beyond_the_candidates_sorts_the_whole_vocabulary():
 
 
 @pytest.mark.parametrize("size", [40, 2000])
-def test_each_row_is_drawn_as_if_it_were_alone(size):
-    # Many tokens tie in bfloat16, and which of them come first must not depend on other rows.
+def test_each_row_draws_the_same_token_alone(size):
+    # Many tokens tie in bfloat16. Their order must not depend on other rows.
     rows = torch.stack([scores(seed, size).bfloat16().float() for seed in range(7)])
     sampling = [
         SamplingParams(),

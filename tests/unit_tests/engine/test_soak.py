@@ -1,4 +1,4 @@
-"""Many requests of all kinds, from threads and tasks, a third of them cancelled: the others notice nothing."""
+"""Many requests of all kinds, from threads and tasks; a third is cancelled, and the others are unaffected."""
 
 import asyncio
 import gc

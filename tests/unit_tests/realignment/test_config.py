@@ -33,7 +33,7 @@ def test_presets_are_points_on_one_scale():
         ({"nucleus_temperature": 0.0}, "nucleus_temperature"),
     ],
 )
-def test_config_refuses_what_no_realignment_can_use(values, remedy):
+def test_config_refuses_values_out_of_range(values, remedy):
     with pytest.raises(InvalidParameterError, match=remedy):
         RealignmentConfig(**values)
 

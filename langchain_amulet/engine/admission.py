@@ -47,9 +47,9 @@ class AdmissionQueue:
         """Return the number of waiting requests."""
         return len(self._waiting)
 
-    def __iter__(self) -> abc.Iterator[Sequence]:
-        """Iterate over the waiting requests, the next one first."""
-        return iter(self._waiting)
+    def sequences(self) -> list[Sequence]:
+        """Return the waiting requests, the next one first. Other threads may call this at any time."""
+        return list(self._waiting)  # one C call, so the deque cannot change during the iteration
 
     def append(self, sequence: Sequence) -> None:
         """Add a new request at the end."""

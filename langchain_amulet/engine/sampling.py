@@ -63,7 +63,7 @@ _Draw: TypeAlias = Callable[[Tensor, Sequence[SamplingParams], Tensor], Tensor]
 def _draw_of(sampling: SamplingParams) -> _Draw:
     if sampling.temperature == 0:
         return _argmax
-    return _draw_from_likeliest if sampling.top_k or sampling.top_p < 1 else _draw_from_all
+    return _draw_filtered if sampling.top_k or sampling.top_p < 1 else _draw_from_all
 
 
 def _column(values: Sequence[float], like: Tensor) -> Tensor:
@@ -83,24 +83,24 @@ def _tempered(logits: Tensor, sampling: Sequence[SamplingParams]) -> Tensor:
     return logits / _column([each.temperature for each in sampling], logits)
 
 
-def _draw_from_likeliest(logits: Tensor, sampling: Sequence[SamplingParams], keys: Tensor) -> Tensor:
+def _draw_filtered(logits: Tensor, sampling: Sequence[SamplingParams], keys: Tensor) -> Tensor:
     """Draw from the top-k tokens or the nucleus of top-p. On CPUs, sort only part of the vocabulary where possible."""
     logits, vocab_size = _tempered(logits, sampling), logits.shape[-1]
     top_k = [min(each.top_k, vocab_size) or vocab_size for each in sampling]
     if logits.device.type != "cpu":  # sorting is fast there; checking whether the candidates suffice would synchronise
-        return _draw_from_first(logits, vocab_size, top_k, sampling, keys)[0]
+        return _draw_from_top(logits, vocab_size, top_k, sampling, keys)[0]
     # The same number for all rows of the call, since the order of tied tokens depends on it.
     num_candidates = min(vocab_size, max(_NUM_CANDIDATES, *(each.top_k for each in sampling)))
-    tokens, is_enough = _draw_from_first(logits, num_candidates, top_k, sampling, keys)
+    tokens, is_enough = _draw_from_top(logits, num_candidates, top_k, sampling, keys)
     short = (~is_enough).nonzero().flatten().tolist() if num_candidates < vocab_size else []
     if short:
         chosen = [sampling[row] for row in short]
         all_k = [top_k[row] for row in short]
-        tokens[short] = _draw_from_first(logits[short], vocab_size, all_k, chosen, keys[short])[0]
+        tokens[short] = _draw_from_top(logits[short], vocab_size, all_k, chosen, keys[short])[0]
     return tokens
 
 
-def _draw_from_first(
+def _draw_from_top(
     logits: Tensor, num_candidates: int, top_k: Sequence[int], sampling: Sequence[SamplingParams], keys: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Draw from the most likely tokens.
@@ -108,17 +108,17 @@ def _draw_from_first(
     Returns:
         Token ids, `(B,)`; and whether the candidates include all tokens that top-k and top-p allow, bool `(B,)`.
     """
-    likeliest, order = logits.topk(num_candidates)
+    top_logits, order = logits.topk(num_candidates)
     ranks = torch.arange(num_candidates, device=logits.device)
     k = torch.tensor(top_k, device=logits.device).unsqueeze(-1)
-    likeliest = likeliest.masked_fill(ranks >= k, -torch.inf)
+    top_logits = top_logits.masked_fill(ranks >= k, -torch.inf)
     is_cut = k <= num_candidates
     # Top-p keeps the smallest subset of the top-k tokens that reaches its probability (Holtzman et al. 2020).
-    log_z = torch.where(is_cut, likeliest.logsumexp(-1, keepdim=True), logits.logsumexp(-1, keepdim=True))
-    probs = (likeliest - log_z).exp()
-    before = probs.cumsum(-1) - probs  # the mass of all more likely tokens
+    log_z = torch.where(is_cut, top_logits.logsumexp(-1, keepdim=True), logits.logsumexp(-1, keepdim=True))
+    probs = (top_logits - log_z).exp()
+    mass_before = probs.cumsum(-1) - probs  # the mass of all more likely tokens
     top_p = _column([each.top_p for each in sampling], logits)
-    kept = likeliest.masked_fill((before >= top_p) & (top_p < 1), -torch.inf)
+    kept = top_logits.masked_fill((mass_before >= top_p) & (top_p < 1), -torch.inf)
     is_enough = is_cut | ((probs.sum(-1, keepdim=True) >= top_p) & (top_p < 1))
     return order.gather(-1, _pick(kept, order, keys)).squeeze(-1), is_enough.squeeze(-1)
 

@@ -102,7 +102,7 @@ class Scheduler:
 
     def all_sequences(self) -> list[Sequence]:
         """Return all waiting and running requests."""
-        return [*self._decoding, *self._prefilling, *self._queue]
+        return [*self._decoding, *self._prefilling, *self._queue.sequences()]
 
     @torch.inference_mode()
     def step(self) -> None:

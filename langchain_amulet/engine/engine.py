@@ -291,12 +291,12 @@ class Engine:
     def _process_inbox(self) -> bool:
         """Process what other threads have left for the worker. Return whether there is work to do."""
         with self._lock:
+            if self._forgets:  # before the inbox, whose requests were marked if they came before the forgetting
+                self._scheduler.forget_private()
+                self._forgets = False
             while self._inbox:
                 self._scheduler.add(self._inbox.popleft())
             self._fill_queue()
-            if self._forgets:
-                self._scheduler.forget_private()
-                self._forgets = False
             if self._cancels:
                 for sequence in self._scheduler.all_sequences():
                     sequence.finish("cancelled")

@@ -107,6 +107,17 @@ async def test_full_queue_makes_tasks_wait_without_blocking_the_event_loop(runne
     wait_until(lambda: engine.stats.num_running == 0)
 
 
+def test_forgetting_concerns_the_requests_before_it_and_no_later_ones(runner):
+    engine = Engine(runner, EngineConfig(max_rows=4))
+    before = engine.submit(request([1, 2]))
+    wait_until(lambda: runner.num_begun == 1)
+    engine.forget_private()
+    after = engine.submit(request([3, 4]))
+    runner.open()
+    list(after)
+    assert (before._sequence.is_forgotten, after._sequence.is_forgotten) == (True, False)
+
+
 def test_cancelled_request_frees_its_rows_within_one_step(runner):
     engine = Engine(runner)
     generation = engine.submit(request([1, 2], [1, 2, 3]))

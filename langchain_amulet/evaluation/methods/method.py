@@ -79,12 +79,7 @@ def _decoding_key(config: RealignmentConfig) -> str:
     w = config.guidance_scale
     if w in (0, 1):
         return f"w={w:g}"
-    guards = {
-        "plausibility": config.plausibility or None,
-        "max_kl": config.max_kl,
-        "nucleus": None if config.nucleus is None else f"{config.nucleus:g}/{config.nucleus_temperature:g}",
-    }
-    return " ".join([f"w={w:.6g}", *(f"{name}={value}" for name, value in guards.items() if value is not None)])
+    return " ".join([f"w={w:.6g}", *(f"{name}={value}" for name, value in config.active_guards.items())])
 
 
 def paper_methods() -> list[Method]:

@@ -99,8 +99,7 @@ def _draw_points(axes: Axes, points: Mapping[str, tuple[float, float]], methods:
 
 
 def _is_guarded(method: Method) -> bool:
-    config = method.config
-    return config is not None and bool(config.plausibility or config.max_kl is not None or config.nucleus is not None)
+    return method.config is not None and method.config.has_guards
 
 
 def _mean(criterion: Criterion, method: str, dimension: str, temperature: float) -> float:

@@ -3,6 +3,7 @@
 import argparse
 import statistics
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -46,7 +47,7 @@ def bare_loop(runner: TransformersRunner, prompts: list[list[int]], num_tokens: 
 def contenders(llm: ChatAmulet, num_tokens: int) -> dict[str, Callable[[], list[int]]]:
     """Return six ways to generate an answer of `num_tokens` tokens to the same question."""
     base, pref = llm.prompt_streams(MESSAGES, PREFERENCE)
-    model = llm.load().model
+    model: Any = llm.load().model
     engine = Engine(TransformersRunner(model), EngineConfig(prefix_cache_bytes=0))
     runner = TransformersRunner(model)
     sampling = SamplingParams(max_tokens=num_tokens)

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import torch
 from tqdm import tqdm
@@ -49,7 +50,7 @@ def users_at_once(
     eight = requests_of_users(8)
     read_at_once(engine, eight[:1])
     contenders: dict[str, Callable[[], object]] = {"8, one by one": lambda: [read_at_once(engine, [r]) for r in eight]}
-    contenders |= {str(n): lambda n=n: read_at_once(engine, requests_of_users(n)) for n in numbers}
+    contenders |= {str(n): partial(lambda n: read_at_once(engine, requests_of_users(n)), n) for n in numbers}
     times = take_turns(contenders, num_rounds, "users at once", warm_up=False)
     alone = times["8, one by one"]
     print_table(

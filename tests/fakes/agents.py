@@ -81,7 +81,8 @@ class Scripted(BaseChatModel):
     def _llm_type(self) -> str:
         return "scripted"
 
-    def _generate(self, messages, stop=None, run_manager=None, ls_structured_output_format=None):  # noqa: ARG002
+    # mypy misses `**kwargs`, which would accept unknown arguments.
+    def _generate(self, messages, stop=None, run_manager=None, ls_structured_output_format=None):  # type: ignore[override]  # noqa: ARG002
         self.seen.append(messages)
         reply = self.replies[(len(self.seen) - 1) % len(self.replies)]
         return ChatResult(generations=[ChatGeneration(message=reply.model_copy())])

@@ -73,7 +73,7 @@ async def opened(kind: str, folder: Path, postgres: Postgres | None) -> AsyncIte
     elif kind == "files":
         yield LocalFileStore(folder / "files")
     elif kind.startswith("async"):
-        opening = (
+        opening: contextlib.AbstractAsyncContextManager[Any] = (
             AsyncSqliteStore.from_conn_string(str(folder / "memory.db"))
             if kind == "async sqlite"
             else AsyncPostgresStore.from_conn_string(postgres.uri)

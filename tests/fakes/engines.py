@@ -107,8 +107,7 @@ def alone(request: Request) -> list[int]:
         if prefs:
             weights = torch.tensor(request.weights, dtype=base.dtype)
             config = request.realignment
-            prefs = torch.stack(prefs)
-            logits = realign(base, prefs, config.guidance_scale, weights=weights, **config.active_guards)
+            logits = realign(base, torch.stack(prefs), config.guidance_scale, weights=weights, **config.active_guards)
         tokens.append(int(logits.argmax()))
     return tokens
 

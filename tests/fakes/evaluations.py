@@ -1,5 +1,7 @@
 """Fakes for tests of evaluations: questions, preferences, a short protocol, a tiny model, methods and judges by rule."""
 
+from collections.abc import Callable
+
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
@@ -48,7 +50,7 @@ def saying(name: str, words: int, **values) -> Method:
 class Referee(BaseChatModel):
     """A judge whose reply is the value of `rule` for the two texts."""
 
-    rule: object
+    rule: Callable[[str, str], str]
     prompts: list = []  # noqa: RUF012 - pydantic copies it
 
     def _generate(self, messages, *_, **__):

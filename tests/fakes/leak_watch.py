@@ -151,7 +151,7 @@ class _Wire(requests.Session):
         super().__init__()
         self.watch, self.may_carry = watch, may_carry
 
-    def request(self, method: Any, url: Any, **sent: Any) -> requests.Response:
+    def request(self, method: Any, url: Any, *_: Any, **sent: Any) -> requests.Response:
         self.watch.see("trace", f"{method} {url} {sent.get('data', b'').decode()}", self.may_carry)
         response = requests.Response()
         response.status_code = 200
@@ -287,7 +287,7 @@ class App:
 
     def see_checkpoints(self) -> None:
         for key, saved in [*self.saver.blobs.items(), *self.saver.writes.items(), *self.saver.storage.items()]:
-            user = self.users_of_conversations[key if isinstance(key, str) else key[0]]
+            user = self.users_of_conversations[str(key if isinstance(key, str) else key[0])]
             self.watch.see("checkpoint", repr(saved), user.own)
 
 

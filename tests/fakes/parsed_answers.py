@@ -10,7 +10,7 @@ from langchain_amulet.answers.parser import AnswerParser, AnswerSyntax, knows_re
 from langchain_amulet.prompts.renderer import PromptRenderer
 from tests.fakes.tool_templates import FAMILIES, tool_tokenizer
 
-TOOLS = [
+TOOLS: list[dict[str, Any]] = [
     {
         "type": "function",
         "function": {

@@ -1,5 +1,6 @@
 """Parts of JSON schemas, in the forms that applications and pydantic write."""
 
+from collections.abc import Mapping
 from typing import Any
 
 Schema = dict[str, Any]
@@ -57,7 +58,7 @@ def map_of(values: Schema) -> Schema:
     return {"type": "object", "additionalProperties": values}
 
 
-def obj(properties: dict[str, Schema], required: list[str] | None = None, **keywords) -> Schema:
+def obj(properties: Mapping[str, Schema | bool], required: list[str] | None = None, **keywords) -> Schema:
     """All properties are required unless `required` lists others."""
     names = list(properties) if required is None else required
     return {"type": "object", "properties": properties, **({"required": names} if names else {}), **keywords}

@@ -31,6 +31,8 @@ from tests.fakes.written_schemas import ARRAY, ENUM, NESTED, NUMERIC, OPTIONAL, 
 
 NUM_PER_KIND = 30
 
+Maker = Callable[[random.Random], Schema]
+
 
 class NamedSchema(NamedTuple):
     """A schema with short instances: under 200 bytes of JSON; under 350 for long arrays."""
@@ -105,7 +107,7 @@ def _annotated(schema: Schema, choose: random.Random) -> Schema:
 
 def _object(
     choose: random.Random,
-    make: Callable[[random.Random], Schema] = _leaf,
+    make: Maker = _leaf,
     num: tuple[int, int] = (2, 4),
     required: float = 0.7,
     names: list[str] = _NAMES,
@@ -116,7 +118,7 @@ def _object(
     return _annotated({**obj({name: make(choose) for name in chosen}, needed), **rest}, choose)
 
 
-def _array(choose: random.Random, make: Callable[[random.Random], Schema] = _leaf, most: int = 2) -> Schema:
+def _array(choose: random.Random, make: Maker = _leaf, most: int = 2) -> Schema:
     low = choose.randrange(most)
     return array(make(choose), minItems=low, **choose.choice([{}, {"maxItems": low + choose.randrange(1, 4)}]))
 
@@ -125,11 +127,12 @@ def _nested(choose: random.Random, depth: int = 3) -> Schema:
     if depth == 0:
         return _leaf(choose)
     inner = partial(_nested, depth=depth - 1)
-    return choose.choice([partial(_object, num=(1, 2)), _array])(choose, inner)
+    makers: list[Callable[[random.Random, Maker], Schema]] = [partial(_object, num=(1, 2)), _array]
+    return choose.choice(makers)(choose, inner)
 
 
 def _union(choose: random.Random) -> Schema:
-    makers = [_leaf, partial(_object, num=(1, 2)), _array]
+    makers: list[Maker] = [_leaf, partial(_object, num=(1, 2)), _array]
     branches = [choose.choice(makers)(choose) for _ in range(choose.randrange(2, 5))]
     models = {name: {"data": _leaf(choose)} for name in choose.sample(["Cat", "Dog", "Bird", "Bee"], 3)}
     choices = [
@@ -160,7 +163,8 @@ def _recursive(choose: random.Random) -> Schema:
 
 def _unicode(choose: random.Random) -> Schema:
     def leaf(choose: random.Random) -> Schema:
-        return choose.choice([partial(_enum, words=_UNICODE_WORDS), _leaf])(choose)
+        makers: list[Maker] = [partial(_enum, words=_UNICODE_WORDS), _leaf]
+        return choose.choice(makers)(choose)
 
     whole = partial(_object, make=leaf, num=(1, 3), names=_UNICODE_NAMES)
     return choose.choice([whole, whole, partial(_object, make=whole, num=(1, 2)), partial(_array, make=whole)])(choose)
@@ -177,7 +181,7 @@ def _optional_leaf(choose: random.Random) -> Schema:
     return choose.choice([optional(_leaf(choose)), {"type": ["integer", "null"]}, _leaf(choose)])
 
 
-KINDS: dict[str, tuple[dict[str, Schema], Callable[[random.Random], Schema]]] = {
+KINDS: dict[str, tuple[dict[str, Schema], Maker]] = {
     "plain": (PLAIN, partial(_object, num=(2, 6))),
     "nested": (NESTED, _nested),
     "union": (UNION, _union),

@@ -127,7 +127,7 @@ def accuracy(differences: Array, choices: NDArray[np.bool_]) -> float:
 def mean_course(evidence: Evidence, checkpoints: Sequence[int], num_users: int, **kwargs: object) -> Course:
     """The courses of many users, averaged."""
     seeds = range(_FIRST_SEED, _FIRST_SEED + num_users)
-    courses = [learn(evidence, checkpoints, seed=seed, **kwargs) for seed in seeds]  # type: ignore[arg-type]
+    courses = [learn(evidence, checkpoints, seed=seed, **kwargs) for seed in seeds]
     return Course(
         np.mean([course.learned for course in courses], axis=0), np.mean([course.ceiling for course in courses], axis=0)
     )

@@ -2,8 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-
-from langgraph.store.base import BaseStore
+from typing import Any
 
 from langchain_amulet.memory.preference_memory import PreferenceMemory
 
@@ -15,13 +14,18 @@ HASTE = {  # settings that give up durability for speed
 
 
 @contextlib.contextmanager
-def database(kind: str, place: str) -> Iterator[BaseStore]:
+def database(kind: str, place: str) -> Iterator[Any]:
     """Open a sync store in a database."""
+    store_class: Any  # the classes share only `BaseStore`, which has no connection
     if kind == "sqlite":
-        from langgraph.store.sqlite import SqliteStore as Store
+        from langgraph.store.sqlite import SqliteStore
+
+        store_class = SqliteStore
     else:
-        from langgraph.store.postgres import PostgresStore as Store
-    with Store.from_conn_string(place) as store:
+        from langgraph.store.postgres import PostgresStore
+
+        store_class = PostgresStore
+    with store_class.from_conn_string(place) as store:
         store.setup()
         store.conn.execute(HASTE[kind])
         yield store

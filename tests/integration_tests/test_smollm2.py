@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +32,8 @@ def llm() -> ChatAmulet:
 
 def transformers_greedy(llm: ChatAmulet, prompt: list[int], **keywords) -> list[int]:
     """Transformers' own answer, and its end-of-turn token left out as ours leaves it out."""
-    model, ids = llm.load().model, torch.tensor([prompt])
+    model: Any = llm.load().model
+    ids = torch.tensor([prompt])
     output = model.generate(
         ids, attention_mask=torch.ones_like(ids), max_new_tokens=NUM_TOKENS, do_sample=False, **keywords
     )[0, len(prompt) :].tolist()

@@ -44,7 +44,9 @@ def answers() -> dict[str, str]:
     """What each user is to read, from calls that name the preference."""
     llm = ChatAmulet(model=MODEL, tokenizer=TOKENIZER, **SHORT)
     preferences = {"alice": BRIEF, "bob": Preference(CHEERFUL, 0.5), "visitor": None}
-    texts = {name: llm.invoke(QUESTION, preference=preference).text for name, preference in preferences.items()}
+    texts: dict[str, str] = {
+        name: llm.invoke(QUESTION, preference=preference).text for name, preference in preferences.items()
+    }
     assert len(set(texts.values())) == 3, "the users' answers must differ, or the tests below prove nothing"
     return texts
 
@@ -82,7 +84,7 @@ async def test_concurrent_streams_do_not_mix(llm, answers):
     async def read(config) -> str:
         return "".join([chunk.text async for chunk in llm.astream(QUESTION, config)])
 
-    assert await asyncio.gather(read(ALICE), read(BOB), read({})) == [
+    assert await asyncio.gather(*map(read, (ALICE, BOB, {}))) == [
         answers["alice"],
         answers["bob"],
         answers["visitor"],

@@ -3,6 +3,7 @@
 import json
 import math
 import warnings
+from typing import cast
 
 import pytest
 import torch
@@ -173,7 +174,8 @@ def test_reasoning_streams_before_the_answer(thinker):
 def test_reasoning_is_a_block_of_the_newer_output(thinker):
     newer = thinker.model_copy(update={"output_version": "v1"})
     for message in (newer.invoke(QUESTION), joined(list(newer.stream(QUESTION)))):
-        blocks = [(block["type"], block.get("reasoning") or block.get("text")) for block in message.content]
+        content = cast("list[dict[str, str]]", message.content)
+        blocks = [(block["type"], block.get("reasoning") or block.get("text")) for block in content]
         assert blocks == [("reasoning", "Hm."), ("text", "Yes")]
 
 

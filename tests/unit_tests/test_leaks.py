@@ -7,7 +7,7 @@ import logging
 import random
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import cache
@@ -122,7 +122,7 @@ async def live(app: App, users: Sequence[User], rng: random.Random) -> dict[str,
     paths = itertools.cycle(rng.sample(ALL_PATHS, len(ALL_PATHS)))
     first = await together([visit(app, next(paths), [user, rng.choice(users)]) for user in users])
     shuffled = rng.sample(users, len(users))
-    plans = {
+    plans: dict[str, list[tuple[User, tuple[Preference, ...]]]] = {
         "changed": [(user, random_preferences(rng)) for user in shuffled[::3]],
         "deleted": [(user, ()) for user in shuffled[1::3]],
         "kept": [(user, user.preferences) for user in shuffled[2::3]],
@@ -215,7 +215,8 @@ def test_store_that_fails_while_preferences_change_shows_none(watch):
     store = FailingStore()
     memory, text = PreferenceMemory(store), random_preferences(random.Random(2))[0].text
     store.is_broken = True
-    for change in [memory.remember, memory.forget, memory.remember]:
+    changes: list[Callable[[str, str], object]] = [memory.remember, memory.forget, memory.remember]
+    for change in changes:
         with pytest.raises(ConnectionError) as failed:
             [change("somebody", text) for _ in range(3)]
         watch.see("error", printed_error(failed.value))
@@ -298,8 +299,9 @@ def test_serialised_models_show_no_preference(watch):
     wrapped += [models[0].with_structured_output(Mood, preference=SECRET)]
     wrapped += [models[0].bind_tools([past_questions([])], preference=[*PROFILE])]
     wrapped += [models[0].configurable_fields(preference=ConfigurableField(id="preference"))]
-    for show, each in itertools.product([repr, str, dumpd, dumps], [*models, *wrapped]):
-        watch.see(f"{show.__name__} of {type(each).__name__}", show(each))
+    shows: dict[str, Callable[[object], object]] = {"repr": repr, "str": str, "dumpd": dumpd, "dumps": dumps}
+    for show, each in itertools.product(shows, [*models, *wrapped]):
+        watch.see(f"{show} of {type(each).__name__}", shows[show](each))
     for llm in models:
         dumped = [llm.model_dump(exclude={"model", "tokenizer"}), llm.asdict(), llm._identifying_params]
         watch.see("dump", [*dumped, llm._get_llm_string(), llm._get_ls_params()])
@@ -386,7 +388,8 @@ async def test_preference_in_call_arguments_is_caught(watch, monkeypatch):
 def test_words_of_another_in_a_config_are_caught(watch):
     one, other = random_users(4, random.Random(6))[::3]
     call = Visit(App(InMemoryStore(), watch), [one], Eavesdropper)
-    call.app.chain.invoke(call.input, {**call.config, "tags": [other.question], "metadata": {"asked": other.id}})
+    carried: dict[str, Any] = {"tags": [other.question], "metadata": {"asked": other.id}}
+    call.app.chain.invoke(call.input, call.config | carried)
     assert {"trace", "callback on_chain_start", "callback on_chat_model_start"} <= watch.channels_of_leaks()
     assert {leak.split()[-1] for leak in watch.leaks} == other.own
 

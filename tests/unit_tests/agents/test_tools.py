@@ -263,7 +263,7 @@ def test_exact_text_forgets_only_that_preference():
 def test_text_with_another_meaning_forgets_nothing(text):
     store = store_of(alice="Use C#.")
     answer = run_tool("forget_preference", store, preference=text)
-    assert answer.content.startswith("No such preference")
+    assert answer.text.startswith("No such preference")
     assert PreferenceMemory(store).recall("alice") == [Preference("Use C#.")]
 
 

@@ -35,7 +35,9 @@ def answers() -> dict[str, str]:
     """What each user is to read, from calls that name the preference."""
     llm = ChatAmulet(model=MODEL, tokenizer=TOKENIZER, **SHORT)
     preferences = {"alice": BRIEF, "bob": Preference(CHEERFUL, 0.5), "visitor": None}
-    texts = {name: llm.invoke(QUESTION, preference=preference).text for name, preference in preferences.items()}
+    texts: dict[str, str] = {
+        name: llm.invoke(QUESTION, preference=preference).text for name, preference in preferences.items()
+    }
     assert len(set(texts.values())) == 3, "the users' answers must differ, or the tests below prove nothing"
     return texts
 
@@ -52,7 +54,12 @@ def test_generation_config_serves_where_nothing_is_said():
     model = copy.deepcopy(MODEL)
     model.generation_config.update(do_sample=True, temperature=1.5, top_k=40, max_new_tokens=7, eos_token_id=[2, 5])
     params = CallSettings.merge({}, {}).sampling_params(model.generation_config)
-    assert (params.temperature, params.top_k, params.max_tokens, params.stop_token_ids) == (1.5, 40, 7, {2, 5})
+    assert (params.temperature, params.top_k, params.max_tokens, params.stop_token_ids) == (
+        1.5,
+        40,
+        7,
+        frozenset({2, 5}),
+    )
     overridden = CallSettings.merge({"temperature": 2}, {"temperature": 0})
     assert overridden.sampling_params(model.generation_config).temperature == 0
     model.generation_config.temperature = None

@@ -3,11 +3,13 @@
 from dataclasses import fields
 
 import pytest
+from langchain_core.language_models import BaseChatModel
 
 from langchain_amulet import ChatAmulet
 from langchain_amulet.chat.settings import CALL_ARGUMENTS, CallSettings
 from langchain_amulet.engine.params import SamplingParams
 from langchain_amulet.personalization import resolved
+from langchain_amulet.preferences import as_preferences
 from tests.fakes.chat_templates import byte_tokenizer
 from tests.fakes.models import tiny_model
 
@@ -29,7 +31,7 @@ def llm() -> ChatAmulet:
 
 
 def test_fields_of_the_model_and_call_arguments_agree():
-    own = ChatAmulet.model_fields.keys() - ChatAmulet.__mro__[2].model_fields.keys()
+    own = ChatAmulet.model_fields.keys() - BaseChatModel.model_fields.keys()
     assert own - NO_CALL_SETTINGS == CALL_ARGUMENTS - CALL_ONLY
 
 
@@ -52,7 +54,6 @@ def test_settings_are_merged_once_per_call(llm, monkeypatch):
 
 def test_preferences_are_converted_once_per_call(llm, monkeypatch):
     converted = []
-    as_preferences = resolved.as_preferences
     monkeypatch.setattr(resolved, "as_preferences", lambda value: converted.append(value) or as_preferences(value))
     llm.invoke("Hi", preference="Be brief.")
     assert [value for value in converted if value] == ["Be brief."]

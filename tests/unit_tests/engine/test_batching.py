@@ -20,6 +20,7 @@ from transformers import (
 from langchain_amulet.engine.batch import Batch
 from langchain_amulet.engine.config import EngineConfig
 from langchain_amulet.engine.engine import Engine
+from langchain_amulet.engine.generation import Generation
 from langchain_amulet.engine.params import Request, SamplingParams
 from langchain_amulet.engine.runners.batched import TransformersRunner
 from langchain_amulet.engine.runners.sequential import SequentialRunner
@@ -113,9 +114,11 @@ def test_joined_late_equals_alone(model, expected, sizes):
 def test_chunked_prefill_equals_whole(model, expected, prefill_tokens, monkeypatch):
     monkeypatch.setattr("langchain_amulet.engine.scheduler._IDLE_FACTOR", 1)
     config = EngineConfig(prefix_cache_bytes=0, prefill_tokens=prefill_tokens)
-    runner, widths = TransformersRunner(model), []
-    prefill = runner.prefill
-    runner.prefill = lambda first, ids: widths.append(sum(map(len, ids))) or prefill(first, ids)
+    runner = TransformersRunner(model)
+    prefill, widths = runner.prefill, []
+    runner.prefill = lambda first_row, input_ids: (
+        widths.append(sum(map(len, input_ids))) or prefill(first_row, input_ids)
+    )
     assert together(Engine(runner, config), requests()) == expected
     assert max(widths) <= max(3, prefill_tokens)  # each row reads one token at least
 
@@ -164,7 +167,7 @@ async def test_tasks_and_threads_share_the_batch(model, expected, sizes):
         return [token async for token in await engine.asubmit(request)]
 
     tasks = asyncio.gather(*map(read, requests()))
-    threads = asyncio.gather(*(asyncio.to_thread(lambda r=r: list(engine.submit(r))) for r in requests()))
+    threads = asyncio.gather(*(asyncio.to_thread(lambda r: list(engine.submit(r)), r) for r in requests()))
     assert await tasks == await threads == expected
     assert max(sizes) > 3
 
@@ -185,14 +188,11 @@ def test_any_mixture_at_any_time_equals_one_by_one(data):
     ]
     tiny_chunks = EngineConfig(prefill_tokens=data.draw(st.integers(1, 40)), max_rows=data.draw(st.integers(3, 12)))
     engine = Engine(TransformersRunner(model), tiny_chunks)
-    generations = []
+    begun: list[tuple[list[int], Generation]] = []
     for request, waits in zip(each, itertools.cycle([True, False])):
-        generations.append(engine.submit(request))
-        first = [next(generations[-1])] if waits else []
-        generations[-1] = (first, generations[-1])
-    assert [first + list(generation) for first, generation in generations] == one_by_one(
-        TransformersRunner(model), each
-    )
+        generation = engine.submit(request)
+        begun.append(([next(generation)] if waits else [], generation))
+    assert [first + list(rest) for first, rest in begun] == one_by_one(TransformersRunner(model), each)
 
 
 # Recurrent and hybrid models

@@ -4,9 +4,12 @@ import asyncio
 import gc
 import threading
 import time
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
+from typing import cast
 
 import pytest
+from langchain_core.messages import AIMessageChunk
 from langchain_core.output_parsers import StrOutputParser
 
 from langchain_amulet import ChatAmulet, Preference, PreferenceMemory, RealignmentConfig
@@ -45,7 +48,9 @@ def answers() -> dict[str, str]:
     """What each user is to read, from calls that name the preference."""
     llm = ChatAmulet(model=MODEL, tokenizer=TOKENIZER, **SHORT)
     preferences = {"alice": BRIEF, "bob": Preference(CHEERFUL, 0.5), "visitor": None}
-    texts = {name: llm.invoke(QUESTION, preference=preference).text for name, preference in preferences.items()}
+    texts: dict[str, str] = {
+        name: llm.invoke(QUESTION, preference=preference).text for name, preference in preferences.items()
+    }
     assert len(set(texts.values())) == 3, "the users' answers must differ, or the tests below prove nothing"
     return texts
 
@@ -212,7 +217,7 @@ def test_streams_of_many_threads_share_one_batch(llm, answers, monkeypatch):
 def test_full_queue_raises_if_configured_so():
     config = EngineConfig(max_rows=1, max_waiting=1, when_busy="raise")
     llm = ChatAmulet(model=tiny_model(), tokenizer=TOKENIZER, engine_config=config)
-    first = llm.stream(QUESTION, max_tokens=200)
+    first = cast("Generator[AIMessageChunk]", llm.stream(QUESTION, max_tokens=200))
     next(first)  # has the only row
     with ThreadPoolExecutor(1) as threads:
         second = threads.submit(llm.invoke, QUESTION, max_tokens=1)

@@ -1,6 +1,7 @@
 """The engine compared with transformers' `generate`; sampling, stopping, log-probabilities and refusals."""
 
 import asyncio
+from typing import Any
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ def request(*prompts: list[int], weights=None, realignment=PAPER, **sampling) ->
     return Request(prompts, weights, realignment, SamplingParams(**{"max_tokens": 24, **sampling}))
 
 
-def transformers_greedy(model: PreTrainedModel, prompt: list[int], max_tokens: int = 24, **keywords) -> list[int]:
+def transformers_greedy(model: Any, prompt: list[int], max_tokens: int = 24, **keywords) -> list[int]:
     ids = torch.tensor([prompt])
     output = model.generate(ids, max_new_tokens=max_tokens, do_sample=False, eos_token_id=None, **keywords)
     return output[0, len(prompt) :].tolist()

@@ -1,6 +1,7 @@
 """On a CUDA device: the same tokens in float32, half precision, cancellation, memory. Run with `pytest -m gpu`."""
 
 import gc
+from typing import Any
 
 import pytest
 import torch
@@ -83,12 +84,13 @@ def test_cancelled_requests_free_their_rows():
 
 def test_memory_is_flat():
     engine = engine_of(dtype=torch.bfloat16, config=EngineConfig(prefix_cache_bytes=2**20))
+    runner: Any = engine._scheduler._runner
 
     def allocated_after_use() -> int:
         for _ in range(10):
             for generation in [engine.submit(request) for request in requests()]:
                 list(generation)
-        wait_until(lambda: engine._scheduler._runner._cache.capacity == 0)
+        wait_until(lambda: runner._cache.capacity == 0)
         gc.collect()
         return torch.cuda.memory_allocated()
 

@@ -15,6 +15,7 @@ import torch
 
 from langchain_amulet.engine.config import EngineConfig
 from langchain_amulet.engine.engine import Engine
+from langchain_amulet.engine.generation import Generation
 from langchain_amulet.engine.params import Request, SamplingParams
 from langchain_amulet.exceptions import (
     EngineBusyError,
@@ -61,33 +62,32 @@ def request(*prompts: list[int], max_tokens: int = 20) -> Request:
     return Request(prompts, [1.0] * (len(prompts) - 1), sampling=SamplingParams(max_tokens=max_tokens))
 
 
-def filled(runner: GatedRunner, when_busy: str) -> Engine:
+def filled(runner: GatedRunner, when_busy: str) -> tuple[Engine, Generation, Generation]:
     """One request under way, and one in the queue, which holds no more."""
     engine = Engine(runner, EngineConfig(max_rows=1, max_waiting=1, when_busy=when_busy))
-    engine.under_way = engine.submit(request([1, 2]))
+    running = engine.submit(request([1, 2]))
     wait_until(lambda: runner.num_begun == 1)
-    engine.waiting = engine.submit(request([3]))
-    return engine
+    return engine, running, engine.submit(request([3]))
 
 
 def test_full_queue_raises_if_configured_so(runner):
-    engine = filled(runner, "raise")
+    engine, _, waiting = filled(runner, "raise")
     with pytest.raises(EngineBusyError, match='queue is full: 1 requests.*when_busy="wait"'):
         engine.submit(request([4]))
     runner.open()
-    assert list(engine.waiting) == alone(request([3]))
+    assert list(waiting) == alone(request([3]))
 
 
 async def test_full_queue_raises_in_asubmit(runner):
-    engine = filled(runner, "raise")
+    engine, *_ = filled(runner, "raise")
     with pytest.raises(EngineBusyError):
         await engine.asubmit(request([4]))
 
 
 def test_full_queue_makes_threads_wait(runner):
-    engine = filled(runner, "wait")
+    engine, *_ = filled(runner, "wait")
     with ThreadPoolExecutor(3) as threads:
-        others = [threads.submit(lambda i=i: list(engine.submit(request([i])))) for i in (4, 5, 6)]
+        others = [threads.submit(lambda i: list(engine.submit(request([i]))), i) for i in (4, 5, 6)]
         wait_until(lambda: engine.stats.num_waiting == 4)
         assert not any(other.done() for other in others)
         runner.open()
@@ -95,7 +95,7 @@ def test_full_queue_makes_threads_wait(runner):
 
 
 async def test_full_queue_makes_tasks_wait_without_blocking_the_event_loop(runner):
-    engine = filled(runner, "wait")
+    engine, *_ = filled(runner, "wait")
     tasks = [asyncio.create_task(engine.asubmit(request([i]))) for i in (4, 5)]
     await asyncio.sleep(0.05)
     assert not any(task.done() for task in tasks)
@@ -149,11 +149,11 @@ def test_abandoned_request_frees_its_rows_within_one_step(runner):
 
 
 def test_cancelled_request_leaves_the_queue(runner):
-    engine = filled(runner, "raise")
-    engine.waiting.cancel()
+    engine, _, waiting = filled(runner, "raise")
+    waiting.cancel()
     runner.may_go_on.release(2)
     wait_until(lambda: engine.stats.num_waiting == 0)
-    assert list(engine.waiting) == []
+    assert list(waiting) == []
 
 
 async def test_cancelled_reader_loses_no_token(runner):
@@ -184,13 +184,13 @@ def test_failure_of_the_model_reaches_all_readers(runner):
 
 
 def test_failure_of_the_worker_reaches_all_readers_and_closes_the_engine(runner, caplog):
-    engine = filled(runner, "wait")
+    engine, running, waiting = filled(runner, "wait")
     with ThreadPoolExecutor(1) as threads:
         queueing = threads.submit(lambda: list(engine.submit(request([5]))))
         wait_until(lambda: engine.stats.num_waiting == 2)
         runner.error = SystemExit("out")
         runner.open()
-        for read in (lambda: list(engine.under_way), lambda: list(engine.waiting), queueing.result):
+        for read in (lambda: list(running), lambda: list(waiting), queueing.result):
             with pytest.raises(GenerationError, match="SystemExit: out"):
                 read()
     assert "worker has failed" in caplog.text
@@ -199,7 +199,7 @@ def test_failure_of_the_worker_reaches_all_readers_and_closes_the_engine(runner,
 
 
 def test_closed_engine_refuses_requests_and_finishes_running_ones(runner):
-    engine = filled(runner, "wait")
+    engine, running, waiting = filled(runner, "wait")
     with ThreadPoolExecutor(1) as threads:
         queueing = threads.submit(engine.submit, request([5]))
         wait_until(lambda: engine.stats.num_waiting == 2)
@@ -209,15 +209,15 @@ def test_closed_engine_refuses_requests_and_finishes_running_ones(runner):
     with pytest.raises(ModelClosedError, match="Load the model again"):
         engine.submit(request([1]))
     runner.open()
-    assert list(engine.under_way) == alone(request([1, 2]))
-    assert list(engine.waiting) == alone(request([3]))
+    assert list(running) == alone(request([1, 2]))
+    assert list(waiting) == alone(request([3]))
 
 
 def test_closing_can_cancel_running_requests(runner):
-    engine = filled(runner, "wait")
+    engine, running, waiting = filled(runner, "wait")
     engine.close(cancel=True)
-    assert list(engine.under_way) == list(engine.waiting) == []
-    assert engine.under_way.finish_reason == engine.waiting.finish_reason == "cancelled"
+    assert list(running) == list(waiting) == []
+    assert running.finish_reason == waiting.finish_reason == "cancelled"
 
 
 def test_request_too_large_for_the_device_is_refused(runner):
@@ -265,7 +265,7 @@ def test_interrupted_reader_takes_no_token(runner, monkeypatch):
 
 
 def test_interrupted_submit_is_cancelled(runner, monkeypatch):
-    engine = filled(runner, "wait")
+    engine, *_ = filled(runner, "wait")
 
     def interrupted(_future):
         raise KeyboardInterrupt

@@ -161,7 +161,7 @@ def test_a_killed_evaluation_resumes_with_the_same_result(run, tmp_path):
 
 
 def test_an_evaluation_killed_while_scoring_resumes(run, tmp_path):
-    calls = []
+    calls: list[str] = []
 
     def length(answer, left=None):
         if len(calls) == left:
@@ -180,7 +180,10 @@ def test_an_evaluation_killed_while_scoring_resumes(run, tmp_path):
 
 
 def test_scorers_with_different_identity_store_their_scores_separately(run):
-    one, other = (Scorer("reward", lambda _, i=i: float(i), is_stored=True, identity=f"org{i}/reward") for i in (1, 2))
+    def scorer(value: int) -> Scorer:
+        return Scorer("reward", lambda _: float(value), is_stored=True, identity=f"org{value}/reward")
+
+    one, other = scorer(1), scorer(2)
     assert set(run(scorers=[one]).scores["reward"].values()) == {1.0}
     assert set(run(scorers=[other]).scores["reward"].values()) == {2.0}
 

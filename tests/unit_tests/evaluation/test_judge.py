@@ -142,7 +142,11 @@ def test_pairs_without_a_verdict_are_omitted_and_counted(tmp_path):
         QUESTIONS, [saying("pref", 5), saying("less", 2)], [TOKENS],
         llm=tiny_llm(), folder=tmp_path, dimensions=[BRIEF, LOUD], protocol=PROTOCOL,
     )  # fmt: skip
-    llm = referee(lambda first, second: "I cannot." if "Be loud!" in llm.prompts[-1] else longer(first, second))
+
+    def rule(first, second):
+        return "I cannot." if "Be loud!" in llm.prompts[-1] else longer(first, second)
+
+    llm = referee(rule)
     result = Judge(llm).judge(evaluation, baseline="pref", temperature=0.0, num_at_once=1)
     assert result.num_unscored == 2
     assert result.win_rates("verbose") == {}

@@ -81,7 +81,7 @@ def test_perplexity_and_evidence_equal_plain_forward_passes():
 
 def classifier(num_rewards: int) -> LlamaForSequenceClassification:
     torch.manual_seed(0)
-    config = LlamaConfig(**{**SIZES, "max_position_embeddings": 2048}, num_labels=num_rewards)
+    config = LlamaConfig(**{**SIZES, "max_position_embeddings": 2048, "num_labels": num_rewards})
     return LlamaForSequenceClassification(config).eval()
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import sqlite3
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from langgraph.store.base import SearchOp
@@ -149,7 +150,7 @@ class LeakyStore(InMemoryStore):
 
     def batch(self, ops):
         ops = [*ops]
-        results = super().batch([self._widened(op) for op in ops])
+        results: list[Any] = super().batch([self._widened(op) for op in ops])
         return [
             [item for item in result if "".join(item.namespace).startswith("".join(op.namespace_prefix))]
             if isinstance(op, SearchOp)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -138,7 +139,7 @@ async def test_memory_reads_the_store_again_only_after_cache_seconds(monkeypatch
 @pytest.mark.parametrize("is_async", [False, True])
 async def test_write_during_a_read_is_not_hidden_by_the_cache(is_async):
     class Slow(InMemoryStore):
-        during_read = None
+        during_read: Callable[[], object] | None = None
 
         def batch(self, ops):
             results = super().batch(ops)
@@ -150,8 +151,9 @@ async def test_write_during_a_read_is_not_hidden_by_the_cache(is_async):
         async def abatch(self, ops):
             return self.batch(ops)
 
-    memory = PreferenceMemory(Slow(), cache_seconds=60)
-    memory.store.during_read = lambda: memory.remember("alice", BRIEF)
+    store = Slow()
+    memory = PreferenceMemory(store, cache_seconds=60)
+    store.during_read = lambda: memory.remember("alice", BRIEF)
     assert await memory.arecall("alice") == [] if is_async else memory.recall("alice") == []
     assert memory.recall("alice") == [BRIEF]
 
@@ -228,7 +230,7 @@ class NotADatabase(InMemoryStore):
 
 
 @pytest.fixture
-def stuck() -> StuckStore:
+def stuck() -> Iterator[StuckStore]:
     store = StuckStore()
     yield store
     store.may_answer.set()

@@ -32,7 +32,7 @@ async def test_mapping_is_a_source_of_preferences(preferences):
 
 
 def test_mapping_is_read_again_for_every_answer():
-    mapping = {}
+    mapping: dict[str, str] = {}
     memory = PreferenceMemory(mapping)
     assert memory.recall("alice") == []
     mapping["alice"] = "Be brief."
@@ -40,14 +40,14 @@ def test_mapping_is_read_again_for_every_answer():
 
 
 async def test_function_is_called_with_the_unchanged_user_id():
-    user_ids = []
+    user_ids: list[str] = []
     memory = PreferenceMemory(user_ids.append)
     assert memory.recall("a.b\x00\n%") == await memory.arecall("x" * 1000) == []
     assert user_ids == ["a.b\x00\n%", "x" * 1000]
 
 
 def test_function_is_not_called_for_a_search_of_the_store():
-    user_ids = []
+    user_ids: list[str] = []
     memory = PreferenceMemory(user_ids.append)
     with pytest.raises(StoreTypeError, match="is read-only"):
         memory.store.search(("preferences",), query="alice")

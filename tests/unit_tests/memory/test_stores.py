@@ -213,7 +213,8 @@ NAMES = count()
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(actions=st.lists(ACTIONS, min_size=5, max_size=14))
 async def test_memory_behaves_like_a_dictionary_of_dictionaries(memory, actions):
-    name, model = f"{next(NAMES)} ", {}
+    name = f"{next(NAMES)} "
+    model: dict[str, dict[str, float]] = {}
     for action, user, text, new_text, weight in actions:
         profile = model.setdefault(user, {})
         await act(memory, name + user, action, text, new_text, weight)

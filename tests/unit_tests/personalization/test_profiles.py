@@ -1,6 +1,7 @@
 """What a user's profile makes of prompts and answers: wording, sanitising, joint streams, expiry."""
 
 from datetime import UTC, datetime, timedelta
+from typing import cast
 
 import pytest
 from langchain_core.messages import HumanMessage, SystemMessage
@@ -36,7 +37,8 @@ def chat(**fields) -> ChatAmulet:
 
 
 def prompt(llm: ChatAmulet, preference) -> str:
-    return byte_tokenizer().decode(llm.prompt_streams([SystemMessage("Hi."), HumanMessage("Why?")], preference)[-1])
+    streams = llm.prompt_streams([SystemMessage("Hi."), HumanMessage("Why?")], preference)
+    return cast("str", byte_tokenizer().decode(streams[-1]))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Prompts: where the preference goes, in the chat templates of five model families."""
 
+from typing import cast
+
 import pytest
 from langchain_core.messages import (
     AIMessage,
@@ -18,7 +20,7 @@ from tests.fakes.chat_templates import CONTROL_TOKENS, DEFAULT_SYSTEM_TEXTS, TEM
 PREFERENCE = "Answer briefly."
 SYSTEM = SystemMessage("You are a teacher.")
 QUESTION = HumanMessage("What is a moon?")
-CONVERSATIONS = {
+CONVERSATIONS: dict[str, list[BaseMessage]] = {
     "user": [QUESTION],
     "system": [SYSTEM, QUESTION],
     "turns": [QUESTION, AIMessage("A satellite."), HumanMessage("Of what?")],
@@ -28,14 +30,14 @@ CONVERSATIONS = {
 
 def render(template: str, messages: list[BaseMessage], *preferences: str) -> str:
     tokenizer = byte_tokenizer(TEMPLATES.get(template, template))
-    return tokenizer.decode(PromptRenderer(tokenizer).render(messages, preferences))
+    return cast("str", tokenizer.decode(PromptRenderer(tokenizer).render(messages, preferences)))
 
 
 def applied(template: str, *turns: tuple[str, str]) -> str:
     """What transformers itself renders."""
     tokenizer = byte_tokenizer(TEMPLATES[template])
     conversation = [{"role": role, "content": content} for role, content in turns]
-    return tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+    return cast("str", tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True))
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
@@ -43,7 +45,7 @@ def applied(template: str, *turns: tuple[str, str]) -> str:
 def test_base_stream_is_the_prompt_as_the_caller_wrote_it(template, conversation):
     messages = CONVERSATIONS[conversation]
     roles = {"human": "user", "ai": "assistant", "system": "system"}
-    turns = [(roles[message.type], message.content) for message in messages]
+    turns: list[tuple[str, str]] = [(roles[message.type], message.text) for message in messages]
     if template == "gemma2" and turns[0][0] == "system":
         turns = [("user", "You are a teacher.\n\nWhat is a moon?"), *turns[2:]]
     assert render(template, messages) == applied(template, *turns)
@@ -139,7 +141,7 @@ def test_tool_turns_become_text_where_the_template_knows_no_tools():
         QUESTION,
         AIMessage("", tool_calls=[call]),
         ToolMessage("4", tool_call_id="1", name="add"),
-        ChatMessage("hm", role="critic"),
+        ChatMessage(content="hm", role="critic"),
     ]
     assert render(template, messages) == (
         'user:What is a moon?;assistant:<tool_call>\n{"name": "add", "arguments": {"x": 3}}\n</tool_call>;'
@@ -158,7 +160,7 @@ def test_text_blocks_are_joined_and_others_refused():
     ("messages", "remedy"),
     [
         ([], "at least one HumanMessage"),
-        ([FunctionMessage("x", name="f")], "Use system, human"),
+        ([FunctionMessage(content="x", name="f")], "Use system, human"),
         ([AIMessage("x"), QUESTION], "must alternate"),
     ],
 )

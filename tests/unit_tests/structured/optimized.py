@@ -18,7 +18,7 @@ from langchain_amulet.exceptions import SchemaError
 from langchain_amulet.structured.structured_output import json_schema_of
 from tests.fakes.roomy import roomy_chat
 
-ADD = {
+ADD: dict[str, Any] = {
     "title": "add",
     "description": "Add two numbers.",
     "type": "object",

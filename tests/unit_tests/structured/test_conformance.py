@@ -151,6 +151,8 @@ async def test_recursion_that_only_null_can_end_ends():
 async def test_guidance_acts_within_structure_only_if_asked_to():
     case = NamedSchema("text", "string", closed({"words": text(minLength=40, maxLength=60)}))
     steered, unsteered = [(await answers([case], is_steered=is_steered))[0] for is_steered in (True, False)]
+    assert isinstance(steered, AIMessage)
+    assert isinstance(unsteered, AIMessage)
     assert steered.text != unsteered.text
     assert steered.response_metadata["amulet"]["num_streams"] == len(PREFERENCES) + 1
     for message in (steered, unsteered):

@@ -50,7 +50,8 @@ def guide_of_tool(parameters: Any, **arguments: Any) -> GuideFactory | None:
 
 def random_answer(factory: GuideFactory | None, max_tokens: int = 200) -> Any:
     assert factory is not None
-    guide, tokens, choose = factory(max_tokens), [], random.Random(0)
+    guide, choose = factory(max_tokens), random.Random(0)
+    tokens: list[int] = []
     while not guide.is_complete:
         num_left = max_tokens - len(tokens)
         tokens.append(guide.accept(choose.choice(guide.allowed(num_left).nonzero().flatten().tolist()), num_left))

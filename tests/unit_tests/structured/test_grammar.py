@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -58,7 +59,7 @@ def grammar_of(schema) -> Grammar:
 
 
 def text_of(token_ids) -> str:
-    return TOKENIZER.decode([token_id for token_id in token_ids if token_id != EOS])
+    return cast("str", TOKENIZER.decode([token_id for token_id in token_ids if token_id != EOS]))
 
 
 def draw_all(guide: GrammarGuide, budget: int, draw) -> list[int]:

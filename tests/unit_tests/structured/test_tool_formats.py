@@ -1,6 +1,7 @@
 """Tools in prompts: descriptions in the template of each family, and calls and results in the history."""
 
 import json
+from typing import Any, cast
 
 import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
@@ -57,7 +58,7 @@ NATIVE = [(family, conversation) for family in FAMILIES for conversation in CONV
 def render(family: str, messages: list[BaseMessage], *preferences: str, tools=(TOOL,), **more) -> str:
     """Render with the template of a family, or with another template, which does not support tools."""
     tokenizer = tool_tokenizer(family) if family in FAMILIES else byte_tokenizer(family)
-    return tokenizer.decode(PromptRenderer(tokenizer).render(messages, preferences, tools=tools, **more))
+    return cast("str", tokenizer.decode(PromptRenderer(tokenizer).render(messages, preferences, tools=tools, **more)))
 
 
 def turns_of(messages: list[BaseMessage]) -> list[dict]:
@@ -181,7 +182,9 @@ def test_failed_call_is_rendered_as_an_error(family):
 
 @pytest.mark.parametrize("family", ["mistral", "mistral v11", "qwen2.5"])
 def test_ids_of_other_providers_are_shortened_and_stay_paired(family):
-    calls = [{"name": "get_weather", "args": {"city": city}, "id": f"{LONG_ID}-{city}"} for city in ("Rome", "Oslo")]
+    calls: list[dict[str, Any]] = [
+        {"name": "get_weather", "args": {"city": city}, "id": f"{LONG_ID}-{city}"} for city in ("Rome", "Oslo")
+    ]
     results = [ToolMessage(f"Sun in {call['args']['city']}.", tool_call_id=call["id"]) for call in calls]
     prompt = render(family, [*QUESTION, AIMessage("", tool_calls=calls), *results])
     assert LONG_ID not in prompt

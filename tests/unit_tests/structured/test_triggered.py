@@ -1,6 +1,7 @@
 """Structures within free text: guidance acts on the text, not on the structures nor on whether one begins."""
 
 from functools import partial
+from typing import cast
 
 import pytest
 import torch
@@ -25,6 +26,10 @@ def ids(text: str) -> list[int]:
     return TOKENIZER.encode(text)
 
 
+def text_of(token_ids: list[int], *, skip_special_tokens: bool = False) -> str:
+    return cast("str", TOKENIZER.decode(token_ids, skip_special_tokens=skip_special_tokens))
+
+
 def new_guide(_max_tokens: int = 0, *, is_leading: bool = False, is_steered: bool = False) -> TriggeredGuide:
     return TriggeredGuide(
         COMPILER.vocabulary,
@@ -43,12 +48,12 @@ def follow(guide: TriggeredGuide, text: str, num_left: int = 100) -> None:
 
 def allowed_text(guide: TriggeredGuide, num_left: int = 100) -> str | None:
     allowed = guide.allowed(num_left)
-    return None if allowed is None else TOKENIZER.decode(allowed.nonzero().flatten().tolist(), skip_special_tokens=True)
+    return None if allowed is None else text_of(allowed.nonzero().flatten().tolist(), skip_special_tokens=True)
 
 
 def opening_text(guide: TriggeredGuide) -> str | None:
     opening = guide.opening()
-    return None if opening is None else TOKENIZER.decode(opening.nonzero().flatten().tolist())
+    return None if opening is None else text_of(opening.nonzero().flatten().tolist())
 
 
 def test_text_is_free_and_steered():
@@ -109,7 +114,7 @@ def test_structure_ends_within_the_budget():
     guide = new_guide()
     follow(guide, "<go>[", num_left=5)
     tokens = [guide.accept(ids("7")[0], left) for left in (3, 2, 1)]
-    assert TOKENIZER.decode(tokens).endswith("]")
+    assert text_of(tokens).endswith("]")
 
 
 def test_structure_in_another_layout_is_not_constrained():
@@ -145,7 +150,7 @@ def draw(base: dict[str, float], pref: dict[str, float], *, text: str = "", is_s
         for character, logit in by_character.items():
             logits[row, ids(character)[0]] = logit
     Batch([sequence], [[0, 1]]).draw(logits)
-    return TOKENIZER.decode([sequence.token_ids[-1]])
+    return text_of([sequence.token_ids[-1]])
 
 
 EAGER_BASE, EAGER_PREF = (

@@ -15,6 +15,7 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_amulet import ChatAmulet, Preference, PreferenceMemory, RealignmentConfig
 from langchain_amulet.engine.batch import Batch
 from langchain_amulet.engine.config import EngineConfig
+from langchain_amulet.engine.engine import Engine
 from langchain_amulet.exceptions import EngineBusyError, InvalidParameterError
 from tests.fakes.chat_templates import byte_tokenizer
 from tests.fakes.engines import wait_until
@@ -59,13 +60,15 @@ def answers() -> dict[str, str]:
 
 
 class SlowSteps:
-    """Makes each step of the engine take a hundredth of a second at least, and counts them."""
+    """Makes each step of an engine take a hundredth of a second at least, and counts them."""
 
-    def __init__(self, monkeypatch) -> None:
+    def __init__(self, monkeypatch, engine: Engine) -> None:
         self.count, self.third = 0, threading.Event()
         original = Batch.draw
 
         def draw(batch, logits):
+            if not {*batch.sequences} & {*engine._scheduler.all_sequences()}:  # of an engine that another test left
+                return original(batch, logits)
             time.sleep(0.01)
             self.count += 1
             if self.count == 3:
@@ -76,8 +79,8 @@ class SlowSteps:
 
 
 @pytest.fixture
-def steps(monkeypatch) -> SlowSteps:
-    return SlowSteps(monkeypatch)
+def steps(monkeypatch, llm) -> SlowSteps:
+    return SlowSteps(monkeypatch, llm.engine)
 
 
 def is_idle(llm: ChatAmulet) -> bool:

@@ -1,6 +1,6 @@
 """A LangChain chat model that answers each user by their own preferences, from one local model.
 
-Importing this package is fast: torch and transformers are imported on first access to a name that needs them.
+Importing this package is fast, because torch and transformers are imported on first access to a name that needs them.
 """
 
 from importlib import import_module

@@ -5,7 +5,7 @@ import gc
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
 from importlib.metadata import version
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, cast
 
 import torch
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -18,6 +18,7 @@ from langchain_core.tools import BaseTool
 from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from langchain_amulet.chat.call import Call, prepare_call, render
+from langchain_amulet.chat.field_types import from_dict, opaque
 from langchain_amulet.chat.identity import identifying_params, saved_attributes
 from langchain_amulet.chat.inspection import BASE_STREAM, mean_gains, prompts_of, score_response
 from langchain_amulet.chat.settings import (
@@ -37,38 +38,29 @@ from langchain_amulet.models.registry import LoadedModel, load
 from langchain_amulet.models.sources import ModelSource, TokenizerSource, check_source, model_name
 from langchain_amulet.personalization.entry_points import PersonalizedChatModel, PreferenceSettings
 from langchain_amulet.personalization.lookup import OnStoreError
-from langchain_amulet.personalization.resolved import PreferenceArgument, ResolvedPreferences, resolve
+from langchain_amulet.personalization.resolved import PreferenceArgument, resolve
 from langchain_amulet.preferences import DEFAULT_MAX_STREAMS, DEFAULT_WORDING, Preference
 from langchain_amulet.realignment import RealignmentConfig
 from langchain_amulet.structured.output_spec import as_openai_tool, parse_tool_choice
 from langchain_amulet.structured.structured_output import Method, structured
 
-# Stands for the field `preference`, since `None` asks for a plain answer.
-_FIELD: Any = object()
-
-
-def _saved(config_class: type) -> BeforeValidator:
-    """Accept the dict that a saved copy has in place of a config."""
-    return BeforeValidator(lambda value: config_class(**value) if isinstance(value, Mapping) else value)
-
-
-def _opaque(preference: PreferenceArgument) -> ResolvedPreferences | None:
-    return None if preference is None else resolve(preference)
+# Marks a missing argument, because `preference=None` asks for a plain answer.
+_UNSET: Any = object()
 
 
 class ChatAmulet(PersonalizedChatModel):
-    """Chat with a local model that answers each user as they prefer, by Amulet's test-time realignment.
+    """A chat model that runs locally and answers each user as they prefer, by Amulet's test-time realignment.
 
-    At every token, the next-token distribution under the caller's prompt and the one under the same prompt plus the
-    user's preferences are combined in closed form: no training, no adapters, no reward model. Weights load on first use
-    and are shared by all instances that name the same model. No API key and no server: the model runs in this process.
+    At every token, the next-token distribution of the caller's prompt and that of the same prompt with the user's
+    preferences are combined in closed form. There is no training, adapter or reward model. The model runs
+    in this process. Weights load on first use, and all instances that name the same model share them.
 
-    The preferences of a call are its own `preference=` if it has one (`None` or `[]` asks for a plain answer); else
-    what the memory holds for the config's user; else the field `preference`. All settings of an answer are fields, and
+    A call takes its preferences from its argument `preference` (`None` or `[]` asks for a plain answer), else from the
+    memory of the config's user, else from the field `preference`. All settings of an answer are fields here, and also
     arguments of each call and of `bind()`.
 
     Examples:
-        Instantiate, and answer one user or another:
+        Answer a user by their stored preferences, then stream an answer with a preference for this call only:
 
         ```python
         from langchain_amulet import ChatAmulet, PreferenceMemory
@@ -77,11 +69,6 @@ class ChatAmulet(PersonalizedChatModel):
         memory.remember("alice@example.com", "Answer as concisely as possible.")
         llm = ChatAmulet(memory=memory, max_tokens=32)  # the packaged 135M model; model="..." for another
         llm.invoke("What is a black hole?", {"configurable": {"user_id": "alice@example.com"}})
-        ```
-
-        Stream, with a preference for this call alone:
-
-        ```python
         for chunk in llm.stream("What is a black hole?", preference="Answer like a pirate."):
             print(chunk.text, end="", flush=True)
         ```
@@ -91,58 +78,56 @@ class ChatAmulet(PersonalizedChatModel):
     """
 
     model: Annotated[ModelSource, BeforeValidator(check_source)] = Field(default=None, repr=False)
-    """Hub id, local folder, GGUF file, or a loaded `PreTrainedModel`. `None` is the packaged SmolLM2-135M-Instruct."""
+    """Hub id, local folder, GGUF file, or a loaded `PreTrainedModel`. `None`: the packaged SmolLM2-135M-Instruct."""
     tokenizer: TokenizerSource = Field(default=None, repr=False)
-    """A fast tokenizer, or where to load it from; needed with a loaded model. `None` takes the model's own."""
+    """A fast tokenizer, or where to load it from; required with a loaded model. `None`: the model's own."""
     model_kwargs: dict[str, Any] = Field(default_factory=dict, repr=False)
-    """For `from_pretrained`: `dtype`, `device_map`, `quantization_config`, `attn_implementation`, `revision`, ..."""
-    engine_config: Annotated[EngineConfig | None, _saved(EngineConfig)] = Field(default=None, repr=False)
-    """How many requests the model answers at once, and with how much memory. All instances of a model share one engine,
-    so other limits than its own are refused. `None` takes its limits, else those of the device."""
+    """Arguments of `from_pretrained`: `dtype`, `device_map`, `quantization_config`, `revision`, `token`, ..."""
+    engine_config: Annotated[EngineConfig | None, from_dict(EngineConfig)] = Field(default=None, repr=False)
+    """How many requests the engine runs at once, and with how much memory. All instances of a model share one engine
+    and must agree on its config; `None` accepts that of a running engine."""
     memory: Annotated[PreferenceMemory | None, BeforeValidator(as_memory)] = Field(None, repr=False, exclude=True)
-    """Where users' preferences are stored. `None` takes the store of the LangGraph run, if there is one."""
+    """Where users' preferences are stored. `None`: the store of the LangGraph run, if there is one."""
     on_store_error: OnStoreError = "raise"
-    """What happens if a user's preferences cannot be read: the call raises the store's error, or answers without
-    preferences (`"plain"`), logs a warning, and reports `response_metadata["amulet"]["store_error"]`."""
-    preference: Annotated[PreferenceArgument, BeforeValidator(_opaque)] = Field(default=None, repr=False, exclude=True)
-    """Preferences for calls without a user, and for users of whom nothing is stored: a string, a `Preference`, or a
-    list of those. Set it here, by `bind()` or per call; LangChain traces values of `configurable_fields`."""
+    """What a call does if the store fails: `"raise"` its error, or answer without preferences (`"plain"`), log a
+    warning and set `response_metadata["amulet"]["store_error"]`."""
+    preference: Annotated[PreferenceArgument, BeforeValidator(opaque)] = Field(default=None, repr=False, exclude=True)
+    """The default for calls without a user and for users without stored preferences: a string, a `Preference` or a list
+    of these. Do not set it by `configurable_fields`: LangChain would trace the text."""
     preference_template: str = DEFAULT_WORDING
-    """How the prompt words preferences: `{preferences}` stands for their texts, one per line."""
-    realignment: Annotated[RealignmentConfig, _saved(RealignmentConfig)] = Field(default_factory=RealignmentConfig)
+    """The text that is added to the prompt; `{preferences}` is replaced by the preferences' texts, one per line."""
+    realignment: Annotated[RealignmentConfig, from_dict(RealignmentConfig)] = Field(default_factory=RealignmentConfig)
     """How strongly answers follow preferences, and which guards keep them coherent."""
     max_streams: int = Field(default=DEFAULT_MAX_STREAMS, ge=2)
-    """The most prompt streams of one answer, the base stream included."""
+    """Maximum number of prompt streams of one answer, including the base stream."""
     steer_structured: bool = False
-    """Whether the full guidance scale acts on tool calls and structured output too. By default the guidance scale is at
-    most 1 there: they are what the prompted model makes them."""
+    """Whether tool calls and structured output use the full guidance scale. By default it is limited to 1 for them."""
     ignore_unsupported_keywords: bool = False
-    """Whether parts of a JSON schema that the grammar cannot enforce are ignored with a warning. By default such a
-    schema is refused with `SchemaError`."""
+    """If true, parts of a JSON schema that the grammar cannot enforce cause a warning, rather than `SchemaError`."""
     temperature: float | None = None
-    """0 is greedy. For this and the fields below, `None` takes the model's generation config."""
+    """0 is greedy. Here and in the fields below, `None` means the value of the model's generation config."""
     top_p: float | None = None
-    """Only the most likely tokens that together reach this probability are sampled."""
+    """Sample only from the fewest most likely tokens whose probabilities sum to at least this value."""
     top_k: int | None = None
-    """Only this many of the most likely tokens are sampled."""
+    """Sample only from this many of the most likely tokens."""
     repetition_penalty: float | None = None
     """Above 1, tokens of the prompt and of the answer so far become less likely."""
     max_tokens: int | None = None
-    """The most tokens of one answer; 512 if the generation config has no `max_new_tokens` either."""
+    """Maximum number of tokens of one answer; 512 if the generation config has no `max_new_tokens` either."""
     seed: int | None = None
-    """Equal seeds give equal draws. `None` takes one from torch's default generator."""
+    """Seed of the sampling. `None`: drawn from torch's default generator."""
     stop: list[str] | None = None
-    """Strings that end the answer; they are not part of it."""
+    """Strings that end the answer, and are not part of it."""
     logprobs: bool | None = None
     """Whether to report the log-probability of each token, after guards and grammar and before temperature."""
     top_logprobs: int | None = None
-    """For how many of the most likely tokens at each position to report it too."""
+    """How many of the most likely tokens to report at each position."""
     timeout: float | None = None
-    """Seconds that an answer may take, including the time in the queue, excluding the loading of the model."""
+    """Maximum duration of an answer in seconds, including the queue, excluding the loading of the model."""
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """More arguments for the model's chat template, such as `{"enable_thinking": False}`."""
+    """Extra arguments of the model's chat template, such as `{"enable_thinking": False}`."""
     streaming: bool = False
-    """Whether `invoke` reports each token to callbacks too."""
+    """Whether `invoke` also reports each token to callbacks."""
 
     model_config = ConfigDict(hide_input_in_errors=True)  # the input may contain a preference or a token
 
@@ -158,7 +143,7 @@ class ChatAmulet(PersonalizedChatModel):
 
     @model_validator(mode="after")
     def _check_settings(self) -> Self:
-        CallSettings.merge(self._fields, {})
+        CallSettings.merge(dict(self), {})
         self._add_version("langchain-amulet", version("langchain-amulet"))
         return self
 
@@ -170,23 +155,23 @@ class ChatAmulet(PersonalizedChatModel):
         strict: bool | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        """Let answers call tools. Forced calls, and the arguments of all calls, follow a grammar of the tools' schemas.
+        """Return a runnable whose answers may call tools; a grammar makes arguments follow the tools' schemas.
 
         Args:
             tools: Functions, pydantic classes, TypedDicts, LangChain tools, or dicts in OpenAI's format.
-            tool_choice: `"auto"` or `None`: the model decides; `"none"`; `"any"`, `"required"` or `True`: it must call
-                a tool; the name of a tool, or a dict with it: it must call that one.
-            strict: Added to the tools' descriptions. Arguments follow the schemas in any case.
-            kwargs: Other call arguments, such as `parallel_tool_calls` (whether a forced answer may call several
-                tools), `response_format`, `steer_structured`, `preference`.
+            tool_choice: `"auto"` or `None`: the model decides. `"none"`: no call. `"any"`, `"required"` or `True`: at
+                least one call. The name of a tool, or a dict with the name: a call of that tool.
+            strict: Value of the tools' `strict` field. Arguments follow the schemas in any case.
+            kwargs: Other call arguments, such as `parallel_tool_calls` (whether a forced answer may hold several
+                calls), `response_format`, `steer_structured` or `preference`.
 
         Raises:
-            ToolError: A tool cannot be converted, or the choice names none of the tools.
+            ToolError: A tool cannot be converted, or `tool_choice` names no tool.
+            SchemaError: A tool's parameters are not a JSON schema.
         """
         described = [as_openai_tool(tool, strict=strict) for tool in tools]
-        choice = {} if tool_choice is None else {"tool_choice": tool_choice}
         parse_tool_choice(tool_choice, [tool["function"]["name"] for tool in described])  # raises ToolError
-        bound: Runnable[LanguageModelInput, AIMessage] = self.bind(tools=described, **choice, **kwargs)
+        bound: Runnable[LanguageModelInput, AIMessage] = self.bind(tools=described, tool_choice=tool_choice, **kwargs)
         return bound
 
     def with_structured_output(
@@ -198,38 +183,38 @@ class ChatAmulet(PersonalizedChatModel):
         strict: bool | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, Any]:
-        """Answer with objects of a schema, which a grammar enforces.
+        """Return a runnable that answers with objects of a schema, which a grammar enforces.
 
-        Strings, arrays and recursion end early enough for the rest of the object to fit into `max_tokens`.
+        Strings, arrays and recursion are ended early enough that the whole object fits into `max_tokens`.
 
         Args:
             schema: A pydantic class of version 2 or 1, a TypedDict, or a JSON schema.
-            include_raw: Answer with a dict of the message (`raw`), the object (`parsed`) and the error
-                (`parsing_error`) in place of the object.
-            method: `"json_schema"` puts the schema into the prompt, `"json_mode"` leaves that to your prompt, and
-                `"function_calling"` makes the model call a tool of that schema.
-            strict: Accepted as other models accept it; answers follow the schema in any case.
+            include_raw: Whether to return a dict with `raw`, `parsed` and `parsing_error` rather than the object.
+            method: `"json_schema"` shows the schema in the prompt, `"json_mode"` leaves that to the caller, and
+                `"function_calling"` has the model call a tool with this schema.
+            strict: Value of the tool's `strict` field. Answers follow the schema in any case.
             kwargs: Other call arguments, such as `ignore_unsupported_keywords`.
 
         Returns:
-            A runnable that answers with an instance of the class if there is one, else with a dict.
+            A runnable that returns an instance of the pydantic class, or a dict. It raises `SchemaError` if the grammar
+            cannot enforce the schema, and `MaxTokensError` if no object fits into `max_tokens`.
 
         Raises:
-            SchemaError: Not a schema. One that the grammar cannot enforce is refused when the runnable is called.
-            MaxTokensError: When it is called: the object cannot end within `max_tokens`.
+            SchemaError: `schema` is not a schema, or `method` is unknown.
         """
         return structured(self, schema, method=method, include_raw=include_raw, strict=strict, **kwargs)
 
     def load(self) -> LoadedModel:
-        """Load the model now, or share one that is loaded already; later calls return it at once.
+        """Load the model, or return it if this process has loaded it already.
 
         Returns:
             The transformers model, its tokenizer and the engine that runs it.
 
         Raises:
             ModelClosedError: This `ChatAmulet` was closed.
-            ModelNotFoundError: There is no such model.
+            ModelNotFoundError: The model does not exist.
             ModelLoadError: The model or its tokenizer cannot be loaded.
+            InvalidParameterError: The model is loaded already with a different `engine_config`.
         """
         if self._is_closed:
             msg = "This ChatAmulet was closed. Make a new one to load the model again."
@@ -241,92 +226,88 @@ class ChatAmulet(PersonalizedChatModel):
 
     @property
     def engine(self) -> Engine:
-        """The engine that runs the model, shared by all instances of the same model; loads the model if needed."""
+        """The engine that runs the model, shared by all instances of the model. Loads the model on first access."""
         return self.load().engine
 
-    def prompt_streams(self, messages: LanguageModelInput, preference: PreferenceArgument = _FIELD) -> list[list[int]]:
-        """The token ids of the prompts that a call would run, the base stream first.
+    def prompt_streams(self, messages: LanguageModelInput, preference: PreferenceArgument = _UNSET) -> list[list[int]]:
+        """Return the token ids of the prompts that a call would run.
 
         Args:
             messages: The input of the call.
-            preference: As in a call: `None` or `[]` is a plain answer. Without it, the field `preference` holds.
+            preference: As in a call; `None` or `[]` asks for a plain answer. Default: the field `preference`.
 
         Returns:
-            One prompt per stream: the base stream alone for a plain answer, the preference stream alone at gain 1.
+            One prompt per stream, the base stream first; a single one if `plan_streams` finds that one is enough.
         """
-        resolved = self._default_preference if preference is _FIELD else resolve(preference)
+        resolved = self.preference_settings.default if preference is _UNSET else resolve(preference)
         return prompts_of(self.load(), self._messages(messages), resolved, self._settings({}))
 
     def sampling_params(self, **kwargs: Any) -> SamplingParams:
-        """How a call with these arguments would draw its tokens: they override the fields and the generation config."""
-        settings = self._settings(kwargs)
-        return settings.sampling_params(self.load().model.generation_config)
+        """Return the sampling parameters of a call with these arguments; fields and generation config set the rest."""
+        return self._settings(kwargs).sampling_params(self.load().model.generation_config)
 
     def evidence(
         self, messages: LanguageModelInput, response: str, preferences: Sequence[str | Preference]
     ) -> list[float]:
-        """How much more likely each preference by itself makes a response.
+        """Return how much more likely each preference, taken alone, makes a response.
 
         Returns:
-            Per preference, the mean over the response's tokens of d = log p(token | prompt with the preference)
-            − log p(token | prompt), in nats per token. It takes one forward pass per preference and one more.
+            Per preference, the mean over the response's tokens of log p(token | prompt with the preference)
+            − log p(token | prompt), in nats per token. Costs one forward pass per preference plus one.
 
         Raises:
             InvalidParameterError: The response is empty.
             ContextLengthError: Messages and response are longer than the model's context.
-            NumericalError: The model gives the response no finite probability.
+            NumericalError: A token of the response has no finite log-probability.
         """
-        scores = score_response(self.load(), self._messages(messages), response, preferences, self._settings({}))
-        return mean_gains(scores.result())
+        future = score_response(self.load(), self._messages(messages), response, preferences, self._settings({}))
+        return mean_gains(future.result())
 
     async def aevidence(
         self, messages: LanguageModelInput, response: str, preferences: Sequence[str | Preference]
     ) -> list[float]:
         """Async `evidence`."""
         loaded = await asyncio.to_thread(self.load)
-        scores = score_response(loaded, self._messages(messages), response, preferences, self._settings({}))
-        return mean_gains(await asyncio.wrap_future(scores))
+        future = score_response(loaded, self._messages(messages), response, preferences, self._settings({}))
+        return mean_gains(await asyncio.wrap_future(future))
 
     def token_logprobs(self, messages: LanguageModelInput, response: str) -> list[float]:
-        """The log-probability of each token of a response without preferences, log p(token | prompt, tokens before).
+        """Return log p(token | prompt, tokens before) of each token of a response, without preferences.
 
         Returns:
             One number per token of the response, in nats.
 
         Raises:
-            InvalidParameterError, ContextLengthError: As `evidence`.
+            InvalidParameterError: The response is empty.
+            ContextLengthError: Messages and response are longer than the model's context.
         """
-        scores = score_response(self.load(), self._messages(messages), response, [], self._settings({}))
-        log_probs: list[float] = scores.result()[0].tolist()
-        return log_probs
+        future = score_response(self.load(), self._messages(messages), response, [], self._settings({}))
+        return cast("list[float]", future.result()[0].tolist())
 
     def get_token_ids(self, text: str) -> list[int]:
-        """The model's own token ids of a text, without control tokens around it."""
+        """Return the token ids of a text by the model's tokenizer, without special tokens around it."""
         if self.custom_get_token_ids is not None:
             return self.custom_get_token_ids(text)
-        ids: list[int] = self.load().tokenizer.encode(text, add_special_tokens=False)
-        return ids
+        return cast("list[int]", self.load().tokenizer.encode(text, add_special_tokens=False))
 
     def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
-        """The number of prompt tokens of these messages and tools, as `usage_metadata` counts them."""
+        """Return the number of prompt tokens of messages and tools, as `usage_metadata` counts them."""
         [base] = render(self.load(), messages, BASE_STREAM, self._settings({"tools": tools}))
         return len(base)
 
     def close(self) -> None:
-        """Release the model; its memory is freed once nobody else uses it."""
+        """Release the model. Its memory is freed when no other object uses it."""
         self._is_closed = True
         self._loaded = self.model = self.tokenizer = None
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    # LangChain's inner entry points
-
     def _generate(
         self,
         messages: list[BaseMessage],
         stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,  # noqa: ARG002 - no tokens to report: nothing streams
+        run_manager: CallbackManagerForLLMRun | None = None,  # noqa: ARG002 - invoke reports no tokens
         **kwargs: Any,
     ) -> ChatResult:
         return generate_from_stream(self._stream(messages, stop, **kwargs))
@@ -368,32 +349,22 @@ class ChatAmulet(PersonalizedChatModel):
                 yield chunk
 
     def _prepare(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]) -> Call:
-        """Build the request of a call. Bad arguments are refused before a model is loaded."""
+        """Build the request of a call; invalid arguments raise before the model is loaded."""
         warn_of_unknown(kwargs, known=CALL_ARGUMENTS, place="A call of ChatAmulet")
         settings = self._settings({**kwargs, "stop": stop})
-        resolved = resolve(kwargs["preference"]) if "preference" in kwargs else self._default_preference
+        resolved = resolve(kwargs["preference"]) if "preference" in kwargs else self.preference_settings.default
         return prepare_call(self.load(), messages, resolved, settings)
 
     def _settings(self, call: Mapping[str, Any]) -> CallSettings:
-        return CallSettings.merge(self._fields, call)
-
-    @property
-    def _fields(self) -> dict[str, Any]:
-        return dict(self)
-
-    @property
-    def _default_preference(self) -> ResolvedPreferences:
-        return resolve(self.preference)
+        return CallSettings.merge(dict(self), call)
 
     def _messages(self, messages: LanguageModelInput) -> list[BaseMessage]:
         return self._convert_input(messages).to_messages()
 
     @property
     def preference_settings(self) -> PreferenceSettings:
-        """Where preferences of calls come from."""
-        return PreferenceSettings(self.memory, self._default_preference, self.on_store_error)
-
-    # Identity
+        """Where calls take their preferences from."""
+        return PreferenceSettings(self.memory, resolve(self.preference), self.on_store_error)
 
     @property
     def _llm_type(self) -> str:
@@ -401,10 +372,10 @@ class ChatAmulet(PersonalizedChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        return identifying_params(self._fields)
+        return identifying_params(dict(self))
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
-        # LangChain caches the saved form of serialisable models, so that changed fields would hit old answers.
+        # LangChain computes the saved form of a model once, so its own cache key would not change with the fields.
         return str(sorted(self._get_invocation_params(stop=stop, **kwargs).items(), key=lambda item: item[0]))
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
@@ -420,10 +391,10 @@ class ChatAmulet(PersonalizedChatModel):
 
     @classmethod
     def is_lc_serializable(cls) -> bool:
-        """Saved copies contain the model's name and settings, but neither memory nor preferences."""
+        """Return `True`. Saved copies contain the model's name and settings, but neither memory nor preferences."""
         return True
 
     @property
     def lc_attributes(self) -> dict[str, Any]:
-        """The fields that saved copies contain in another form than the model does."""
-        return saved_attributes(self._fields)
+        """The fields that have another form in saved copies than in the model."""
+        return saved_attributes(dict(self))

@@ -1,10 +1,10 @@
 """The exceptions of langchain-amulet.
 
     AmuletError
-    ├── InvalidParameterError (ValueError)      a number or setting is outside its range
+    ├── InvalidParameterError (ValueError)      a parameter is outside its documented range
     ├── ShapeMismatchError (ValueError)         tensors of two streams have incompatible shapes
     ├── PreferenceError (TypeError)             a preference has the wrong type
-    ├── UserIdError (ValueError)                a user id is missing, empty or contradicts another one
+    ├── UserIdError (ValueError)                a user id is missing, invalid, or not the authenticated one
     ├── StoreTypeError (TypeError)              a store has the wrong type, is read-only or async-only
     ├── StoredPreferenceError (ValueError)      an item of the store cannot be read as a preference
     ├── StoreTimeoutError (TimeoutError)        the store did not respond in time
@@ -22,7 +22,7 @@
     ├── EngineBusyError (RuntimeError)          the engine's queue is full
     ├── EngineMemoryError (MemoryError)         one request needs more memory than is available
     ├── GenerationError (RuntimeError)          the model failed during generation
-    ├── NumericalError (ArithmeticError)        the model's logits are NaN
+    ├── NumericalError (ArithmeticError)        logits are NaN, or a log-probability is not finite
     ├── ToolError (ValueError)                  a tool or a tool choice cannot be bound
     ├── SchemaError (ValueError)                a schema is unsupported or unsatisfiable
     ├── MaxTokensError (ValueError)             structured output cannot end within max_tokens
@@ -30,7 +30,7 @@
     ├── GenerationTimeoutError (TimeoutError)   an answer took longer than its timeout
     └── ContextLengthError                      a prompt is longer than the model's context
 
-Each class also inherits the built-in or LangChain error that it specialises, so existing handlers keep working::
+Each class also inherits from the built-in or LangChain error that it specialises, so existing handlers keep working::
 
     try:
         answer = llm.invoke(question)
@@ -57,11 +57,11 @@ class ShapeMismatchError(AmuletError, ValueError):
 
 
 class PreferenceError(AmuletError, TypeError):
-    """A preference is neither a string nor a `Preference`, or a sequence of these."""
+    """A preference is not a string, a `Preference`, a sequence of these, or `None`; or a field has the wrong type."""
 
 
 class UserIdError(AmuletError, ValueError):
-    """A user id is empty, not a string, or differs from the authenticated user."""
+    """A user id is missing, empty, not a string, or differs from the authenticated user."""
 
 
 class StoreTypeError(AmuletError, TypeError):
@@ -133,7 +133,7 @@ class GenerationError(AmuletError, RuntimeError):
 
 
 class NumericalError(AmuletError, ArithmeticError):
-    """The model's logits are NaN, or no token has a finite logit."""
+    """The model's logits are NaN, no token has a finite logit, or a response has no finite log-probability."""
 
 
 class ContextLengthError(AmuletError, ContextOverflowError):
@@ -145,7 +145,7 @@ class ToolError(AmuletError, ValueError):
 
 
 class SchemaError(AmuletError, ValueError):
-    """A schema uses unsupported features, or no value satisfies it."""
+    """A schema is invalid, has parts that the grammar cannot enforce, or no value satisfies it."""
 
 
 class MaxTokensError(AmuletError, ValueError):

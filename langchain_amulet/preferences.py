@@ -1,4 +1,4 @@
-"""Preferences, and the plan of prompt streams for a list of them."""
+"""`Preference`, and the plan of prompt streams for a list of weighted preferences."""
 
 import warnings
 from collections.abc import Sequence
@@ -10,7 +10,9 @@ from langchain_amulet.exceptions import InvalidParameterError, PreferenceError
 
 DEFAULT_MAX_STREAMS = 4
 PREFERENCES_SLOT = "{preferences}"
+"""The placeholder for the texts of preferences in a wording."""
 DEFAULT_WORDING = PREFERENCES_SLOT
+"""Prompts contain the texts of preferences and nothing around them."""
 MAX_WEIGHT = 100.0
 
 Source: TypeAlias = Literal["stated", "learned"]
@@ -74,7 +76,7 @@ class Preference:
             raise InvalidParameterError(msg)
 
     def __repr__(self) -> str:
-        """The weight and the fields that differ from their defaults, never the text."""
+        """Show the weight, and the source and expiry if they are not the defaults, but never the text."""
         fields = [f"weight={self.weight!r}"]
         if self.source != "stated":
             fields.append(f"source={self.source!r}")
@@ -91,14 +93,15 @@ class Preference:
 _REMEDY = 'Give a string, Preference("...", weight=1.0), a list of those, or None for a plain answer.'
 
 PreferenceLike: TypeAlias = str | Preference | Sequence[str | Preference] | None
-"""What is accepted wherever preferences are expected. `None` and an empty list mean a plain answer."""
+"""Any form in which preferences are accepted. `None` and an empty list mean a plain answer."""
 
 
 def as_preferences(value: PreferenceLike) -> tuple[Preference, ...]:
-    """Convert anything that is accepted as preferences to a tuple of `Preference`.
+    """Convert a string, a `Preference`, a sequence of these, or `None` to a tuple of `Preference`.
 
     Raises:
-        PreferenceError: `value` is not a string, a `Preference`, a sequence of those, or `None`.
+        PreferenceError: `value` has another type.
+        InvalidParameterError: A text contains a null character or a lone surrogate.
     """
     if value is None:
         return ()
@@ -135,13 +138,13 @@ def plan_streams(
     weights are treated the same way by |weight|, and their streams are subtracted.
 
     One stream is enough in two cases: the base stream if there are no preferences or `guidance_scale` is 0, and the
-    preference stream if there is one step whose size times `guidance_scale` is exactly 1.
+    preference stream if it is the only one and its weight times `guidance_scale` is exactly 1.
 
     Args:
         preferences: The user's preferences, in the order in which a prompt lists them.
         guidance_scale: w, dimensionless.
-        max_streams: The maximum number of streams, including the base stream. If more are needed, the smallest steps
-            are merged, with a warning.
+        max_streams: The maximum number of streams, including the base stream. If more are needed, the closest weights
+            are treated as equal, with a warning.
 
     Raises:
         InvalidParameterError: `max_streams` is less than 2, and there is a preference to follow.
@@ -158,7 +161,10 @@ def plan_streams(
 
 
 def _steps(preferences: list[Preference]) -> list[_Step]:
-    """Nested steps by falling |weight|: all texts of at least this weight, and the distance to the next weight."""
+    """Return a step per distinct |weight|, in falling order.
+
+    A step contains all texts of at least this |weight|; its size is the difference to the next |weight|, or to 0.
+    """
     levels = sorted({abs(p.weight) for p in preferences}, reverse=True)
     return [
         _Step(tuple(p.text for p in preferences if abs(p.weight) >= level), level - following)
@@ -174,7 +180,8 @@ def _merge_smallest(likes: list[_Step], dislikes: list[_Step], max_steps: int) -
     if len(likes) + len(dislikes) > max_steps:
         msg = (
             f"These preferences need {1 + len(likes) + len(dislikes)} prompt streams; max_streams allows "
-            f"{1 + max_steps}. The closest weights are treated as equal: use fewer distinct weights, or raise it."
+            f"{1 + max_steps}. The closest weights are treated as equal. Use fewer distinct weights, or raise "
+            "max_streams."
         )
         warnings.warn(msg, stacklevel=2)
     while len(likes) + len(dislikes) > max_steps:

@@ -9,12 +9,12 @@ from langchain_core.prompt_values import ChatPromptValue, PromptValue
 from langchain_core.runnables import Runnable, RunnableLambda
 from pydantic import BaseModel, ConfigDict, Field
 
-from langchain_amulet.agents.wording import MAX_PREFERENCE_LENGTH, essence, stated
+from langchain_amulet.agents.wording import MAX_PREFERENCE_LENGTH, as_stated, comparable
 from langchain_amulet.memory.items import usable
 from langchain_amulet.personalization.entry_points import PersonalizedChatModel
 from langchain_amulet.preferences import Preference
 
-# Descriptions in the schema, which models read; under `python -OO`, docstrings are empty.
+# Models read these descriptions in the schema. Docstrings do not serve, because `python -OO` removes them.
 _PREFERENCE_DESCRIPTION = "One thing that the user wants of all answers."
 _PREFERENCES_DESCRIPTION = "How the user wants to be answered."
 
@@ -44,10 +44,10 @@ _EXTRACTION_PROMPT = (
 
 
 def extract_preferences(llm: BaseChatModel) -> Runnable[LanguageModelInput, list[Preference]]:
-    """Return a runnable that extracts the user's preferences from a conversation. It does not remember them.
+    """Return a runnable that extracts the user's preferences from a conversation, without storing them.
 
     Args:
-        llm: A chat model with structured output. A `ChatAmulet` reads the conversation without any preferences.
+        llm: A chat model with structured output. A `ChatAmulet` extracts without applying preferences itself.
 
     Returns:
         A runnable from a conversation, in any form that chat models accept, to preferences of weight 1 or -1 with
@@ -76,6 +76,6 @@ def _as_preferences(output: Any) -> list[Preference]:
     """Return the proposals as preferences, without duplicates and without texts that are empty or too long."""
     proposals = output.preferences if isinstance(output, ProposedPreferences) else []  # some models call no tool
     texts = [(usable(proposal.text), proposal.is_dislike) for proposal in proposals]
-    preferences = [stated(text, is_dislike=dislike) for text, dislike in texts if len(text) <= MAX_PREFERENCE_LENGTH]
-    unique = {essence(preference.text): replace(preference, source="learned") for preference in preferences}
+    preferences = [as_stated(text, is_dislike=dislike) for text, dislike in texts if len(text) <= MAX_PREFERENCE_LENGTH]
+    unique = {comparable(preference.text): replace(preference, source="learned") for preference in preferences}
     return [preference for meaning, preference in unique.items() if meaning]

@@ -17,10 +17,9 @@ from langchain_amulet.personalization.resolved import PreferenceArgument, Resolv
 class AmuletMiddleware(AgentMiddleware[Any, Any]):
     """Personalises the model calls of an agent with the preferences of the run's user.
 
-    `ChatAmulet` finds the user by itself if the agent runs with a store, and with a user id in its context or config.
-    The middleware lets each agent have a memory, a default preference and an `on_store_error` of its own, so that
-    several agents can share one model and remember different preferences. An argument that is left out is taken from
-    the model.
+    Without it, `ChatAmulet` also finds the user, if the agent runs with a store, and with a user id in its context or
+    config. With it, each agent can have its own memory, default preference and `on_store_error`, so that several agents
+    can share one model and use different preferences. Arguments that are left out are taken from the model.
 
     Preferences are looked up once per model call. Calls that already have a `preference=`, and calls of other chat
     models, are not changed. List the middleware after any that changes the model, such as `ModelFallbackMiddleware`.
@@ -28,9 +27,9 @@ class AmuletMiddleware(AgentMiddleware[Any, Any]):
     Args:
         memory: A `PreferenceMemory`, or a store for one. `None`: the model's memory, or the agent's store if the model
             has none.
-        preference: The preferences of users of whom nothing is remembered. `None`: those of the model.
-        on_store_error: If the store fails, `"raise"` its error, or answer without preferences (`"plain"`). `None`: as
-            the model does.
+        preference: The default for users without stored preferences. `None`: the model's default.
+        on_store_error: If the store fails, `"raise"` its error, or answer without preferences (`"plain"`). `None`: the
+            model's setting.
 
     Raises:
         StoreTypeError: `memory` is neither a `PreferenceMemory` nor a supported store.

@@ -8,7 +8,7 @@ from langchain.tools import ToolRuntime
 from langchain_core.tools import BaseTool, StructuredTool, ToolException
 from pydantic import Field
 
-from langchain_amulet.agents.wording import MAX_PREFERENCE_LENGTH, essence, stated
+from langchain_amulet.agents.wording import MAX_PREFERENCE_LENGTH, as_stated, comparable
 from langchain_amulet.exceptions import AmuletError, UserIdError
 from langchain_amulet.memory.preference_memory import PreferenceMemory, as_memory
 from langchain_amulet.memory.sources import PreferenceSource
@@ -16,9 +16,9 @@ from langchain_amulet.personalization.lookup import Lookup, find_lookup
 from langchain_amulet.preferences import Preference
 
 MAX_PREFERENCES = 50
-"""The number of preferences per user above which `remember_preference` remembers no further one."""
+"""Maximum number of preferences per user; at this number, `remember_preference` refuses further ones."""
 
-# The descriptions of the tools and of their arguments, which models read.
+# Models read the descriptions of the tools and of their arguments.
 REMEMBER_DESCRIPTION = (
     "Remember how the user wants to be answered from now on: style, length, tone, language, things to avoid. Call it "
     'when the user says so, as in "please keep it short in future"; not for facts, nor for a wish about one answer '
@@ -59,7 +59,7 @@ def _tool(name: str, description: str, func: Callable[..., str], coroutine: Call
     return StructuredTool.from_function(func, coroutine, name, description, handle_tool_error=True)
 
 
-_Runtime: TypeAlias = ToolRuntime[Any, Any]  # pydantic warns of a context that is not of the declared type
+_Runtime: TypeAlias = ToolRuntime[Any, Any]  # pydantic warns if a context is not of the declared type
 _Instruction = Annotated[
     str, Field(description='One short instruction to the assistant, such as "Answer in one sentence."')
 ]
@@ -71,7 +71,7 @@ _ListedText = Annotated[str, Field(description="Its text, as list_preferences sh
 
 
 class _PreferenceTools:
-    """The functions of the tools, sync and async."""
+    """The functions of the tools, sync and async; LangChain hides `runtime` from the model."""
 
     def __init__(self, memory: PreferenceMemory | None) -> None:
         self._memory = memory
@@ -110,7 +110,9 @@ class _PreferenceTools:
         """Forget the preferences of the user that have this text."""
         memory, user_id = self._lookup(runtime)
         texts = _matching_texts(preference, memory.recall(user_id))
-        for text in texts or [preference]:  # it may be the text of an earlier version, which recall() does not return
+        for text in texts or [
+            preference
+        ]:  # recall() does not return texts of earlier versions, but forget() deletes them
             memory.forget(user_id, text)
         return _forgotten(texts, memory.recall(user_id))
 
@@ -135,7 +137,7 @@ class _PreferenceTools:
 
 
 def _as_preference(text: str, *, is_dislike: bool) -> Preference:
-    """Return the preference, or raise `ToolException` with a message for the model."""
+    """Return the proposed preference, or raise `ToolException` with a message for the model."""
     if not any(character.isalnum() for character in text):
         msg = 'The preference is empty. Give one short instruction, such as "Answer in one sentence."'
         raise ToolException(msg)
@@ -146,15 +148,15 @@ def _as_preference(text: str, *, is_dislike: bool) -> Preference:
         )
         raise ToolException(msg)
     try:
-        return stated(text, is_dislike=is_dislike)
+        return as_stated(text, is_dislike=is_dislike)
     except AmuletError as error:
         raise ToolException(str(error)) from error
 
 
 def _merge(known: Sequence[Preference], proposed: Preference) -> Preference:
-    """Return the preference to remember: a known one with the same meaning, with the new sign, or the proposed one."""
+    """Return the preference to remember: a known one with the same meaning and the new sign, else the proposed one."""
     for preference in known:
-        if essence(preference.text) == essence(proposed.text):
+        if comparable(preference.text) == comparable(proposed.text):
             return preference if preference.weight * proposed.weight > 0 else replace(proposed, text=preference.text)
     if len(known) >= MAX_PREFERENCES:
         msg = f"{len(known)} preferences are remembered already, and {MAX_PREFERENCES} allowed. Forget some of them."
@@ -163,9 +165,9 @@ def _merge(known: Sequence[Preference], proposed: Preference) -> Preference:
 
 
 def _matching_texts(text: str, known: Sequence[Preference]) -> list[str]:
-    """Return the known text itself; else all known texts with the same meaning, since models do not copy exactly."""
+    """Return the text if it is known, else all known texts with the same meaning, since models copy inexactly."""
     texts = [preference.text for preference in known]
-    return [text] if text in texts else [other for other in texts if essence(other) == essence(text)]
+    return [text] if text in texts else [other for other in texts if comparable(other) == comparable(text)]
 
 
 def _listing(preferences: Sequence[Preference]) -> str:

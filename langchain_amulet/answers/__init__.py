@@ -1,1 +1,1 @@
-"""Converts generated tokens to LangChain message chunks."""
+"""Converts generated tokens to text, reasoning and tool calls in LangChain message chunks."""

@@ -1,4 +1,4 @@
-"""Converts generated tokens to LangChain's message chunks."""
+"""Converts the token stream of one answer to LangChain message chunks."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from langchain_amulet.answers.detokenizer import TextStream
 from langchain_amulet.answers.parser import AnswerParser, AnswerSyntax, Delta
 from langchain_amulet.engine.generation import Generation
 
-_LEAST_LOGPROB = -9999.0  # OpenAI's value for very unlikely tokens; JSON has no infinity
+_MIN_LOGPROB = -9999.0  # OpenAI's value for very unlikely tokens; JSON has no infinity
 
 
 class AnswerStream:
@@ -22,8 +22,8 @@ class AnswerStream:
     Args:
         generation: The engine's token stream; cancelled when a stop string ends the answer.
         tokenizer: Decodes tokens to text.
-        spell: Returns the bytes of one token.
         stop: Stop strings.
+        spell: Returns the bytes of one token.
         syntax: How to find reasoning and tool calls in the text; `None` if all text is content.
         num_prompt_tokens: Number of tokens of each stream's prompt, the base stream first.
         metadata: Entries of `response_metadata` other than the finish reason and the log-probabilities.
@@ -50,7 +50,7 @@ class AnswerStream:
         self._num_reported = 0  # tokens whose log-probabilities have been emitted
 
     def push(self, token_id: int) -> ChatGenerationChunk | None:
-        """Add one token; return a chunk if part of the answer is final now."""
+        """Add one token; return a chunk if it makes part of the answer final, else `None`."""
         if self._text.is_stopped:  # this token was drawn before the engine was cancelled
             return None
         self._num_tokens += 1
@@ -61,9 +61,9 @@ class AnswerStream:
         return ChatGenerationChunk(message=self._message(delta)) if delta else None
 
     def finish(self) -> Iterator[ChatGenerationChunk]:
-        """End the answer; yield the text held back so far, and then the metadata and token usage.
+        """End the answer; yield a chunk of the text held back so far, if any, and one of metadata and token usage.
 
-        These are two chunks, because LangChain's event streams ignore tool calls in the last chunk.
+        They are separate because LangChain's event streams ignore tool calls in the last chunk.
         """
         if delta := self._last_delta(self._text.finish()):
             yield ChatGenerationChunk(message=self._message(delta))
@@ -72,9 +72,7 @@ class AnswerStream:
         yield ChatGenerationChunk(message=message)
 
     def _last_delta(self, text: str) -> Delta:
-        if self._parser is None:
-            return Delta(text)
-        return self._parser.finish(text)
+        return self._parser.finish(text) if self._parser else Delta(text)
 
     def _message(self, delta: Delta, metadata: Mapping[str, Any] | None = None, **fields: Any) -> AIMessageChunk:
         logprobs = self._new_logprobs()
@@ -87,7 +85,10 @@ class AnswerStream:
         )
 
     def _new_logprobs(self) -> list[dict[str, Any]]:
-        """Log-probabilities of the tokens since the last chunk, in OpenAI's format, without the end-of-turn token."""
+        """Return the log-probabilities of the tokens since the last chunk, in OpenAI's format.
+
+        The end-of-turn token is left out.
+        """
         new = self.generation.logprobs[self._num_reported : self._num_tokens]
         self._num_reported += len(new)
         return [
@@ -101,7 +102,7 @@ class AnswerStream:
     def _logprob(self, token_id: int, logprob: float) -> dict[str, Any]:
         token_bytes = self._spell(token_id)
         text = token_bytes.decode(errors="replace")  # the token may be part of a character
-        return {"token": text, "bytes": list(token_bytes), "logprob": max(logprob, _LEAST_LOGPROB)}
+        return {"token": text, "bytes": list(token_bytes), "logprob": max(logprob, _MIN_LOGPROB)}
 
     def _finish_reason(self) -> str | None:
         if self._text.is_stopped:
@@ -110,9 +111,9 @@ class AnswerStream:
         return "tool_calls" if reason == "stop" and self._parser and self._parser.has_tool_calls else reason
 
     def _usage(self) -> UsageMetadata:
-        """Token usage: `input_tokens` counts the base prompt; the preference streams' prompts are a detail."""
+        """Return the token usage. `input_tokens` counts the base prompt, its details the other prompts."""
         base, *prefs = self._num_prompt_tokens
-        # Tokens drawn after a stop string do not count; an end-of-turn token that ended the answer does.
+        # Tokens drawn after a stop string are not counted; the end-of-turn token is.
         num_generated = self._num_tokens if self._text.is_stopped else len(self.generation.token_ids)
         details: dict[str, int] = {"preference_streams": sum(prefs)} if prefs else {}
         return UsageMetadata(

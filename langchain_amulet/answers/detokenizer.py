@@ -1,19 +1,19 @@
-"""Converts a stream of token ids to a stream of text."""
+"""Decodes a stream of token ids to text, and ends the text at stop strings."""
 
 from collections.abc import Collection, Sequence
 
 from transformers import PreTrainedTokenizerFast
 
-_REPLACEMENT = "\ufffd"  # replaces bytes that do not form a character, or not yet
+_REPLACEMENT = "\ufffd"  # decoding of bytes that are not a (complete) character
 
 
 class TextStream:
     """Decodes tokens incrementally and ends at stop strings.
 
-    Characters that span several tokens are emitted whole. Text that may be the start of a stop string is held back
-    until the next tokens decide. The pieces concatenate to the tokenizer's decoding of all tokens, cut at the earliest
-    stop string. Bytes that do not form a character become U+FFFD; a tokenizer with byte fallback that decodes all
-    tokens at once may also replace valid neighbours of such bytes.
+    A character that spans several tokens is emitted when it is complete. Text that may be the start of a stop string is
+    held back until later tokens decide. The concatenated pieces equal the tokenizer's decoding of all tokens, cut at
+    the earliest stop string. There is one exception: bytes that do not form a character become U+FFFD, and a tokenizer
+    with byte fallback that decodes all tokens at once may also replace valid characters beside them.
 
     Args:
         tokenizer: The model's fast tokenizer.
@@ -29,30 +29,31 @@ class TextStream:
         self._hidden = {i for i, token in added if token.special and shown is not None and token.content not in shown}
         self._stop = tuple(stop)
         self._token_ids: list[int] = []
-        # Tokens before _context are not needed any more; those from _context to _shown affect spaces before new text.
-        self._context = self._shown = 0
+        # The text of tokens before _num_decoded is final. Decoding starts at _context, because the tokens from there to
+        # _num_decoded determine whether a space precedes the new text.
+        self._context = self._num_decoded = 0
         self._pending = ""
         self.is_stopped = False
         """Whether the text has reached a stop string."""
 
     def push(self, token_id: int) -> str:
-        """Add one token; return the text that is final now, often of earlier tokens and possibly empty."""
+        """Add one token; return the text that has become final, possibly of earlier tokens and possibly empty."""
         self._token_ids.append(token_id)
         text = self._new_text()
         if not text or text.endswith(_REPLACEMENT):  # possibly within a character
             return ""
-        self._context, self._shown = self._shown, len(self._token_ids)
+        self._context, self._num_decoded = self._num_decoded, len(self._token_ids)
         return self._release(text)
 
     def finish(self) -> str:
-        """End the text; return what was held back."""
+        """End the text; return the rest that was held back."""
         if self.is_stopped:
             return ""
         rest = self._release(self._new_text())
         return rest if self.is_stopped else rest + self._take(len(self._pending))
 
     def _new_text(self) -> str:
-        previous, current = self._decode(self._shown), self._decode(len(self._token_ids))
+        previous, current = self._decode(self._num_decoded), self._decode(len(self._token_ids))
         return current[len(previous) :]
 
     def _decode(self, end: int) -> str:
@@ -66,13 +67,13 @@ class TextStream:
         if starts:
             self.is_stopped = True
             return self._take(min(starts))
-        return self._take(len(self._pending) - self._undecided())
+        return self._take(len(self._pending) - self._num_undecided())
 
     def _take(self, length: int) -> str:
         taken, self._pending = self._pending[:length], self._pending[length:]
         return taken
 
-    def _undecided(self) -> int:
-        """Length of the longest suffix of the pending text that is a prefix of a stop string."""
+    def _num_undecided(self) -> int:
+        """Return the length of the longest suffix of the pending text that is a prefix of a stop string."""
         longest = min(len(self._pending), max(map(len, self._stop), default=1) - 1)
         return next((n for n in range(longest, 0, -1) if any(s.startswith(self._pending[-n:]) for s in self._stop)), 0)

@@ -1,4 +1,4 @@
-"""Parses a stream of text into content, reasoning and tool calls."""
+"""Parses the text stream of an answer into content, reasoning and tool calls."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,10 +13,11 @@ from langchain_amulet.answers.tool_call_stream import ToolCallStream, invalid_ca
 from langchain_amulet.structured.tool_formats import ToolFormat
 
 REASONING_TAGS = ("<think>", "</think>")
-MARKS = frozenset(
+PARSED_TOKENS = frozenset(
     {*REASONING_TAGS, "<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", "<|python_tag|>"}
 )
-_END = "\0"  # appears in no model's output
+"""Special tokens that separate the parts of an answer."""
+_END = "\0"  # fed after the answer; does not appear in a model's output
 _REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 
 
@@ -42,50 +43,53 @@ def response_template(
 
 @dataclass(frozen=True, slots=True)
 class AnswerSyntax:
-    """The syntax of an answer: how to find reasoning and tool calls in its text."""
+    """How to find reasoning and tool calls in the text of an answer."""
 
     template: Mapping[str, Any]
     """A response template of transformers: the tokenizer's own, or the result of `response_template`."""
     prefix: str = ""
-    """The start of the answer that is part of the prompt, such as an open `<think>`."""
+    """Text at the end of the prompt that belongs to the answer, such as an open `<think>`."""
     tools: Sequence[dict[str, Any]] = ()
-    """The bound tools in OpenAI's format; their schemas give the types of arguments that a model writes untyped."""
-    shown: Collection[str] | None = MARKS
-    """Special tokens that the parser needs to see in the text; `None` means all."""
+    """The bound tools in OpenAI's format; their schemas give the types of arguments written without quotes."""
+    shown: Collection[str] | None = PARSED_TOKENS
+    """Special tokens that the decoded text must contain for the parser; `None` means all."""
 
 
 @dataclass(slots=True)
 class Delta:
-    """The newly parsed parts of an answer."""
+    """What one piece of text adds to the parts of an answer."""
 
     content: str = ""
     reasoning: str = ""
     tool_calls: list[ToolCallChunk] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        """Whether any part is not empty."""
+        """Return whether any part is not empty."""
         return bool(self.content or self.reasoning or self.tool_calls)
 
 
 class AnswerParser:
     """Splits a streamed answer into content, reasoning and tool calls; the result does not depend on chunk boundaries.
 
-    The parts are found by transformers' response parser. Names and arguments of tool calls are emitted as they are
-    written. A call that is incomplete or not valid JSON is emitted such that LangChain makes it an
+    Transformers' response parser finds the parts. Names and arguments of tool calls are emitted as the model writes
+    them. A call that is incomplete or not valid JSON is emitted such that LangChain reports it as an
     `invalid_tool_call`.
+
+    Args:
+        syntax: How to find the parts.
     """
 
     def __init__(self, syntax: AnswerSyntax) -> None:
         self._new_parser = partial(ResponseParser, dict(syntax.template), prefix="", tools=list(syntax.tools))
         self._parser = self._new_parser(prefix=syntax.prefix)
         calls = syntax.template["fields"].get("tool_calls", {})
-        self._leaves_calls = calls.get("content") == "text"
-        self._has_end_mark = bool({"close", "close_pattern"} & calls.keys())
+        self._calls_are_text = calls.get("content") == "text"
+        self._has_closing_mark = bool({"close", "close_pattern"} & calls.keys())
         self._names = {tool["function"]["name"] for tool in syntax.tools}
         self._calls: ToolCallStream | None = None
         self._num_calls = 0
-        self._raw = ""  # text of a region whose calls the template itself parses
-        self._is_in_call = False  # whether the text is within such a region
+        self._raw = ""  # text of the current region of calls, if the template parses the calls
+        self._is_in_call = False  # whether the text is within a region of calls
         self._started_fields: set[str] = set()
 
     @property
@@ -94,16 +98,16 @@ class AnswerParser:
         return self._num_calls > 0
 
     def push(self, text: str) -> Delta:
-        """Parse more text."""
+        """Parse more text; return what it adds to the answer."""
         delta = Delta()
         self._push(text, delta)
         return delta
 
     def finish(self, text: str = "") -> Delta:
-        """Parse the last text and end the answer."""
+        """Parse the last text and end the answer; return what they add to it."""
         delta = Delta()
         self._push(text, delta)
-        if not self._leaves_calls and self._has_end_mark and self._is_cut_short(delta):
+        if not self._calls_are_text and self._has_closing_mark and self._is_cut_short(delta):
             self._add(delta, [invalid_call(self._raw, self._num_calls)])
             return delta
         try:
@@ -115,8 +119,8 @@ class AnswerParser:
         return delta
 
     def _push(self, text: str, delta: Delta) -> None:
-        # If the template may fail, feed it one character at a time: an error loses the events of the whole piece.
-        for piece in [text] if self._leaves_calls else text:
+        # A template that parses calls may fail and lose the events of a whole piece, so it gets single characters.
+        for piece in [text] if self._calls_are_text else text:
             try:
                 events = self._parser.feed(piece)
             except ValueError:  # the template cannot parse the model's text
@@ -126,8 +130,8 @@ class AnswerParser:
             self._read(events, delta)
 
     def _is_cut_short(self, delta: Delta) -> bool:
-        """Whether the answer ends within a call, which the template would accept as complete."""
-        self._push(_END, delta)  # the parser recognises a closing mark only when more text follows
+        """Return whether the answer ends within a call, which the template would accept as complete."""
+        self._push(_END, delta)  # the parser recognises a closing mark only if more text follows
         delta.content, delta.reasoning = delta.content.rstrip(_END), delta.reasoning.rstrip(_END)
         self._raw = self._raw.rstrip(_END)
         return self._is_in_call
@@ -136,7 +140,7 @@ class AnswerParser:
         for event in events:
             if event["field"] == "tool_calls":
                 self._add(delta, self._tool_call_chunks(event))
-                if event["type"] == "region_close" and self._leaves_calls and self._calls is not None:
+                if event["type"] == "region_close" and self._calls_are_text and self._calls is not None:
                     delta.content += self._calls.rest
             elif event["type"] == "region_chunk" and event["field"] == "content":
                 delta.content += self._stripped(event)
@@ -144,7 +148,7 @@ class AnswerParser:
                 delta.reasoning += self._stripped(event)
 
     def _stripped(self, event: Mapping[str, Any]) -> str:
-        """The text of an event, without blank lines between a tag and the text."""
+        """Return the text of an event, without whitespace at the start of a field."""
         text: str = event["text"] if event["field"] in self._started_fields else event["text"].lstrip()
         if text:
             self._started_fields.add(event["field"])
@@ -155,7 +159,7 @@ class AnswerParser:
         self._is_in_call = kind != "region_close"
         if kind == "region_open":
             self._raw, self._calls = "", ToolCallStream(self._num_calls, self._names)
-        elif not self._leaves_calls:
+        elif not self._calls_are_text:
             self._raw += event.get("text", "")
             if kind == "region_close":
                 yield from _read_calls(event["value"], self._num_calls, self._raw)
@@ -178,10 +182,11 @@ def _read_calls(value: Any, index: int, raw: str) -> Iterator[ToolCallChunk]:
     Args:
         value: A call, or a list of calls, in OpenAI's format.
         index: Index of the first call in the answer.
-        raw: The text of the calls, reported if `value` has another format.
+        raw: The text of the calls, which an invalid call reports if `value` has another format.
     """
     for number, call in enumerate(value if isinstance(value, list) else [value], start=index):
-        function = call.get("function", call) if isinstance(call, dict) else {}
+        function = call if isinstance(call, dict) else {}
+        function = function["function"] if isinstance(function.get("function"), dict) else function
         if isinstance(function.get("name"), str):
             yield whole_call(function["name"], function.get("arguments") or {}, number)
         else:
@@ -189,7 +194,7 @@ def _read_calls(value: Any, index: int, raw: str) -> Iterator[ToolCallChunk]:
 
 
 def knows_reasoning(tokenizer: PreTrainedTokenizerFast) -> bool:
-    """Whether the model writes reasoning between `REASONING_TAGS`."""
+    """Return whether the model writes reasoning between `REASONING_TAGS`."""
     opening, _ = REASONING_TAGS
     return opening in str(tokenizer.chat_template) or opening in tokenizer.added_tokens_encoder
 

@@ -1,4 +1,4 @@
-"""Parses tool calls from a stream of text; names and arguments are emitted as they are written."""
+"""Parses tool calls from a text stream, and emits names and arguments as the model writes them."""
 
 import json
 import re
@@ -9,13 +9,13 @@ from typing import Any
 
 from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
 
-# The usual form of a call, up to the opening brace of its arguments. From there on, arguments are streamed.
-_HEAD = re.compile(r'\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*\{')
+# The usual form of a call, up to the opening brace of its arguments. After it, arguments are streamed.
+_CALL_START = re.compile(r'\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*\{')
 _BARE_NAME = re.compile(r"(?<![^\s\[\]{},;\"'])([^\s\[\]{},;\"'`]+)\s*(?:\[CALL_ID\]\S+\s*)?(?:\[ARGS\]\s*)?$")
 _ID_ALPHABET = string.ascii_letters + string.digits
-# Makes arguments invalid JSON. LangChain completes partial JSON, so that an agent would run an incomplete call; it does
+# Makes arguments invalid JSON. LangChain completes partial JSON, so an agent would run an incomplete call; but it does
 # not repair an unmatched closing bracket.
-_SPOILER = "]"
+_BAD_SUFFIX = "]"
 _ID_LENGTH = 9  # Mistral's templates accept only ids of nine letters and digits
 
 
@@ -25,14 +25,14 @@ def new_id() -> str:
 
 
 def whole_call(name: str, arguments: Any, index: int) -> ToolCallChunk:
-    """Return a complete call as one chunk."""
+    """Return a complete call as one chunk; it is an invalid call if `arguments` are not a JSON object."""
     args = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-    return tool_call_chunk(name=name, args=args if _is_object(args) else args + _SPOILER, id=new_id(), index=index)
+    return tool_call_chunk(name=name, args=args if _is_object(args) else args + _BAD_SUFFIX, id=new_id(), index=index)
 
 
 def invalid_call(text: str, index: int) -> ToolCallChunk:
-    """Return a chunk that LangChain turns into an `invalid_tool_call` with the text as its arguments."""
-    args = json.dumps(text, ensure_ascii=False) + _SPOILER
+    """Return a chunk that LangChain reports as an `invalid_tool_call` with the text as its arguments."""
+    args = json.dumps(text, ensure_ascii=False) + _BAD_SUFFIX
     return tool_call_chunk(name="", args=args, id=new_id(), index=index)
 
 
@@ -41,7 +41,7 @@ class ToolCallStream:
 
     Args:
         index: Index of the first call of the region in the answer.
-        names: Names of the bound tools; other words before an object are not tool names.
+        names: Names of the bound tools. Only these are tool names if they precede an object.
     """
 
     def __init__(self, index: int, names: Collection[str] = ()) -> None:
@@ -52,7 +52,7 @@ class ToolCallStream:
         self._restart()
 
     def _restart(self) -> None:
-        self._json = _Braces()
+        self._nesting = _JsonNesting()
         self._text = ""  # the current object so far
         self._args: str | None = None  # the current call's arguments so far, once its name is known
         self._num_sent = 0  # number of characters of the arguments that have been emitted
@@ -70,22 +70,22 @@ class ToolCallStream:
         yield from self._flush()
 
     def close(self) -> Iterator[ToolCallChunk]:
-        """End the region; an incomplete call becomes an invalid one."""
-        if self._json.depth == 0:
+        """End the region; yield the rest. An incomplete call becomes an invalid call."""
+        if self._nesting.depth == 0:
             if self._outside.strip() and not self._has_any:
                 yield invalid_call(self._outside, self._index)
             return
         if self._args is None:
             yield invalid_call(self._text, self._index)
-        elif self._json.depth > self._args_depth:
-            self._args += self._json.spoiler
+        elif self._nesting.depth > self._args_depth:
+            self._args += self._nesting.invalid_suffix
             yield from self._flush()
         self._next()
 
     def _step(self, character: str) -> Iterator[ToolCallChunk]:
-        depth_before = self._json.depth
-        self._json.push(character)
-        if depth_before == 0 == self._json.depth:
+        depth_before = self._nesting.depth
+        self._nesting.push(character)
+        if depth_before == 0 == self._nesting.depth:
             self._outside += character
             return
         self._text += character
@@ -94,13 +94,13 @@ class ToolCallStream:
             return
         if self._args is not None and depth_before > self._args_depth:
             self._args += character
-        elif self._args is None and character == "{" and (head := _HEAD.fullmatch(self._text)):
-            yield self._start(_name(head[1]), depth=1)
-        if self._json.depth == 0:
+        elif self._args is None and character == "{" and (start := _CALL_START.fullmatch(self._text)):
+            yield self._start(_name(start[1]), depth=1)
+        if self._nesting.depth == 0:
             yield from self._end()
 
     def _begin(self) -> Iterator[ToolCallChunk]:
-        """Start an object; if a tool name precedes it, the object is the arguments of that tool."""
+        """Start an object. If a tool name precedes it, the object holds the arguments of that tool."""
         name = _BARE_NAME.search(self._outside)
         self._outside, self._has_any = "", True
         if name and name[1] in self._names:
@@ -116,7 +116,7 @@ class ToolCallStream:
             yield self._parse_complete()
         else:
             if not _is_object(self._args):
-                self._args += _SPOILER
+                self._args += _BAD_SUFFIX
             yield from self._flush()
         self._next()
 
@@ -130,7 +130,7 @@ class ToolCallStream:
         self._restart()
 
     def _parse_complete(self) -> ToolCallChunk:
-        """Parse a call with its keys in another order, or an object that is not a call."""
+        """Return the chunk of a complete object whose keys are in another order, or which is not a call."""
         try:
             call = json.loads(self._text)
         except (ValueError, RecursionError):
@@ -142,8 +142,8 @@ class ToolCallStream:
         return whole_call(call["name"], arguments, self._index)
 
 
-class _Braces:
-    """Tracks the nesting depth of a text within a JSON object."""
+class _JsonNesting:
+    """Tracks how deeply brackets and braces are nested in a JSON object."""
 
     def __init__(self) -> None:
         self._closers: list[str] = []
@@ -154,8 +154,8 @@ class _Braces:
         return len(self._closers)
 
     @property
-    def spoiler(self) -> str:
-        """A suffix that makes the text so far invalid as a start of JSON."""
+    def invalid_suffix(self) -> str:
+        """A suffix that makes the text so far invalid JSON, however it continues."""
         ending = ("\\" if self._is_escaped else "") + ('"' if self._is_in_string else "")
         return ending + ("}" if self._closers[-1] == "]" else "]")
 
@@ -179,7 +179,7 @@ def _is_object(text: str) -> bool:
 
 
 def _name(literal: str) -> str:
-    """Decode a quoted name; if its escapes are not valid JSON, return it without its quotes."""
+    """Decode a quoted name. If it is not valid JSON, remove only its quotes."""
     try:
         return str(json.loads(literal))
     except ValueError:

@@ -1,1 +1,1 @@
-"""What one call of the chat model is: its settings, its request and its answer."""
+"""One call of the chat model: its settings, its request and its answer."""

@@ -1,4 +1,4 @@
-"""One call: from messages, preferences and settings to a request of the engine, and from its tokens to chunks."""
+"""Turns the input of one call into a request of the engine, and the tokens into message chunks."""
 
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from functools import partial
@@ -20,18 +20,19 @@ from langchain_amulet.realignment import RealignmentConfig
 from langchain_amulet.structured.output_spec import OutputSpec, instructions
 
 _END_OF_REASONING = "</think>\n\n"
-_TAIL = 16  # tokens at the end of a prompt, which may open a reasoning block
+_NUM_TAIL_TOKENS = 16  # the end of a prompt, in which an open reasoning tag is searched
 
 
 class Call(NamedTuple):
-    """A request, the engine that takes it, and what turns its tokens into an answer."""
+    """A request that is ready to be submitted."""
 
     engine: Engine
     request: Request
     answer: Callable[[Generation], AnswerStream]
+    """Creates the converter from the request's token stream to message chunks."""
 
     def stream(self) -> Generator[ChatGenerationChunk]:
-        """Generate the answer; closing the iterator cancels the request."""
+        """Submit the request and yield the answer in chunks; closing the iterator cancels the request."""
         answer = self.answer(self.engine.submit(self.request))
         try:
             for token_id in answer.generation:
@@ -61,22 +62,23 @@ def prepare_call(
 
     Raises:
         MessageError: The chat template does not accept the messages.
-        SchemaError: A grammar cannot enforce a schema.
+        SchemaError: The grammar cannot enforce a schema.
+        InvalidParameterError: A value of the model's generation config is out of range.
     """
     realignment, output = settings.effective_realignment, settings.output
     plan = plan_streams(resolved.preferences, realignment.guidance_scale, max_streams=settings.max_streams)
     prompts = render(loaded, messages, plan, settings)
-    written = opened_reasoning(_text(loaded, prompts[0][-_TAIL:]))
+    open_tag = opened_reasoning(_text(loaded, prompts[0][-_NUM_TAIL_TOKENS:]))
     request = Request(
         prompts,
         plan.weights,
         realignment,
         settings.sampling_params(loaded.model.generation_config),
         logprobs=settings.num_top_logprobs,
-        # Reuse is fast, and its timing must not reveal one user's preferences to another.
+        # Prefixes with preferences are reused under their digest only, so that timing reveals nothing to other users.
         prefix_keys=[resolved.digest if preferences else "" for preferences in plan.preferences],
         guide=loaded.constraints.guide(
-            output, is_steered=settings.steer_structured, before=_END_OF_REASONING if written else ""
+            output, is_steered=settings.steer_structured, before=_END_OF_REASONING if open_tag else ""
         ),
         timeout_s=settings.timeout,
     )
@@ -85,7 +87,7 @@ def prepare_call(
         tokenizer=loaded.tokenizer,
         spell=loaded.constraints.spell,
         stop=() if output.is_structure else settings.stop,  # a stop string would cut JSON off
-        syntax=_syntax(loaded, output, prompts[0], written),
+        syntax=_syntax(loaded, output, prompts[0], open_tag),
         num_prompt_tokens=[len(prompt) for prompt in prompts],
         metadata={
             "model_name": loaded.name,
@@ -99,7 +101,7 @@ def prepare_call(
 def render(
     loaded: LoadedModel, messages: Sequence[BaseMessage], plan: StreamPlan, settings: CallSettings
 ) -> list[list[int]]:
-    """The token ids of each stream's prompt, the base stream first."""
+    """Return the token ids of each stream's prompt, in the order of the plan."""
     output, tool_format = settings.output, loaded.renderer.tool_format
     return [
         loaded.renderer.render(
@@ -114,10 +116,10 @@ def render(
     ]
 
 
-def _syntax(loaded: LoadedModel, output: OutputSpec, prompt: Sequence[int], written: str) -> AnswerSyntax | None:
-    """How to tell reasoning, content and tool calls apart in the answer; `None` if all of it is content."""
+def _syntax(loaded: LoadedModel, output: OutputSpec, prompt: Sequence[int], open_tag: str) -> AnswerSyntax | None:
+    """Return how to find reasoning and tool calls in the answer; `None` if all of it is content."""
     tokenizer, tool_format = loaded.tokenizer, loaded.renderer.tool_format
-    has_reasoning = bool(written) or (not output.is_structure and knows_reasoning(tokenizer))
+    has_reasoning = bool(open_tag) or (not output.is_structure and knows_reasoning(tokenizer))
     if output.may_call and output.choice != "any" and not tool_format.is_known:
         return AnswerSyntax(tokenizer.response_template, _text(loaded, prompt), output.tools, shown=None)
     if not output.may_call and not has_reasoning:
@@ -125,7 +127,7 @@ def _syntax(loaded: LoadedModel, output: OutputSpec, prompt: Sequence[int], writ
     template = response_template(
         tool_format if output.may_call else None, output.callable_names, has_reasoning=has_reasoning
     )
-    return AnswerSyntax(template, written, output.tools)
+    return AnswerSyntax(template, open_tag, output.tools)
 
 
 def _text(loaded: LoadedModel, token_ids: Sequence[int]) -> str:
@@ -134,7 +136,7 @@ def _text(loaded: LoadedModel, token_ids: Sequence[int]) -> str:
 
 
 def _metadata(plan: StreamPlan, realignment: RealignmentConfig) -> dict[str, Any]:
-    """What `response_metadata["amulet"]` reports of the realignment."""
+    """Return what `response_metadata["amulet"]` reports about the realignment."""
     is_plain = plan.preferences == ((),)
     return {
         "guidance_scale": 0.0 if is_plain else realignment.guidance_scale,

@@ -1,4 +1,4 @@
-"""How a chat model appears in cache keys, traces and saved copies: by its settings, never by a preference's text."""
+"""Settings of a chat model for cache keys, traces and saved copies, without preference texts."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -10,7 +10,7 @@ from langchain_amulet.personalization.resolved import resolve
 
 
 def identifying_params(model_fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that an answer depends on besides the messages and the call's arguments; preferences as a digest."""
+    """Return all that an answer depends on except messages and call arguments; the default preference as a digest."""
     kwargs = model_fields["model_kwargs"]
     return {
         "model": identity(model_fields["model"]),
@@ -22,7 +22,7 @@ def identifying_params(model_fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def saved_attributes(model_fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that saved copies contain in another form than the model does."""
+    """Return the fields that have another form in saved copies than in the model; empty ones are left out."""
     engine_config, preference = model_fields["engine_config"], model_fields["preference"]
     attributes = {
         "model": identity(model_fields["model"]),

@@ -1,4 +1,4 @@
-"""What a model would be prompted with, and how likely it finds a text."""
+"""Renders the prompts of a call without running it, and scores given responses."""
 
 import math
 from collections.abc import Sequence
@@ -15,12 +15,13 @@ from langchain_amulet.personalization.resolved import ResolvedPreferences
 from langchain_amulet.preferences import Preference, StreamPlan, plan_streams
 
 BASE_STREAM = StreamPlan(((),), ())
+"""The plan of an answer without preferences."""
 
 
 def prompts_of(
     loaded: LoadedModel, messages: Sequence[BaseMessage], resolved: ResolvedPreferences, settings: CallSettings
 ) -> list[list[int]]:
-    """The token ids of the prompts that a call would run, the base stream first."""
+    """Return the token ids of the prompts that a call would run, the base stream first."""
     scale = settings.effective_realignment.guidance_scale
     plan = plan_streams(resolved.preferences, scale, max_streams=settings.max_streams)
     return render(loaded, messages, plan, settings)
@@ -33,31 +34,35 @@ def score_response(
     preferences: Sequence[str | Preference],
     settings: CallSettings,
 ) -> "Future[Tensor]":
-    """Score a response without preferences, and with each preference by itself.
+    """Compute the log-probabilities of a response's tokens without preferences, and with each preference alone.
 
     Returns:
-        A future of log-probabilities in nats, `(1 + preferences, tokens)`.
+        A future of log-probabilities in nats, `(1 + num_preferences, num_tokens)`; row 0 is without preferences.
+
+    Raises:
+        InvalidParameterError: The response is empty.
+        ContextLengthError: Messages and response are longer than the model's context.
     """
-    texts = [each.text if isinstance(each, Preference) else each for each in preferences]
+    texts = [item.text if isinstance(item, Preference) else item for item in preferences]
     prompts = render(loaded, messages, StreamPlan(((), *((text,) for text in texts)), ()), settings)
-    # Not get_token_ids, which may count with another tokenizer.
+    # ChatAmulet.get_token_ids may use another tokenizer.
     return loaded.engine.score(prompts, loaded.tokenizer.encode(response, add_special_tokens=False))
 
 
 def mean_gains(log_probs: Tensor) -> list[float]:
-    """Per stream after the first, the mean over tokens of its log-probability less that of the first stream.
+    """Return by how much each preference raises the mean log-probability of a response's tokens.
 
     Args:
-        log_probs: `(streams, tokens)`, in nats.
+        log_probs: The result of `score_response`, in nats, `(1 + num_preferences, num_tokens)`.
 
     Returns:
-        One number per stream after the first, in nats per token.
+        Per preference, the mean over tokens of its row minus row 0, in nats per token.
 
     Raises:
-        NumericalError: One of them is not finite.
+        NumericalError: One of the means is not finite.
     """
     gains: list[float] = (log_probs[1:].double() - log_probs[:1].double()).mean(dim=-1).tolist()
     if not all(map(math.isfinite, gains)):
-        msg = "The model gives a token of this text no finite probability. Load it with dtype float32 or bfloat16."
+        msg = "A token of this response has no finite log-probability. Load the model with dtype float32 or bfloat16."
         raise NumericalError(msg)
     return gains

@@ -1,7 +1,7 @@
-"""The settings of one call: its own arguments, over the model's fields, over the generation config.
+"""The settings of one call: its arguments, over the model's fields, over the generation config.
 
-To add a setting, add a field to `CallSettings` and use it; to let users set it for all calls of a model, add a field of
-the same name to `ChatAmulet`. Parameters of `SamplingParams` are settings by themselves.
+To add a setting, add a field to `CallSettings`. To let users set it for all calls of a model, also add a field of the
+same name to `ChatAmulet`. All parameters of `SamplingParams` are settings too.
 """
 
 import difflib
@@ -21,15 +21,15 @@ from langchain_amulet.structured.output_spec import OutputSpec, output_spec
 
 DEFAULT_MAX_TOKENS = 512
 IGNORED_ARGUMENTS = {"api_key", "base_url", "max_retries", "preference_digest"}
-"""Arguments that other chat models take and a local model does not need, and one that only saved copies have."""
+"""Arguments that `ChatAmulet` accepts and ignores: those of hosted models, and one that saved copies contain."""
 
-_SAMPLING = tuple(each.name for each in fields(SamplingParams) if each.name != "stop_token_ids")
+_SAMPLING = tuple(param.name for param in fields(SamplingParams) if param.name != "stop_token_ids")
 _DOES_NOT_CHANGE_ANSWERS = {"changes_answers": False}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallSettings:
-    """Everything that a call is made with besides its messages and preferences. Documented at `ChatAmulet`.
+    """All settings of one call except its messages and preferences. `ChatAmulet` documents the fields of the same name.
 
     Raises:
         InvalidParameterError: A value is out of range or has the wrong type.
@@ -38,7 +38,7 @@ class CallSettings:
     """
 
     sampling: Mapping[str, Any] = field(default_factory=dict)
-    """The parameters of `SamplingParams` that the call or the model sets."""
+    """The parameters of `SamplingParams` that are set by the call or by the model's fields."""
     realignment: RealignmentConfig = field(default_factory=RealignmentConfig)
     max_streams: int = DEFAULT_MAX_STREAMS
     preference_template: str = DEFAULT_WORDING
@@ -54,7 +54,7 @@ class CallSettings:
     parallel_tool_calls: bool | None = None
     response_format: Any = None
     output: OutputSpec = field(init=False)
-    """What the answer must look like, from the arguments above."""
+    """What the answer may contain, derived from the fields above."""
 
     def __post_init__(self) -> None:
         """Validate all values."""
@@ -69,30 +69,30 @@ class CallSettings:
 
     @classmethod
     def merge(cls, model_fields: Mapping[str, Any], call: Mapping[str, Any]) -> "CallSettings":
-        """Combine call arguments with the model's fields, which hold where an argument is `None` or missing."""
+        """Combine the arguments of a call with the model's fields, which apply if an argument is `None` or missing."""
         values = {name: value for source in (model_fields, call) for name, value in source.items() if value is not None}
         sampling = {name: values[name] for name in _SAMPLING if name in values}
         return cls(sampling=sampling, **{name: values[name] for name in _SETTINGS if name in values})
 
     @property
     def effective_realignment(self) -> RealignmentConfig:
-        """The realignment of this call: structured output is not steered beyond the prompted policy by default."""
+        """The realignment of this call. Structured output has no guards and a scale from 0 to 1 by default."""
         if not self.output.is_structure or self.steer_structured:
             return self.realignment
         return self.realignment.without_guards(guidance_scale=min(max(self.realignment.guidance_scale, 0.0), 1.0))
 
     @property
     def num_top_logprobs(self) -> int | None:
-        """How many alternatives to report for each token; `None` if no log-probabilities are reported."""
+        """The number of alternatives to report per token; `None` if no log-probabilities are reported."""
         return (self.top_logprobs or 0) if self.logprobs or self.top_logprobs is not None else None
 
     def sampling_params(self, config: GenerationConfig) -> SamplingParams:
-        """How tokens are drawn, and which of them end the answer.
+        """Return the parameters of sampling, with the generation config's values where the call and the model set none.
 
-        `top_k` is only applied if the user or the generation config sets it: transformers' implicit 50 is not.
+        Without a `top_k` in either, all tokens can be drawn: transformers' implicit default of 50 does not apply.
 
         Args:
-            config: The model's generation config, which holds where nothing is set.
+            config: The model's generation config.
 
         Raises:
             InvalidParameterError: A value of the generation config is out of range.
@@ -105,19 +105,20 @@ class CallSettings:
             "repetition_penalty": config.repetition_penalty,
             "max_tokens": DEFAULT_MAX_TOKENS if config.max_new_tokens is None else config.max_new_tokens,
         }
-        known = {name: value for name, value in defaults.items() if value is not None}
-        return SamplingParams(**{**known, **self.sampling}, stop_token_ids=stop_token_ids(config))
+        config_values = {name: value for name, value in defaults.items() if value is not None}
+        return SamplingParams(**{**config_values, **self.sampling}, stop_token_ids=stop_token_ids(config))
 
 
-_SETTINGS = tuple(each.name for each in fields(CallSettings) if each.init and each.name != "sampling")
+_SETTINGS = tuple(setting.name for setting in fields(CallSettings) if setting.init and setting.name != "sampling")
 
 CALL_ARGUMENTS = {*_SAMPLING, *_SETTINGS, "preference", "stream"}
-"""All arguments that a call may have."""
+"""The names of all arguments of a call."""
 
 
 def answer_settings(model_fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a model that its answers depend on, as cache keys and the manifests of evaluations hold them."""
-    ignored = {each.name for each in fields(CallSettings) if not each.metadata.get("changes_answers", True)}
+    """Return the fields of a model that change its answers, for cache keys and the manifests of evaluations."""
+    all_fields = fields(CallSettings)
+    ignored = {setting.name for setting in all_fields if not setting.metadata.get("changes_answers", True)}
     names = [name for name in (*_SAMPLING, *_SETTINGS) if name in model_fields and name not in ignored]
     settings = {name: model_fields[name] for name in names}
     # LangChain stores the call's own stop strings under "stop".
@@ -125,7 +126,7 @@ def answer_settings(model_fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def warn_of_unknown(arguments: Mapping[str, Any], *, known: set[str], place: str) -> None:
-    """Warn of arguments that LangChain passes on but nothing reads, and suggest the nearest known name."""
+    """Warn about arguments with unknown names, which LangChain lets through, and suggest the nearest known name."""
     for name in arguments.keys() - known:
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
         msg = f"{place} has no argument {name!r}, so it is ignored. Did you mean {nearest!r}?"

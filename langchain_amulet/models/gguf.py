@@ -1,4 +1,4 @@
-"""GGUF files: dequantised once, then cached as safetensors in the user's cache directory."""
+"""Converts GGUF files to safetensors, and caches the result in the user's cache directory."""
 
 import copy
 import hashlib
@@ -17,7 +17,7 @@ from langchain_amulet.exceptions import ModelLoadError
 logger = logging.getLogger(__name__)
 
 MAX_CONVERTED_BYTES = 2**31
-"""Files larger than this are dequantised on every load, because their converted weights would fill the disk."""
+"""Larger files are dequantised on every load, because their converted weights would take too much disk space."""
 
 
 def check_gguf_installed() -> None:
@@ -29,7 +29,7 @@ def check_gguf_installed() -> None:
 
 
 def converted_folder(path: Path, dtype: torch.dtype) -> Path | None:
-    """Return the folder with the converted weights and tokenizer of a GGUF file, converting them on first use.
+    """Return the folder with the converted weights and tokenizer of a GGUF file; convert them on first use.
 
     Args:
         path: A GGUF file.
@@ -59,7 +59,7 @@ def _folder_name(path: Path, dtype: torch.dtype) -> str:
 
 
 def _convert(path: Path, dtype: torch.dtype, folder: Path) -> None:
-    """Write to a temporary folder and rename it, so that other processes never see an incomplete folder."""
+    """Convert into a temporary folder and rename it, so that other processes never see an incomplete folder."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     try:
@@ -79,7 +79,7 @@ def _dequantise(path: Path, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def _without_quantization(model: PreTrainedModel) -> PreTrainedModel:
-    """Return a model with the same weights that transformers can save: it refuses to save one read from GGUF."""
+    """Return a model with the same weights but no quantization config, with which transformers refuses to save it."""
     config = copy.deepcopy(model.config)
     if hasattr(config, "quantization_config"):
         del config.quantization_config

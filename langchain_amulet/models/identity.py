@@ -1,4 +1,4 @@
-"""Descriptions of a model for caches, traces, LangChain's model profiles and serialised copies."""
+"""Describes a model for cache keys, traces, LangChain's model profiles and saved copies."""
 
 import json
 import os
@@ -19,13 +19,13 @@ _fingerprints: "WeakKeyDictionary[object, str]" = WeakKeyDictionary()
 
 
 def identity(source: ModelSource | TokenizerSource) -> str | None:
-    """Return a string that identifies a model or tokenizer in cache keys.
+    """Return a string that identifies a model or tokenizer in cache keys and saved copies.
 
     Args:
-        source: A location, which identifies itself; or a loaded object, which gets an id unique across processes.
+        source: A location or a loaded object.
 
     Returns:
-        The string, or `None` for the default.
+        The location; for a loaded object, an id that is unique across processes; `None` for the default.
     """
     if isinstance(source, str | os.PathLike | None):
         return None if source is None else str(source)
@@ -33,7 +33,7 @@ def identity(source: ModelSource | TokenizerSource) -> str | None:
 
 
 def serializable_kwargs(model_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments that are valid JSON, with dtypes as names such as `"float32"`, and without the token."""
+    """Return the arguments that JSON can represent, without the token; dtypes become names such as `"float32"`."""
     named = {
         name: str(value).removeprefix("torch.") if isinstance(value, torch.dtype) else value
         for name, value in model_kwargs.items()
@@ -49,13 +49,12 @@ def _is_json(value: Any) -> bool:
     return True
 
 
-def model_profile(model: ModelSource, *, name: str, has_reasoning: bool | None = None) -> ModelProfile:
-    """Return LangChain's profile of a model, from its config alone: no weights are loaded.
+def model_profile(model: ModelSource, *, name: str) -> ModelProfile:
+    """Return LangChain's profile of a model from its config, without loading weights.
 
     Args:
         model: The field `model` of `ChatAmulet`.
         name: The name of the model.
-        has_reasoning: Whether the model writes reasoning between tags; `None` if unknown.
     """
     profile = ModelProfile(
         name=name,
@@ -71,8 +70,6 @@ def model_profile(model: ModelSource, *, name: str, has_reasoning: bool | None =
         structured_output=True,
         temperature=True,
     )
-    if has_reasoning is not None:
-        profile["reasoning_output"] = has_reasoning
     config = model.config if isinstance(model, PreTrainedModel) else _config(identity(model))
     if context := getattr(config, "max_position_embeddings", None):
         profile["max_input_tokens"] = profile["max_output_tokens"] = context
@@ -81,7 +78,7 @@ def model_profile(model: ModelSource, *, name: str, has_reasoning: bool | None =
 
 @cache
 def _config(location: str | None) -> PreTrainedConfig | None:
-    """Return the config of a model on this machine, or `None`. Nothing is downloaded, and GGUF files are not read."""
+    """Return the config of a model on this machine; `None` for GGUF files and for models that are not downloaded."""
     if location is None or location.endswith(".gguf"):
         return None
     try:

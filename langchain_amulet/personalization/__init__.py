@@ -1,1 +1,1 @@
-"""Which user makes a call, and what that user prefers."""
+"""Finds the user of a call and looks up their preferences."""

@@ -1,4 +1,4 @@
-"""Which user makes a call."""
+"""Determines the user id of a call from its config and the LangGraph runtime."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,17 +10,18 @@ AUTHENTICATED_USER_KEY = "langgraph_auth_user"
 
 
 def user_id_of(configurable: Mapping[str, Any], runtime: object) -> str | None:
-    """The user id of a call.
+    """Return the user id of a call, or `None`.
 
-    It is the identity that the LangGraph platform has authenticated, else `configurable["user_id"]`, else `user_id` of
-    the LangGraph run's context, else `None`.
+    The id is the identity that the LangGraph platform has authenticated, else `configurable["user_id"]`, else `user_id`
+    of the LangGraph run's context.
 
     Args:
         configurable: The `configurable` part of the call's config.
         runtime: The LangGraph runtime, or `None` outside a run.
 
     Raises:
-        UserIdError: The user id is not a string, or differs from the authenticated one.
+        UserIdError: The user id is not a string or differs from the authenticated one, or the config and the run have
+            different authenticated users.
     """
     claimed = configurable.get("user_id")
     authenticated = _authenticated_identity(configurable, runtime)
@@ -40,13 +41,14 @@ def user_id_of(configurable: Mapping[str, Any], runtime: object) -> str | None:
 
 
 def _authenticated_identity(configurable: Mapping[str, Any], runtime: object) -> str | None:
-    of_run: str | None = _get(getattr(getattr(runtime, "server_info", None), "user", None), "identity")
-    of_config: str | None = _get(configurable.get(AUTHENTICATED_USER_KEY), "identity")
-    if None not in (of_run, of_config) and of_run != of_config:
+    run_identity: str | None = _get(getattr(getattr(runtime, "server_info", None), "user", None), "identity")
+    config_identity: str | None = _get(configurable.get(AUTHENTICATED_USER_KEY), "identity")
+    if None not in (run_identity, config_identity) and run_identity != config_identity:
         msg = f"configurable[{AUTHENTICATED_USER_KEY!r}] differs from the authenticated user of the run. Leave it out."
         raise UserIdError(msg)
-    return of_config if of_run is None else of_run
+    return config_identity if run_identity is None else run_identity
 
 
 def _get(source: object, name: str) -> Any:
+    """Return an item of a mapping or an attribute of another object; `None` if it has none of that name."""
     return source.get(name) if isinstance(source, Mapping) else getattr(source, name, None)

@@ -1,4 +1,4 @@
-"""A keyed digest of preferences, equal in all processes of the same operating system user."""
+"""Keyed digests of preferences, with a key per operating system user."""
 
 import hashlib
 import hmac
@@ -15,19 +15,24 @@ from langchain_amulet.preferences import Preference
 
 logger = logging.getLogger(__name__)
 
-_WORDING_VERSION = 1  # raise it when prompts word preferences differently: answers cached before are stale
+_WORDING_VERSION = (
+    1  # increment it when prompts word preferences differently, so that answers cached before are not used
+)
 _KEY_BYTES = 32
 
 
 def digest_of(preferences: tuple[Preference, ...]) -> str:
-    """HMAC-SHA256 over texts and weights, 32 hexadecimal digits; it reveals nothing without the key."""
+    """Return the HMAC-SHA256 of texts and weights, as 32 hexadecimal digits.
+
+    It is equal in all processes of the same operating system user, and reveals nothing without the key.
+    """
     content = json.dumps([_WORDING_VERSION, *([p.text, float(p.weight)] for p in preferences)])
     return hmac.new(_digest_key(), content.encode(), hashlib.sha256).hexdigest()[:32]
 
 
 @cache
 def _digest_key() -> bytes:
-    """The key in the user's data directory, created on first use; a key of this process if it cannot be stored."""
+    """Return the key in the user's data directory, created on first use; a temporary key if it cannot be stored."""
     path = Path(platformdirs.user_data_path("langchain-amulet")) / "digest.key"
     try:
         return _read_or_create_key(path)

@@ -1,7 +1,7 @@
-"""The public entry points of a chat model, which look up the preferences of a call's user.
+"""Public entry points of a chat model (`invoke`, `stream`, ...), which look up preferences.
 
-LangChain's inner methods do not receive the config, and its caches and traces are keyed by the call's arguments. So
-preferences are looked up here, and only here, and put into the arguments as an opaque object.
+LangChain's inner methods, such as `_generate`, do not receive the config. So the entry points look preferences up, and
+pass them on as an opaque call argument, which LangChain's cache keys and traces contain.
 """
 
 from abc import ABC, abstractmethod
@@ -20,25 +20,25 @@ from langchain_amulet.memory.preference_memory import PreferenceMemory
 from langchain_amulet.personalization.lookup import OnStoreError, alook_up, find_lookup, look_up
 from langchain_amulet.personalization.resolved import ResolvedPreferences, resolve
 
-_MAX_THREADS = 256  # of one batch(); they mostly wait for tokens
+_MAX_THREADS = 256  # of one batch(); the threads mostly wait for tokens
 
 
 class PreferenceSettings(NamedTuple):
-    """Where a chat model gets the preferences of its users from."""
+    """Where a chat model takes the preferences of its users from."""
 
     memory: PreferenceMemory | None
     default: ResolvedPreferences
-    """For calls without a user, and for users of whom nothing is stored."""
+    """The preferences of calls without a user and of users without stored preferences."""
     on_store_error: OnStoreError
 
 
 class PersonalizedChatModel(BaseChatModel, ABC):
-    """Entry points that look up preferences. It has no fields: `ChatAmulet` has them all."""
+    """A chat model whose entry points look up preferences. All fields are in the subclass, `ChatAmulet`."""
 
     @property
     @abstractmethod
     def preference_settings(self) -> PreferenceSettings:
-        """Where to look preferences up."""
+        """Where calls take their preferences from."""
 
     def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:
         """Answer as the config's user prefers."""
@@ -67,13 +67,13 @@ class PersonalizedChatModel(BaseChatModel, ABC):
                 yield chunk
 
     def batch(self, inputs: list[LanguageModelInput], config: Any = None, **kwargs: Any) -> list[AIMessage]:
-        """Answer all inputs in one batch of the engine, each as its config's user prefers."""
+        """Answer all inputs in one batch of the engine. Each answer follows the preferences of its config's user."""
         return super().batch(inputs, _unbounded(config, len(inputs)), **kwargs)
 
     def batch_as_completed(
         self, inputs: Sequence[LanguageModelInput], config: Any = None, **kwargs: Any
     ) -> Iterator[tuple[int, Any]]:
-        """Answer all inputs in one batch of the engine; yield the index and the answer of each as it completes."""
+        """Answer all inputs in one batch of the engine; yield `(index, answer)` when an answer is complete."""
         return super().batch_as_completed(inputs, _unbounded(config, len(inputs)), **kwargs)
 
     def stream_events(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
@@ -82,7 +82,7 @@ class PersonalizedChatModel(BaseChatModel, ABC):
 
     def astream_events(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """Stream the events of an answer as the config's user prefers."""
-        if kwargs.get("version") != "v3":  # these go through astream
+        if kwargs.get("version") != "v3":  # older versions call astream(), which looks preferences up
             return super().astream_events(input, config, **opaque_arguments(kwargs))
         return self._astream_events_v3(input, config, kwargs)
 
@@ -107,7 +107,7 @@ class PersonalizedChatModel(BaseChatModel, ABC):
         return await super().agenerate(messages, stop, callbacks, **await self._awith_preference(None, kwargs))
 
     def bind(self, **kwargs: Any) -> Any:
-        """Fix call arguments. The text of a preference among them does not appear in traces or in `repr`."""
+        """Return the model with call arguments fixed. Traces and `repr` do not show the text of a preference."""
         return PersonalizedBinding(bound=self, kwargs=opaque_arguments(kwargs), config={})
 
     async def _astream_events_v3(
@@ -132,29 +132,29 @@ class PersonalizedChatModel(BaseChatModel, ABC):
 
 
 def opaque_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Call arguments with the preference made opaque, without those that are `None`.
+    """Return call arguments without those that are `None`, and with the preference as an opaque object.
 
-    `None` means the field's value, which LangChain's cache key must then contain; a `preference` of `None` means a
-    plain answer.
+    An argument of `None` means the field's value; LangChain's cache key must be the same as without the argument. The
+    exception is `preference`: `None` means a plain answer, so it is kept.
     """
     arguments = {name: value for name, value in kwargs.items() if value is not None}
     return {**arguments, "preference": resolve(kwargs["preference"])} if "preference" in kwargs else arguments
 
 
 def _unbounded(config: RunnableConfig | Sequence[RunnableConfig] | None, num_inputs: int) -> list[RunnableConfig]:
-    """Configs that let inputs queue in the engine rather than in LangChain's small thread pool."""
+    """Return configs with which inputs queue in the engine rather than in LangChain's small thread pool."""
     configs = get_config_list(config, num_inputs)
-    return [{**each, "max_concurrency": each.get("max_concurrency") or _MAX_THREADS} for each in configs]
+    return [{**item, "max_concurrency": item.get("max_concurrency") or _MAX_THREADS} for item in configs]
 
 
 class PersonalizedBinding(RunnableBinding[LanguageModelInput, AIMessage]):  # type: ignore[no-redef] # its field kwargs
-    """A model with some call arguments fixed; fixing more of them keeps preferences opaque too."""
+    """A model with some call arguments fixed. Unlike LangChain's, its `bind` makes preferences opaque too."""
 
     def bind(self, **arguments: Any) -> Any:
-        """Fix more call arguments."""
+        """Return the model with more call arguments fixed."""
         return super().bind(**opaque_arguments(arguments))
 
     @classmethod
     def lc_id(cls) -> list[str]:
-        """Saved under the name of LangChain's own binding, which does the same."""
+        """Return the id of LangChain's own binding, so that saved copies are loaded as one."""
         return RunnableBinding.lc_id()

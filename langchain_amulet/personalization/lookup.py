@@ -1,4 +1,4 @@
-"""Looking up what the user of a call prefers."""
+"""Looks up the preferences of a call's user in the memory or the run's store."""
 
 import logging
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -22,19 +22,29 @@ OnStoreError: TypeAlias = Literal["raise", "plain"]
 
 
 class Lookup(NamedTuple):
-    """Whose preferences to look up, and where."""
+    """Which user's preferences to look up, and where."""
 
     memory: PreferenceMemory
     user_id: str
 
 
 def look_up(lookup: Lookup | None, default: ResolvedPreferences, on_store_error: OnStoreError) -> ResolvedPreferences:
-    """The preferences of a user, or the default if there is no user or nothing is stored for them."""
+    """Return the stored preferences of a user, or the default if there is no user or nothing is stored.
+
+    Args:
+        lookup: Where to look; `None` if there is no user or no memory.
+        default: The preferences without a user or without stored preferences.
+        on_store_error: Whether to raise an error of the store, or to log it and return no preferences.
+
+    Raises:
+        UserIdError: The user id is empty or otherwise invalid.
+        Exception: Any error of the store, if `on_store_error` is `"raise"`.
+    """
     if lookup is None:
         return default
     try:
         recalled = access_to(lookup.memory).recall(lookup.user_id)
-    except Exception as error:  # noqa: BLE001 - stores fail in all ways
+    except Exception as error:  # noqa: BLE001 - a store may raise anything
         return _without_store(error, on_store_error)
     return _resolved(recalled, default)
 
@@ -47,7 +57,7 @@ async def alook_up(
         return default
     try:
         recalled = await access_to(lookup.memory).arecall(lookup.user_id)
-    except Exception as error:  # noqa: BLE001 - stores fail in all ways
+    except Exception as error:  # noqa: BLE001 - a store may raise anything
         return _without_store(error, on_store_error)
     return _resolved(recalled, default)
 
@@ -67,15 +77,15 @@ def _without_store(error: Exception, on_store_error: OnStoreError) -> ResolvedPr
 def find_lookup(
     config: RunnableConfig | None, memory: PreferenceMemory | None, runtime: object = None
 ) -> Lookup | None:
-    """Read from a call's config which user calls, and where their preferences are stored.
+    """Read the user of a call, and where their preferences are stored, from its config.
 
     Args:
         config: The config of the call.
-        memory: Where preferences are stored. `None` takes the store of the LangGraph run, if there is one.
-        runtime: The LangGraph runtime if the caller has it; else it is read from the config.
+        memory: Where preferences are stored. `None`: the store of the LangGraph run, if there is one.
+        runtime: The LangGraph runtime. `None`: read from the config.
 
     Returns:
-        `None` if there is no user, or no memory.
+        The user and the memory, or `None` if there is no user or no memory.
 
     Raises:
         UserIdError: The user id is not a string, or differs from the authenticated one.
@@ -89,8 +99,8 @@ def find_lookup(
 
 
 def _configurable(config: RunnableConfig | None) -> dict[str, Any]:
-    """The call's own values over those of the surrounding run, except for the ones that a call must not override."""
-    of_run = ensure_config(None).get("configurable", {})
-    of_call = ensure_config(config).get("configurable", {})
-    protected = {key: of_run[key] for key in (_RUNTIME_KEY, AUTHENTICATED_USER_KEY) if key in of_run}
-    return {**of_run, **of_call, **protected}
+    """Return the values of the surrounding run, updated by those of the call where a call may override them."""
+    run_values = ensure_config(None).get("configurable", {})
+    call_values = ensure_config(config).get("configurable", {})
+    protected = {key: run_values[key] for key in (_RUNTIME_KEY, AUTHENTICATED_USER_KEY) if key in run_values}
+    return {**run_values, **call_values, **protected}

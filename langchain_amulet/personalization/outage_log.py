@@ -1,4 +1,4 @@
-"""Logging outages of preference stores: each one is counted, and the log is not flooded."""
+"""Logs failures of preference stores, at most once a minute per kind of error."""
 
 import logging
 import threading
@@ -13,7 +13,7 @@ class OutageLog:
 
     Args:
         logger: Where to log.
-        clock: Seconds, from any origin.
+        clock: Returns the time in seconds, from any origin.
     """
 
     def __init__(self, logger: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
@@ -24,10 +24,10 @@ class OutageLog:
         self._num_suppressed: dict[str, int] = {}
 
     def report(self, kind: str) -> None:
-        """Log that a store could not be read.
+        """Log that a store could not be read; within a minute of the last message of the kind, only count it.
 
         Args:
-            kind: The type of the error. Its message may quote the user, so it is not logged.
+            kind: The name of the error's type. The error's message may quote the user, so it is not logged.
         """
         now = self._clock()
         with self._lock:

@@ -1,7 +1,7 @@
-"""The preferences of one call, as an opaque object.
+"""The preferences of one call as an opaque object, whose `repr` shows a keyed digest.
 
-Preferences are resolved once, where a call enters. From there on, LangChain's cache keys, traces and callbacks see a
-keyed digest of them and never their text.
+The entry points resolve the preferences of a call once. After that, LangChain's cache keys, traces and callbacks see
+the digest and never the text.
 """
 
 from typing import Any, TypeAlias
@@ -13,15 +13,16 @@ from langchain_amulet.preferences import Preference, PreferenceLike, as_preferen
 
 
 class ResolvedPreferences:
-    """The preferences that apply to one call, possibly none; `repr` shows a keyed digest in place of their text.
+    """The preferences that apply to one call; may be empty.
 
-    Equal preferences have equal digests in all processes of the same operating system user, so they can share cached
-    answers. The key never leaves the user's data directory; without it, a digest does not reveal a text.
+    `repr` shows a keyed digest in place of the texts. Equal preferences have equal digests in all processes of the same
+    operating system user, so they can share cached answers. The key stays in the user's data directory; without it, a
+    digest does not reveal a text.
 
     Args:
-        preferences: The preferences. Each is left out once it has expired.
+        preferences: The preferences. A preference that expires later is left out from then on.
         age_s: Seconds since they were read from the store.
-        store_error: The type of the error for which the store could not be read, so that the answer is a plain one.
+        store_error: The name of the error's type if the store failed and the answer is therefore a plain one.
     """
 
     __slots__ = ("_preferences", "age_s", "store_error")
@@ -35,20 +36,20 @@ class ResolvedPreferences:
 
     @property
     def preferences(self) -> tuple[Preference, ...]:
-        """The preferences that have not expired. Only the model may see them."""
+        """The preferences that have not expired. Only prompts may contain them."""
         return tuple(preference for preference in self._preferences if not preference.is_expired)
 
     @property
     def digest(self) -> str:
-        """A keyed digest of the texts and weights alone: however they were read, equal preferences have equal digests.
+        """A keyed digest of texts and weights; it does not depend on `age_s` and `store_error`.
 
-        Kept keys and values of prompts that contain preferences are reused under this digest only.
+        Cached prompt prefixes that contain preferences are reused for the same digest only.
         """
         return digest_of(self.preferences)
 
     @property
     def notes(self) -> dict[str, Any]:
-        """What `response_metadata["amulet"]` reports of how the preferences were read."""
+        """What `response_metadata["amulet"]` reports about the lookup of the preferences."""
         notes: dict[str, Any] = {}
         if self.age_s:
             notes["preferences_age_s"] = round(self.age_s, 3)
@@ -57,17 +58,17 @@ class ResolvedPreferences:
         return notes
 
     def __repr__(self) -> str:
-        # Answers report both notes, so response caches must keep such answers apart.
+        # Answers report both notes, so a response cache must not mix such answers with others.
         notes = "".join(f", {note}" for note in ("from cache" if self.age_s else "", self.store_error) if note)
         return f"ResolvedPreferences({self.digest}{notes})"
 
     def __bool__(self) -> bool:
-        """Whether there are any preferences."""
+        """Return whether there are any preferences."""
         return bool(self.preferences)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _source: Any, _handler: Any) -> CoreSchema:
-        """Pydantic's schemas and dumps show what `repr` shows."""
+        """Make pydantic's dumps show what `repr` shows."""
         return core_schema.is_instance_schema(cls, serialization=core_schema.to_string_ser_schema())
 
     def __eq__(self, other: object) -> bool:
@@ -78,14 +79,14 @@ class ResolvedPreferences:
 
 
 PreferenceArgument: TypeAlias = PreferenceLike | ResolvedPreferences
-"""What users may pass as `preference`: a string, a `Preference`, a list of those, or `None` for a plain answer."""
+"""What users may pass as `preference`: a string, a `Preference`, a list of these, or `None` for a plain answer."""
 
 
 def resolve(preference: PreferenceArgument) -> ResolvedPreferences:
-    """Make preferences opaque; resolved ones are returned as they are.
+    """Convert preferences to an opaque object; return resolved preferences unchanged.
 
     Raises:
-        PreferenceError: The argument is not a preference.
+        PreferenceError: The argument is not a string, a `Preference`, a list of these, or `None`.
     """
     if isinstance(preference, ResolvedPreferences):
         return preference

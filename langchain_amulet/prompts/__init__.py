@@ -1,1 +1,1 @@
-"""From LangChain messages and preferences to token ids."""
+"""Renders LangChain messages, tools and preferences to the token ids of prompts."""

@@ -19,6 +19,7 @@ from langchain_amulet.exceptions import MessageError
 from langchain_amulet.structured.tool_formats import ToolFormat
 
 Turn: TypeAlias = dict[str, Any]
+"""A message as chat templates expect it: `role`, `content`, and optionally `tool_calls` or `tool_call_id`."""
 
 _ROLES = ((HumanMessage, "user"), (AIMessage, "assistant"), (SystemMessage, "system"), (ToolMessage, "tool"))
 _CALL_BLOCKS = {
@@ -30,7 +31,7 @@ _CALL_BLOCKS = {
     "server_tool_result",
 }
 _HIDDEN_BLOCKS = {*_CALL_BLOCKS, "reasoning", "thinking", "non_standard"}
-_SHORT_ID = re.compile(r"[a-zA-Z0-9]{9}")
+_MISTRAL_ID = re.compile(r"[a-zA-Z0-9]{9}")
 
 
 def to_conversation(messages: Sequence[BaseMessage]) -> list[Turn]:
@@ -46,7 +47,7 @@ def to_conversation(messages: Sequence[BaseMessage]) -> list[Turn]:
 
 
 def _to_turn(message: BaseMessage) -> Turn:
-    # A ChatMessage says its role itself.
+    # A ChatMessage has the role as an attribute.
     role = next((role for kind, role in _ROLES if isinstance(message, kind)), getattr(message, "role", None))
     if role is None:
         msg = (
@@ -71,8 +72,8 @@ def _to_turn(message: BaseMessage) -> Turn:
 
 
 def _short_id(call_id: str) -> str:
-    """An id of nine letters and digits, as Mistral's templates require; most other templates ignore ids."""
-    return call_id if _SHORT_ID.fullmatch(call_id) else hashlib.sha256(call_id.encode()).hexdigest()[:9]
+    """Return an id of nine letters and digits, as Mistral's templates require; most other templates ignore ids."""
+    return call_id if _MISTRAL_ID.fullmatch(call_id) else hashlib.sha256(call_id.encode()).hexdigest()[:9]
 
 
 def _text_of(message: BaseMessage) -> str:
@@ -87,19 +88,19 @@ def _text_of_block(block: str | dict[str, Any]) -> str:
     kind = block.get("type")
     if kind == "text":
         return str(block["text"])
-    if kind in _HIDDEN_BLOCKS:  # part of `tool_calls`, or not shown to the model again
+    if kind in _HIDDEN_BLOCKS:  # in `tool_calls`, or not shown to the model again
         return ""
-    msg = f"This model reads text only; a message holds a block of type {kind!r}. Remove it, or describe it in words."
+    msg = f"This model reads text only; a message has a block of type {kind!r}. Remove it, or describe it in words."
     raise MessageError(msg)
 
 
 def append(turn: Turn, text: str, *, separator: str = "\n\n") -> Turn:
-    """Return the turn with a text appended."""
+    """Return a copy of the turn with a text appended; an empty text or content needs no separator."""
     return {**turn, "content": separator.join(filter(None, (turn["content"], text)))}
 
 
 def fold_system_into_user(conversation: list[Turn]) -> list[Turn]:
-    """Prepend the system text to the first user turn, for templates without a system role."""
+    """Move the system text to the start of the first user turn, for templates without a system role."""
     if conversation[0]["role"] != "system":
         return conversation
     system, *rest = conversation
@@ -109,7 +110,10 @@ def fold_system_into_user(conversation: list[Turn]) -> list[Turn]:
 
 
 def one_call_per_turn(conversation: list[Turn]) -> list[Turn]:
-    """Split turns with several calls: one turn per call, followed by its result, for templates that accept one call."""
+    """Split a turn with several calls into one turn per call, followed by its result.
+
+    Some templates accept only one call per turn.
+    """
     split: list[Turn] = []
     results = [turn for turn in conversation if turn["role"] == "tool"]
     moved: list[Turn] = []

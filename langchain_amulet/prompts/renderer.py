@@ -1,4 +1,4 @@
-"""Renders LangChain messages, tools and preferences to prompts with the model's chat template."""
+"""Renders messages, tools and preferences to prompts with the model's chat template."""
 
 import json
 import re
@@ -27,16 +27,15 @@ _USER_PROBE = "AMULET-USER-PROBE"
 _ASSISTANT_PROBE = "AMULET-ASSISTANT-PROBE"
 _TOOL_PROBE = "amulet_tool_probe"
 _PROBE_ID = "AmuletId1"
-_MIN_MARKER = 3  # characters
+_MIN_MARKER_LENGTH = 3  # characters
 
 
 class PromptRenderer:
     """Renders conversations to the token ids of prompts, with or without preferences.
 
-    Preferences are appended to the system message, after a blank line. If the caller passes no system message, they
-    follow the template's default system text, which both streams keep. If the template has no system role, they are
-    appended to the first user turn. Tools are rendered by the template if it supports them; otherwise they are
-    described in the system message, before the preferences.
+    Preferences are appended to the system message, after a blank line. Without a system message, they are appended to
+    the template's default system text. If the template has no system role, they are appended to the first user turn.
+    The template renders tools if it supports them; otherwise the system message describes them, before the preferences.
 
     Args:
         tokenizer: A fast tokenizer with a chat template.
@@ -64,16 +63,16 @@ class PromptRenderer:
         wording: str = DEFAULT_WORDING,
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> list[int]:
-        """Render one stream's prompt to token ids, including the generation prompt.
+        """Return the token ids of one stream's prompt, including the generation prompt.
 
         Args:
             messages: The conversation.
             preferences: Texts of this stream's preferences; empty for the base stream. Control tokens and turn
                 markers are removed from them, so that a stored preference cannot forge a turn.
             tools: Tools that the answer may call, in OpenAI's format.
-            instructions: More text for the system message of all streams.
-            wording: Text around the preferences; `{preferences}` is replaced by their texts, one per line.
-            template_kwargs: More arguments of the chat template.
+            instructions: Text to add to the system message of every stream.
+            wording: The text to add for preferences; `{preferences}` is replaced by their texts, one per line.
+            template_kwargs: Extra arguments of the chat template.
 
         Raises:
             MessageError: The conversation is empty, contains something other than text, or the template rejects it.
@@ -120,7 +119,10 @@ class PromptRenderer:
 
     @cached_property
     def tool_format(self) -> ToolFormat:
-        """The format of tool calls, detected from the template; `GENERIC` if the template does not support tools."""
+        """The format of tool calls, detected from the template.
+
+        `GENERIC` if the template does not support tools; `OTHER` if only the tokenizer knows the format.
+        """
         function = {"name": _TOOL_PROBE, "arguments": {"probe": "x"}}
         call = {"type": "function", "id": _PROBE_ID, "function": function}
         parameters = {"type": "object", "properties": {"probe": {"type": "string", "description": "a probe"}}}
@@ -129,7 +131,7 @@ class PromptRenderer:
         try:
             listed = self._render_text([user], tools=[{"type": "function", "function": tool}])
             called = self._render_text([user, {"role": "assistant", "content": "", "tool_calls": [call]}])
-        except Exception:  # noqa: BLE001 - templates without tools fail in any way
+        except Exception:  # noqa: BLE001 - a template without tool support may raise anything
             return GENERIC
         if _TOOL_PROBE not in listed or _TOOL_PROBE not in called:
             return GENERIC
@@ -177,20 +179,21 @@ class PromptRenderer:
         return cast("str", self._tokenizer.apply_chat_template(conversation, tokenize=False, **kwargs))
 
     def _sanitise(self, text: str) -> str:
-        """Remove control tokens, also those that form when others are removed."""
+        """Remove control tokens and turn markers, including those that form when others are removed."""
         while (cleaned := self._control_tokens.sub("", text)) != text:
             text = cleaned
         return text.strip()
 
     @cached_property
     def _control_tokens(self) -> re.Pattern[str]:
+        """A pattern that matches every control token and turn marker."""
         added = (token.content for token in self._tokenizer.added_tokens_decoder.values())
         forbidden = {*(token for token in added if not token.isspace()), *self._turn_markers}
         return re.compile("|".join(map(re.escape, sorted(forbidden, key=len, reverse=True))) or "(?!)")
 
     @cached_property
     def _turn_markers(self) -> set[str]:
-        """The template's text between turns, which is not always made of control tokens."""
+        """The words that the template writes between turns; not all of them are control tokens."""
         system, user = {"role": "system", "content": _SYSTEM_PROBE}, {"role": "user", "content": _USER_PROBE}
         turns = [user, {"role": "assistant", "content": _ASSISTANT_PROBE}, user]
         markers: set[str] = set()
@@ -200,10 +203,10 @@ class PromptRenderer:
             except jinja2.TemplateError:  # not every template supports every role
                 continue
             before, *between = re.split(f"{_SYSTEM_PROBE}|{_USER_PROBE}|{_ASSISTANT_PROBE}", text)
-            # Plain words such as role names are not markers, nor are words with punctuation before the first turn.
+            # Role names are not markers; nor are ordinary words with punctuation before the first turn.
             markers |= {word for word in " ".join(between).split() if not word.isalnum()}
             markers |= {word for word in before.split() if not (word[0].isalnum() or word[-1].isalnum())}
-        return {marker for marker in markers if len(marker) >= _MIN_MARKER}
+        return {marker for marker in markers if len(marker) >= _MIN_MARKER_LENGTH}
 
 
 def _tool_prompt(tools: Sequence[dict[str, Any]]) -> str:

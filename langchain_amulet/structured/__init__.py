@@ -1,1 +1,1 @@
-"""Tool calls and structured output: what an answer may contain, and the grammars that enforce it."""
+"""Tool calls and structured output: what an answer may contain, and grammars that enforce it."""

@@ -1,4 +1,4 @@
-"""From an `OutputSpec` to a guide: builds the grammar that the answer has to follow."""
+"""Builds the grammars of tool calls and JSON answers, and creates guides from them."""
 
 import contextlib
 import json
@@ -47,14 +47,14 @@ class Constraints:
         Args:
             spec: What the answer may contain.
             is_steered: Whether preferences also act within tool calls and JSON.
-            before: Text that has to precede a forced call or JSON, such as the end of a reasoning block that the
-                prompt has opened.
+            before: Text that has to precede a forced call or JSON, such as `</think>` if the prompt ends within a
+                reasoning block.
 
         Raises:
             SchemaError: A schema is invalid, cannot be satisfied, or has parts that the grammar cannot enforce.
         """
         if spec.is_structure:
-            compiled = self._compile(partial(self._whole, spec, before), spec)
+            compiled = self._compile(partial(self._whole_answer, spec, before), spec)
             _warn_if_ignored(spec, compiled)
             return partial(compiled.grammar.start, is_steered=is_steered)
         if not spec.may_call:
@@ -64,11 +64,13 @@ class Constraints:
             return None
         _warn_if_ignored(spec, first)
         marker, vocabulary = self._format.marker.encode(), self._compiler.vocabulary
-        vocabulary.openers(marker, is_leading=self._format.is_leading)  # fills a cache; later, all requests would wait
+        vocabulary.openers(
+            marker, is_leading=self._format.is_leading
+        )  # cached; computed while decoding, it would delay all requests
 
         @cache
-        def continuation(behind: bytes) -> Grammar | None:
-            compiled = self._continuation(spec, behind) if behind else first
+        def continuation(after_marker: bytes) -> Grammar | None:
+            compiled = self._continuation(spec, after_marker) if after_marker else first
             return compiled and compiled.grammar
 
         return lambda _max_tokens: TriggeredGuide(
@@ -84,8 +86,8 @@ class Constraints:
         """Return the bytes of one token; for a control token, its name."""
         return self._compiler.vocabulary.token_bytes[token_id]
 
-    def _whole(self, spec: OutputSpec, before: str, **options: bool) -> str:
-        """Write the grammar of a whole answer: calls, JSON, or either."""
+    def _whole_answer(self, spec: OutputSpec, before: str, **options: bool) -> str:
+        """Return the grammar of a whole answer: calls, JSON, or either."""
         kinds = []
         if spec.may_call:
             kinds.append("calls")
@@ -99,18 +101,23 @@ class Constraints:
             rules += self._calls(spec, opening, is_parallel=bool(spec.is_parallel), **options)
         return "\n".join(["%llguidance {}", *rules])
 
-    def _continuation(self, spec: OutputSpec, behind: bytes) -> _Compiled | None:
-        """Compile the grammar of what follows the marker of a call, within an answer that is otherwise free text.
+    def _continuation(self, spec: OutputSpec, after_marker: bytes) -> _Compiled | None:
+        """Compile the grammar of what follows the marker of a call in an answer that is otherwise free text.
 
-        `behind` is the text after the marker in the token that completed the marker. Return `None` if the model has
-        begun the call in another layout: such a call is not constrained, and the parser may still understand it.
+        Args:
+            spec: What the answer may contain.
+            after_marker: The text after the marker within the token that completed the marker.
+
+        Returns:
+            `None` if `after_marker` begins a call in another layout. Such a call is not constrained, but the parser may
+            understand it.
         """
         expected = self._format.continuation.encode()
-        if not expected.startswith(behind):
-            expected, behind = expected.lstrip(), behind.strip()
-        if not expected.startswith(behind):
+        if not expected.startswith(after_marker):
+            expected, after_marker = expected.lstrip(), after_marker.strip()
+        if not expected.startswith(after_marker):
             return None
-        rest = self._literal(expected[len(behind) :].decode())
+        rest = self._literal(expected[len(after_marker) :].decode())
         is_list = bool(self._format.suffix) and spec.is_parallel is not False
 
         def text(**options: bool) -> str:
@@ -120,7 +127,7 @@ class Constraints:
         return self._compile(text, spec)
 
     def _calls(self, spec: OutputSpec, opening: str, *, is_parallel: bool, **options: bool) -> list[str]:
-        """Write the rules of one or more calls; `opening` is everything before the first tool's name."""
+        """Return the rules of one or more calls; `opening` matches everything before the first tool's name."""
         between = self._format.separator + self._format.before
         more = f"({self._literal(between)} call)*" if is_parallel else ""
         bodies = [
@@ -132,7 +139,7 @@ class Constraints:
         return [f"calls: {opening} call {more} {self._literal(self._format.suffix)}", f"call: {names}", *bodies]
 
     def _literal(self, text: str) -> str:
-        """Write a text in the grammar's syntax: control tokens by their ids, everything else in quotes."""
+        """Return a text in the grammar's syntax: control tokens by their ids, everything else in quotes."""
         names = "|".join(map(re.escape, sorted(self._control_tokens, key=len, reverse=True))) or "(?!)"
         pieces = (piece for piece in re.split(f"({names})", text) if piece)
         return " ".join(
@@ -141,7 +148,7 @@ class Constraints:
         )
 
     def _compile(self, text: Callable[..., str], spec: OutputSpec) -> _Compiled:
-        """Compile a grammar that enforces all of the schema; else, if `spec` allows it, one that ignores parts of it.
+        """Compile a grammar of the whole schema; or, if that fails and `spec` allows it, of the supported parts.
 
         Raises:
             SchemaError: The schema is invalid, cannot be satisfied, or has parts that the grammar cannot enforce.
@@ -152,22 +159,22 @@ class Constraints:
             try:
                 grammar = self._compile_closed_or_open(text, is_lenient=True)
             except SchemaError:
-                raise SchemaError(_refusal(spec, error)) from error
+                raise SchemaError(_invalid_message(spec, error)) from error
             if not spec.ignore_unsupported_keywords:
-                raise SchemaError(_unsupported(spec, error)) from error
+                raise SchemaError(_unsupported_message(spec, error)) from error
             return _Compiled(grammar, str(error))
 
     def _compile_strictly(self, text: Callable[..., str], spec: OutputSpec) -> Grammar:
         if any(mentions(schema, ["oneOf"]) for schema in spec.schemas):
-            # Closed branches of a oneOf never overlap, even where those of the schema itself do.
+            # Branches of a oneOf may overlap in the schema itself, but not when closed: check the schema itself.
             self._compiler.compile(text(is_lenient=False, is_closed=False))
         return self._compile_closed_or_open(text, is_lenient=False)
 
     def _compile_closed_or_open(self, text: Callable[..., str], *, is_lenient: bool) -> Grammar:
-        """Compile without properties that the schema does not name; else with them, where the schema needs them."""
+        """Compile the schema without unnamed properties; if no text satisfies that, compile the schema as it is."""
         try:
             return self._compile_satisfiable(text(is_lenient=is_lenient, is_closed=True))
-        except SchemaError:
+        except SchemaError:  # the message about the closed schema is raised if both fail
             with contextlib.suppress(SchemaError):
                 return self._compile_satisfiable(text(is_lenient=is_lenient, is_closed=False))
             raise
@@ -179,13 +186,14 @@ class Constraints:
 
 
 def _warn_if_ignored(spec: OutputSpec, compiled: _Compiled) -> None:
-    """Warn in the caller's thread. Python shows a warning with the same text once, so each schema is reported once."""
+    """Warn in the caller's thread; Python shows equal warnings once, so it reports each schema once."""
     if compiled.unsupported is not None:
         msg = f"A part of the schema {_subject(spec)} is ignored, so the JSON may violate it: {compiled.unsupported}."
         warnings.warn(msg, stacklevel=2)
 
 
 def _subject(spec: OutputSpec) -> str:
+    """Return whose schema an error message is about."""
     tools = f"of the tools {list(spec.callable_names)}" if spec.may_call else ""
     if spec.schema is None or spec.choice == "any":
         return tools
@@ -194,11 +202,11 @@ def _subject(spec: OutputSpec) -> str:
     return f"{tools} or {response_format}" if tools else response_format
 
 
-def _refusal(spec: OutputSpec, error: SchemaError) -> str:
+def _invalid_message(spec: OutputSpec, error: SchemaError) -> str:
     return f"The schema {_subject(spec)} cannot be followed: {error}. Correct this part of the schema, or leave it out."
 
 
-def _unsupported(spec: OutputSpec, error: SchemaError) -> str:
+def _unsupported_message(spec: OutputSpec, error: SchemaError) -> str:
     return (
         f"The schema {_subject(spec)} has a part that the grammar cannot enforce: {error}. Leave this part out of the "
         "schema, or pass ignore_unsupported_keywords=True to have it ignored; the JSON may violate it then."
@@ -206,9 +214,9 @@ def _unsupported(spec: OutputSpec, error: SchemaError) -> str:
 
 
 def _json(schema: Mapping[str, Any], *, is_lenient: bool, is_closed: bool) -> str:
-    written = without_annotations(closed(schema) if is_closed else schema)
+    enforced = without_annotations(closed(schema) if is_closed else schema)
     options = {**_LAYOUT, "coerce_one_of": is_lenient, "lenient": is_lenient}
-    return "%json " + json.dumps({**written, "x-guidance": options})
+    return "%json " + json.dumps({**enforced, "x-guidance": options})
 
 
 def _quoted(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Grammars (llguidance), and guides that keep an answer within its grammar and its token budget."""
+"""Compiles grammars with llguidance; guides keep answers within grammar and token budget."""
 
 import random
 import re
@@ -14,12 +14,12 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from langchain_amulet.exceptions import GrammarError, MaxTokensError, SchemaError
-from langchain_amulet.structured.vocabulary import ANY, KIND, Vocabulary
+from langchain_amulet.structured.vocabulary import OTHER_KIND, RANKS_PER_KIND, Vocabulary
 
-_MAX_DEPTH = 2048  # tokens; a grammar is refused if the search finds no shorter text
+_MAX_DEPTH = 2048  # tokens; a grammar raises SchemaError if no text of up to this length is found
 _DEPTHS = (32, 128, 512, _MAX_DEPTH)  # search depths in tokens, in this order
 _CACHE_SIZE = 256  # compiled grammars
-_MAX_REPLACED = 6  # a drawn token may replace so many tokens at the beginning of the planned ending
+_MAX_SUFFIXES = 6  # number of suffixes of the planned ending that are tried before a search for a new one
 _QUICK_DEPTH = 128  # tokens; depth of random searches between two draws
 _NUM_RANDOM_SEARCHES = 4  # after the deterministic ones
 
@@ -29,11 +29,11 @@ _COMPILER_MESSAGE = re.compile(
 )
 
 _Picker: TypeAlias = Callable[[NDArray[np.int64], NDArray[np.int64]], int]
-"""Picks one of the best-ranked token ids. Arguments: the ids, `(N,)`, and their ranks, `(N,)`."""
+"""Picks one of several token ids of the same kind. Arguments: the ids, `(N,)`, and their ranks, `(N,)`."""
 
 
 class Grammar:
-    """A compiled grammar, which any number of answers may follow.
+    """A compiled grammar, shared by all answers that follow it.
 
     Args:
         vocabulary: The model's tokens.
@@ -66,7 +66,7 @@ class Grammar:
         return ending
 
     def check_satisfiable(self) -> None:
-        """Search for a text that satisfies the grammar, which later calls need.
+        """Compute `shortest`, so that an unsatisfiable grammar raises now and later calls find it cached.
 
         Raises:
             SchemaError: A search of 2,048 tokens finds no such text.
@@ -81,7 +81,7 @@ class Grammar:
             is_steered: Whether preferences act within the structure.
 
         Raises:
-            MaxTokensError: No text of up to `max_tokens` tokens is known to satisfy the grammar.
+            MaxTokensError: `shortest` has more than `max_tokens` tokens.
         """
         if len(self.shortest) > max_tokens:
             msg = (
@@ -94,7 +94,7 @@ class Grammar:
 
 
 class GrammarCompiler:
-    """Compiles grammars over one model's tokens, and caches the most recently used.
+    """Compiles grammars over one model's tokens, and caches the most recently used 256.
 
     Args:
         tokenizer: A fast tokenizer.
@@ -119,14 +119,14 @@ class GrammarCompiler:
 class GrammarGuide:
     """Keeps one answer within a grammar and within its token budget; implements `Guide`.
 
-    The guide always holds a planned ending: tokens that complete the text within the remaining budget. After each draw
-    it searches for a new ending. If it finds none that fits, the first token of the planned ending replaces the drawn
-    token. So strings, arrays and recursion of any schema end in time, and all other draws stay as they are.
+    The guide always has a planned ending: tokens that complete the text within the remaining budget. After each draw it
+    searches for a new ending. If it finds none that fits, the first token of the planned ending replaces the drawn
+    token. So strings, arrays and recursion of any schema end in time, and no other draw is changed.
 
     Args:
         vocabulary: The model's tokens.
-        walk: A position at the start of the grammar.
-        ending: Token ids that lead from there to the end of a text.
+        walk: The position at the start of the grammar.
+        ending: Token ids that complete a text from that position.
         is_steered: Whether preferences act within the structure.
     """
 
@@ -137,12 +137,12 @@ class GrammarGuide:
         self._vocabulary = vocabulary
         self._walk = walk
         self._ending = ending
-        self._allowed: Tensor | None = None
-        self._string_limit = self._string_length = 0
+        self._allowed: Tensor | None = None  # cache of allowed()
+        self._string_limit = self._string_length = 0  # tokens of the current JSON string
 
     def allowed(self, num_left: int) -> Tensor:  # noqa: ARG002 - accept() enforces the budget
         """Return the tokens that the grammar allows next, bool `(V,)` on the CPU."""
-        if self._allowed is None:  # otherwise the engine repeats a draw
+        if self._allowed is None:
             self._allowed = torch.from_numpy(self._walk.allowed())
         return self._allowed
 
@@ -150,13 +150,13 @@ class GrammarGuide:
         """Return `None`: no structure begins within another one."""
 
     def accept(self, token_id: int, num_left: int) -> int:
-        """Advance by the drawn token; or, if the text could not end in time after it, by the planned ending's first."""
+        """Advance by one token and return it: the drawn one, or the planned ending's first if the text must end now."""
         self._allowed = None
         if token_id in self._vocabulary.stop_token_ids:
             self.is_complete = True
             return token_id
         if not self._follow(token_id, num_left - 1):
-            if not self._ending:  # the text is complete, and the budget allows no longer one
+            if not self._ending:  # the text is complete, and no longer text fits into the budget
                 self.is_complete = True
                 return self._vocabulary.end_token_id
             token_id = self._ending[0]
@@ -167,13 +167,13 @@ class GrammarGuide:
         return token_id
 
     def _follow(self, token_id: int, num_left: int) -> bool:
-        """Advance by the drawn token and return `True`, if a text can end within `num_left` tokens after it."""
+        """Advance by the drawn token if an ending of up to `num_left` tokens is found after it; return whether."""
         state = self._walk.state
         self._walk.push(token_id)
         if self._ending[:1] == [token_id]:
             self._ending = self._ending[1:]
             return True
-        suffixes = (self._ending[start:] for start in range(min(len(self._ending), _MAX_REPLACED)))
+        suffixes = (self._ending[start:] for start in range(min(len(self._ending), _MAX_SUFFIXES)))
         reusable = (suffix for suffix in suffixes if len(suffix) <= num_left and self._walk.would_end(suffix))
         ending = next(reusable, None) or self._walk.find_end(num_left)
         if ending is None or self._is_string_too_long(ending):
@@ -183,14 +183,14 @@ class GrammarGuide:
         return True
 
     def _is_string_too_long(self, ending: list[int]) -> bool:
-        """Whether the current string has used its share of the budget, and other values follow it."""
+        """Return whether the current string has used its share of the budget, and other values must follow it."""
         if not self._walk.is_in_string or self._string_length < self._string_limit:
             return False
         rest = b"".join(self._vocabulary.token_bytes[token_id] for token_id in ending)
         return b":" in rest or b"," in rest
 
     def _measure_string(self, num_left: int) -> None:
-        """Count the tokens of the current string; it may take half of the tokens that no other value needs."""
+        """Count the tokens of the current string. Its limit is half of the budget that the planned ending leaves."""
         if not self._walk.is_in_string:
             self._string_length = 0
             return
@@ -206,7 +206,7 @@ class _Walk:
         self._vocabulary = vocabulary
         self._matcher = matcher
         self.state = (False, False)
-        """Whether the position is within a JSON string, and whether it is there after a backslash."""
+        """Whether the position is within a JSON string, and whether a backslash precedes it there."""
 
     @property
     def is_in_string(self) -> bool:
@@ -241,14 +241,14 @@ class _Walk:
         self.state = state
 
     def would_end(self, token_ids: list[int]) -> bool:
-        """Return whether the text would be complete after these tokens."""
+        """Return whether the text would be complete after these tokens. The position does not change."""
         num_taken = self._matcher.try_consume_tokens(token_ids)
         is_end = num_taken == len(token_ids) and self._matcher.is_accepting()
         self._matcher.rollback(num_taken)
         return is_end
 
     def find_end(self, max_tokens: int) -> list[int] | None:
-        """Return up to `max_tokens` token ids that complete the text, or `None` if a quick search finds none."""
+        """Return up to `max_tokens` token ids that complete the text, or `None` if a quick search finds no ending."""
         fixed, randomised = _pickers(self._vocabulary)
         quick_depth = min(max_tokens, _QUICK_DEPTH)
         searches = [*((pick, max_tokens) for pick in fixed), *((pick, quick_depth) for pick in randomised)]
@@ -256,7 +256,7 @@ class _Walk:
         return next((ending for ending in endings if ending is not None), None)
 
     def find_shortest(self, max_tokens: int) -> list[int] | None:
-        """Return the shortest ending that a thorough search finds, or `None` if it finds none."""
+        """Return the shortest ending that a thorough search finds, or `None` if it finds no ending."""
         fixed, randomised = _pickers(self._vocabulary)
         for depth in _DEPTHS:
             endings = (self._search(min(depth, max_tokens), pick) for pick in (*fixed, *randomised))
@@ -266,7 +266,7 @@ class _Walk:
         return None
 
     def _search(self, max_tokens: int, pick: _Picker) -> list[int] | None:
-        """Search greedily for an ending: take the best-ranked token at each step. The position stays as it is."""
+        """Search greedily for an ending: at each step, pick a token of the best kind. The position does not change."""
         state, ending = self.state, list[int]()
         while not self.may_end and len(ending) < max_tokens:
             ending.append(self._step(pick))
@@ -275,10 +275,10 @@ class _Walk:
         return ending if is_end else None
 
     def _step(self, pick: _Picker) -> int:
-        """Advance by one of the tokens of the best kind, and return its id."""
+        """Advance by a token of the best kind that is allowed, and return its id."""
         token_ids = self.allowed().nonzero()[0]
         ranks = (self._vocabulary.inside_rank if self.is_in_string else self._vocabulary.outside_rank)[token_ids]
-        kinds = ranks // KIND
+        kinds = ranks // RANKS_PER_KIND
         best = kinds == kinds.min()
         token_id = pick(token_ids[best], ranks[best])
         self.push(token_id)
@@ -293,7 +293,7 @@ class _Walk:
 
 
 def _reason(message: str) -> str:
-    """Return llguidance's reason without its position in the grammar and the listing of the grammar's lines."""
+    """Return the reason in a message of llguidance, without position and listing of the grammar."""
     match = _COMPILER_MESSAGE.fullmatch(message)
     reason = match["reason"] if match else message
     if reason.startswith("oneOf constraints are not supported"):
@@ -302,7 +302,7 @@ def _reason(message: str) -> str:
 
 
 def _read(state: tuple[bool, bool], text: bytes) -> tuple[bool, bool]:
-    """Return the state after further text: whether it ends within a JSON string, and there after a backslash."""
+    """Return the state of a `_Walk` after further text: whether it is within a JSON string, and after a backslash."""
     is_in_string, is_escaped = state
     for character in text:
         if is_escaped:
@@ -315,7 +315,7 @@ def _read(state: tuple[bool, bool], text: bytes) -> tuple[bool, bool]:
 
 
 def _pickers(vocabulary: Vocabulary) -> tuple[list[_Picker], list[_Picker]]:
-    """Return deterministic and random ways to pick one of several tokens of the same kind."""
+    """Return functions that pick one of several tokens of the same kind: deterministic ones, and random ones."""
     draw = random.Random(0)  # noqa: S311 - a reproducible search
 
     def longest(token_ids: NDArray[np.int64], ranks: NDArray[np.int64]) -> int:
@@ -323,9 +323,9 @@ def _pickers(vocabulary: Vocabulary) -> tuple[list[_Picker], list[_Picker]]:
 
     def punctuation(token_ids: NDArray[np.int64], ranks: NDArray[np.int64]) -> int:
         marks = vocabulary.punctuation[np.isin(vocabulary.punctuation, token_ids)]
-        return int(marks[0]) if len(marks) and ranks[0] >= ANY * KIND else longest(token_ids, ranks)
+        return int(marks[0]) if len(marks) and ranks[0] >= OTHER_KIND * RANKS_PER_KIND else longest(token_ids, ranks)
 
-    def anything(token_ids: NDArray[np.int64], _ranks: NDArray[np.int64]) -> int:
+    def random_token(token_ids: NDArray[np.int64], _ranks: NDArray[np.int64]) -> int:
         return int(draw.choice(token_ids))
 
-    return [longest, punctuation], [anything] * _NUM_RANDOM_SEARCHES
+    return [longest, punctuation], [random_token] * _NUM_RANDOM_SEARCHES

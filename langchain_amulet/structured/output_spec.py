@@ -1,4 +1,4 @@
-"""Reads what a caller requires of an answer: tool calls, or JSON of a schema."""
+"""What an answer may contain (text, tool calls, JSON), as read from the arguments of a call."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,18 +10,20 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_amulet.exceptions import SchemaError, ToolError
 
 SCHEMA_PROMPT = "Answer with JSON that follows this JSON schema, and with nothing else:\n{schema}"
-"""Part of the prompt if `response_format` has a schema. `schema`: the schema as JSON."""
+"""Added to the prompt if `response_format` has a schema. `schema`: the schema as JSON."""
 
 CALL_PROMPT = "Answer with a call of {which} now."
-"""Part of the prompt if a tool has to be called and the chat template does not support tools. `which`: the tools."""
+"""Added to the prompt if a tool must be called and the chat template does not support tools. `which`: the tools."""
 
 ToolChoice: TypeAlias = Literal["auto", "none", "any"]
+"""Whether a tool may (`"auto"`), must (`"any"`) or must not (`"none"`) be called."""
 
-_ANY = ("any", "required")
+_ANY_TOOL = ("any", "required")
 # With these keywords, another part of the schema may add properties to an object.
-_COMBINING = ("allOf", "if", "not", "dependentSchemas", "patternProperties", "unevaluatedProperties")
-_LITERAL = ("enum", "const", "default", "examples")  # hold JSON, not schemas
-_BY_NAME = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")  # hold schemas by name
+_COMBINING_KEYWORDS = ("allOf", "if", "not", "dependentSchemas", "patternProperties", "unevaluatedProperties")
+_LITERAL_KEYWORDS = ("enum", "const", "default", "examples")  # their values are JSON, not schemas
+# Their values are dicts from names to schemas.
+_NAMED_SCHEMAS_KEYWORDS = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
 
 GRAMMAR_FORMATS = frozenset(
     {"date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "unknown", "uri", "uuid"}
@@ -34,19 +36,18 @@ class OutputSpec:
     """What an answer may contain."""
 
     tools: tuple[dict[str, Any], ...] = ()
-    """In OpenAI's form: `{"type": "function", "function": {"name", "description", "parameters"}}`."""
+    """The bound tools in OpenAI's format: `{"type": "function", "function": {"name", "description", "parameters"}}`."""
     choice: ToolChoice = "auto"
-    """Whether a tool may (`"auto"`), must (`"any"`) or must not (`"none"`) be called."""
     callable_names: tuple[str, ...] = ()
     """The names of the tools that may be called; one name if the caller has chosen one tool."""
     is_parallel: bool | None = None
-    """Whether an answer may hold several calls. `None`: several, but one if the whole answer is constrained."""
+    """Whether an answer may contain several calls. `None`: only if calls are not forced."""
     schema: Mapping[str, Any] | None = None
     """The JSON schema that the text has to follow; `None` for free text."""
     is_schema_in_prompt: bool = False
     """Whether the prompt shows the schema to the model."""
     ignore_unsupported_keywords: bool = False
-    """Whether parts of a schema that the grammar cannot enforce are ignored, with a warning, rather than refused."""
+    """Whether to ignore, with a warning, parts of a schema that the grammar cannot enforce; else they are errors."""
 
     @property
     def may_call(self) -> bool:
@@ -70,11 +71,11 @@ class OutputSpec:
 
 
 def output_spec(call: Mapping[str, Any]) -> OutputSpec:
-    """Read the arguments of a call that determine what the answer may contain.
+    """Read what an answer may contain from the arguments of its call.
 
     Args:
-        call: Of its items, `tools`, `tool_choice`, `parallel_tool_calls`, `response_format` and
-            `ignore_unsupported_keywords` are read.
+        call: The arguments. Only `tools`, `tool_choice`, `parallel_tool_calls`, `response_format` and
+            `ignore_unsupported_keywords` are used.
 
     Raises:
         ToolError: A tool is invalid, two tools have the same name, or `tool_choice` names no tool.
@@ -99,14 +100,14 @@ def output_spec(call: Mapping[str, Any]) -> OutputSpec:
 
 
 def as_openai_tool(tool: Any, *, strict: bool | None = None) -> dict[str, Any]:
-    """Convert a tool to OpenAI's form, `{"type": "function", "function": {...}}`.
+    """Convert a tool to OpenAI's format, `{"type": "function", "function": {...}}`.
 
     Args:
-        tool: A function, pydantic class, TypedDict, LangChain tool, or a dict as OpenAI or Anthropic write tools.
+        tool: A function, pydantic class, TypedDict, LangChain tool, or a dict in the format of OpenAI or Anthropic.
         strict: Value of the function's `strict` field; `None` leaves the field out.
 
     Raises:
-        ToolError: LangChain cannot convert `tool`, or it is not a function, such as a web search of OpenAI's servers.
+        ToolError: LangChain cannot convert `tool`, or it runs on a provider's servers, such as OpenAI's web search.
         SchemaError: The schema of its parameters is not a dict, or cannot be written as JSON.
     """
     try:
@@ -118,7 +119,8 @@ def as_openai_tool(tool: Any, *, strict: bool | None = None) -> dict[str, Any]:
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         kind = described.get("type")
         msg = (
-            f"A tool must be a function with a name and parameters. Tools of type {kind!r} run on a provider's servers."
+            f"A tool must be a function with a name and parameters, got type {kind!r}. Tools that run on a provider's "
+            f"servers are not available to a local model."
         )
         raise ToolError(msg)
     check_schema(function.get("parameters") or {})
@@ -129,8 +131,8 @@ def parse_tool_choice(choice: Any, names: Sequence[str]) -> tuple[ToolChoice, tu
     """Return whether a tool has to be called, and the names of the tools that may be called.
 
     Args:
-        choice: `None`, `"auto"`, `"none"`, `"any"`, `"required"`, a tool's name, a bool, or a dict in OpenAI's or
-            Anthropic's form.
+        choice: `None`, `"auto"`, `"none"`, `"any"`, `"required"`, a tool's name, a bool, or a dict in the
+            format of OpenAI or Anthropic.
         names: The names of the bound tools.
 
     Raises:
@@ -144,7 +146,7 @@ def parse_tool_choice(choice: Any, names: Sequence[str]) -> tuple[ToolChoice, tu
         return "auto", tuple(names)
     if choice == "none":
         return "none", ()
-    chosen = tuple(names) if choice is True or choice in _ANY else tuple(name for name in names if name == choice)
+    chosen = tuple(names) if choice is True or choice in _ANY_TOOL else tuple(name for name in names if name == choice)
     if not chosen:
         msg = f"tool_choice {choice!r} names no bound tool. Use one of {sorted(names)}, or 'auto', 'none' or 'any'."
         raise ToolError(msg)
@@ -189,11 +191,11 @@ def check_schema(schema: Any) -> Mapping[str, Any]:
 
 
 def instructions(spec: OutputSpec, *, tells_choice: bool) -> str:
-    """Return the part of the prompt that describes the required form of the answer; empty if there is none.
+    """Return the text to add to the prompt about the required form of the answer; may be empty.
 
     Args:
         spec: What the answer may contain.
-        tells_choice: Whether to say that a tool has to be called.
+        tells_choice: Whether to say that a tool must be called, if it must.
     """
     texts = []
     if spec.choice == "any" and tells_choice:
@@ -207,10 +209,10 @@ def instructions(spec: OutputSpec, *, tells_choice: bool) -> str:
 def closed(schema: Any) -> Any:
     """Return a copy of the schema whose objects allow named properties only, because models tend to invent others.
 
-    Objects that set `additionalProperties` stay as they are, and so does a schema that combines others, such as with
-    `allOf`. Every instance of the result is an instance of the schema, unless branches of a `oneOf` overlap.
+    Objects that set `additionalProperties` do not change, nor does a schema that combines others, for example by
+    `allOf`. What is valid by the result is valid by the schema, unless branches of a `oneOf` overlap.
     """
-    return schema if mentions(schema, _COMBINING) else _closed(schema)
+    return schema if mentions(schema, _COMBINING_KEYWORDS) else _closed(schema)
 
 
 def _closed(schema: Any) -> Any:
@@ -218,17 +220,17 @@ def _closed(schema: Any) -> Any:
         return [_closed(item) for item in schema]
     if not isinstance(schema, Mapping):
         return schema
-    inner = {key: value if key in _LITERAL else _closed(value) for key, value in schema.items()}
+    copy = {key: value if key in _LITERAL_KEYWORDS else _closed(value) for key, value in schema.items()}
     if isinstance(schema.get("properties"), Mapping) and "$ref" not in schema:
-        inner.setdefault("additionalProperties", False)
-    return inner
+        copy.setdefault("additionalProperties", False)
+    return copy
 
 
 def without_annotations(schema: Any) -> Any:
-    """Return a copy of the schema without keywords that forbid nothing.
+    """Return a copy of the schema without keywords that exclude no value, and which llguidance would reject.
 
-    These are `uniqueItems: false`, and formats that the grammar does not know, such as pydantic's `password` and
-    `path`. JSON Schema treats a `format` as an annotation by default, so that valid JSON stays valid without it.
+    These are `uniqueItems: false`, and formats that llguidance does not know, such as pydantic's `password` and `path`.
+    By default, JSON Schema treats `format` as an annotation.
 
     References:
         JSON Schema 2020-12, section 7.2.1: https://json-schema.org/draft/2020-12/json-schema-validation
@@ -237,23 +239,24 @@ def without_annotations(schema: Any) -> Any:
         return [without_annotations(item) for item in schema]
     if not isinstance(schema, Mapping):
         return schema
-    kept: dict[str, Any] = {}
+    copy: dict[str, Any] = {}
     for key, value in schema.items():
-        if key in _LITERAL:
-            kept[key] = value
-        elif key in _BY_NAME and isinstance(value, Mapping):
-            kept[key] = {name: without_annotations(subschema) for name, subschema in value.items()}
+        if key in _LITERAL_KEYWORDS:
+            copy[key] = value
+        elif key in _NAMED_SCHEMAS_KEYWORDS and isinstance(value, Mapping):
+            copy[key] = {name: without_annotations(subschema) for name, subschema in value.items()}
         elif not (key == "format" and value not in GRAMMAR_FORMATS) and not (key == "uniqueItems" and value is False):
-            kept[key] = without_annotations(value)
-    return kept
+            copy[key] = without_annotations(value)
+    return copy
 
 
 def mentions(schema: Any, keywords: Sequence[str]) -> bool:
-    """Return whether one of the keywords occurs anywhere in the schema; a property of that name counts too."""
+    """Return whether one of the keywords, or a property of that name, occurs anywhere in the schema."""
     if isinstance(schema, list):
         return any(mentions(item, keywords) for item in schema)
     if not isinstance(schema, Mapping):
         return False
-    single = isinstance(schema.get("allOf"), list) and len(schema["allOf"]) == 1  # pydantic v1 wraps a $ref in it
-    matches = [key for key in keywords if key in schema and not (key == "allOf" and single)]
+    # pydantic v1 wraps a $ref in an allOf with one item, which combines nothing.
+    is_wrapper = isinstance(schema.get("allOf"), list) and len(schema["allOf"]) == 1
+    matches = [key for key in keywords if key in schema and not (key == "allOf" and is_wrapper)]
     return bool(matches) or any(mentions(value, keywords) for value in schema.values())

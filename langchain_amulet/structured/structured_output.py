@@ -1,4 +1,4 @@
-"""Runnables whose output is an object of a schema: the implementation of `with_structured_output`."""
+"""Implements `with_structured_output`: runnables that return objects of a schema."""
 
 from collections.abc import Mapping
 from operator import itemgetter
@@ -14,6 +14,7 @@ from langchain_core.utils.pydantic import is_basemodel_subclass, is_pydantic_v1_
 from langchain_amulet.exceptions import SchemaError
 
 Method: TypeAlias = Literal["json_schema", "function_calling", "json_mode"]
+"""How the schema reaches the model; see `structured`."""
 
 _SCHEMA_KEYWORDS = {"type", "properties", "$ref", "anyOf", "oneOf", "allOf", "enum", "const", "$defs", "definitions"}
 
@@ -34,33 +35,41 @@ def structured(
         schema: A pydantic class of either version, a TypedDict, a tool, or a JSON schema with a title.
         method: `"json_schema"` shows the schema in the prompt; `"json_mode"` leaves that to the caller;
             `"function_calling"` has the model call a tool.
-        include_raw: Return `{"raw", "parsed", "parsing_error"}` rather than the object.
-        strict: Value of the tool's `strict` field; the answer follows the schema in any case.
-        **kwargs: Further arguments of the model's calls, such as `ignore_unsupported_keywords=True`.
+        include_raw: Whether to return a dict with `raw`, `parsed` and `parsing_error` rather than the object.
+        strict: Value of the tool's `strict` field. The answer follows the schema in any case.
+        kwargs: Other arguments of the model's calls, such as `ignore_unsupported_keywords=True`.
 
     Raises:
-        SchemaError: `method` is unknown, or `schema` is not one of these.
+        SchemaError: `method` is unknown, or `schema` is not a schema.
     """
     if method not in get_args(Method):
         msg = f"method must be one of {get_args(Method)}; got {method!r}."
         raise SchemaError(msg)
-    traced = {"ls_structured_output_format": {"kwargs": {"method": method, "strict": strict}, "schema": schema}}
+    tracing = {"ls_structured_output_format": {"kwargs": {"method": method, "strict": strict}, "schema": schema}}
     parser: Any
     if method == "function_calling":
-        name = convert_to_openai_tool(schema)["function"]["name"]
-        llm = model.bind_tools([schema], tool_choice=name, strict=strict, **traced, **kwargs)
+        name = _tool_name(schema)
+        llm = model.bind_tools([schema], tool_choice=name, strict=strict, **tracing, **kwargs)
         parser = _tool_parser(schema, name)
     else:
-        llm = model.bind(response_format=_response_format(schema, method), **traced, **kwargs)
+        llm = model.bind(response_format=_response_format(schema, method), **tracing, **kwargs)
         parser = _json_parser(schema)
     return _with_raw(llm, parser) if include_raw else llm | parser
 
 
+def _tool_name(schema: Any) -> str:
+    try:
+        name: str = convert_to_openai_tool(schema)["function"]["name"]
+    except (TypeError, ValueError) as error:
+        raise SchemaError(_not_a_schema(schema, error)) from error
+    return name
+
+
 def _response_format(schema: Any, method: Method) -> dict[str, Any]:
-    written = json_schema_of(schema)
+    json_schema = json_schema_of(schema)
     if method == "json_mode":
-        return {"type": "json_object", "schema": written}
-    return {"type": "json_schema", "json_schema": {"name": written.get("title", "answer"), "schema": written}}
+        return {"type": "json_object", "schema": json_schema}
+    return {"type": "json_schema", "json_schema": {"name": json_schema.get("title", "answer"), "schema": json_schema}}
 
 
 def json_schema_of(schema: Any) -> dict[str, Any]:
@@ -71,15 +80,18 @@ def json_schema_of(schema: Any) -> dict[str, Any]:
     """
     if isinstance(schema, type) and is_basemodel_subclass(schema):
         model: Any = schema
-        written: dict[str, Any] = model.schema() if is_pydantic_v1_subclass(schema) else model.model_json_schema()
-        return written
+        json_schema: dict[str, Any] = model.schema() if is_pydantic_v1_subclass(schema) else model.model_json_schema()
+        return json_schema
     if isinstance(schema, Mapping) and "name" not in schema and _SCHEMA_KEYWORDS & schema.keys() != {"type"}:
         return dict(schema)
     try:
         return convert_to_json_schema(schema)
     except (TypeError, ValueError) as error:
-        msg = f"{schema!r} is not a schema. Use a pydantic class, a TypedDict or a JSON schema with a title. {error}"
-        raise SchemaError(msg) from error
+        raise SchemaError(_not_a_schema(schema, error)) from error
+
+
+def _not_a_schema(schema: Any, error: Exception) -> str:
+    return f"{schema!r} is not a schema. Use a pydantic class, a TypedDict or a JSON schema with a title. {error}"
 
 
 def _tool_parser(schema: Any, name: str) -> BaseOutputParser[Any]:
@@ -96,6 +108,6 @@ def _json_parser(schema: Any) -> BaseOutputParser[Any]:
 
 def _with_raw(llm: Runnable[LanguageModelInput, Any], parser: Any) -> Runnable[LanguageModelInput, Any]:
     """Return a runnable that answers with `{"raw": message, "parsed": object, "parsing_error": error}`."""
-    parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
-    failed = RunnablePassthrough.assign(parsed=lambda _: None)
-    return RunnableMap(raw=llm) | parsed.with_fallbacks([failed], exception_key="parsing_error")
+    success = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
+    failure = RunnablePassthrough.assign(parsed=lambda _: None)
+    return RunnableMap(raw=llm) | success.with_fallbacks([failure], exception_key="parsing_error")

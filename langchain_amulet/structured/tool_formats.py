@@ -1,4 +1,4 @@
-"""The syntax in which families of models write tool calls."""
+"""The syntaxes in which model families write tool calls, and their detection."""
 
 import json
 import re
@@ -42,11 +42,13 @@ _ANY_NAME = r"[^\"\\]+"
 class ToolFormat:
     """The syntax of the tool calls of one family of models.
 
-    opening prefix call (separator call)* suffix,   call = before NAME between ARGUMENTS after
+    calls = opening prefix call (separator call)* suffix
+
+    call = before NAME between ARGUMENTS after
     """
 
     opening: str
-    """Begins the calls; empty if the first call stands at the beginning of the answer, without a mark."""
+    """Text that begins the calls; empty if they are the whole answer and begin without a marker."""
     before: str
     between: str
     after: str
@@ -54,20 +56,20 @@ class ToolFormat:
     prefix: str = ""
     suffix: str = ""
     closing: str = ""
-    """Ends a section of calls; empty if only the end of the answer ends it."""
+    """Text that ends the calls; empty if the answer ends with them."""
     is_native: bool = True
     """Whether the chat template itself writes tools and calls in this format."""
     is_known: bool = True
-    """Whether calls that are not forced are in this format too."""
+    """Whether calls that are not forced also have this format."""
 
     @property
     def is_leading(self) -> bool:
-        """Whether calls can only stand at the beginning of an answer, and nothing follows them."""
+        """Whether calls can only begin an answer, and nothing follows them."""
         return not self.opening
 
     @property
     def marker(self) -> str:
-        """The text that shows, within a free answer, that calls begin."""
+        """The text after which an answer that was free text continues with calls."""
         return self.opening or self.before
 
     @property
@@ -81,10 +83,10 @@ class ToolFormat:
         return f"{self.opening}{self.prefix}{call}{self.suffix}"
 
     def opening_pattern(self, names: Sequence[str]) -> str:
-        """Return a regular expression that matches the beginning of a section of calls.
+        """Return a regular expression that matches the beginning of the calls.
 
         Args:
-            names: The names of the bound tools; any name matches if there are none.
+            names: The names of the bound tools; empty to match any name.
         """
         leading = rf"\A\s*(?:<\|python_tag\|>|```(?:json)?)?\s*(?={_call_start(names)})"
         return rf"\s*{re.escape(self.opening)}|{leading}" if self.opening else leading
@@ -109,10 +111,7 @@ GENERIC = replace(HERMES, is_native=False)
 """Models whose chat template does not support tools; `TOOL_PROMPT` describes the format to them."""
 
 OTHER = replace(HERMES, is_known=False)
-"""Models with a format that is not listed here, but which their tokenizer can parse.
-
-Forced calls follow a grammar, and are in Hermes' format.
-"""
+"""Models with a format that is not listed here, but that their tokenizer can parse; forced calls use Hermes' format."""
 
 LLAMA3 = ToolFormat(opening="", before='{"name": "', between='", "parameters": ', after="}", separator="; ")
 """Llama 3.1 to 3.3."""
@@ -133,7 +132,7 @@ MISTRAL_V11 = ToolFormat(opening="[TOOL_CALLS]", before="", between="[ARGS]", af
 
 
 def detect(call: str, name: str) -> ToolFormat | None:
-    """Return the format of a call that a chat template has written, or `None` if the format is not listed here.
+    """Return the format of a call that a chat template has rendered, or `None` if it is not listed here.
 
     Args:
         call: A rendered conversation that ends with a call of one tool.

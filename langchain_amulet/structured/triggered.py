@@ -1,4 +1,4 @@
-"""A guide for free text in which a marker, such as `<tool_call>`, begins a section that follows a grammar."""
+"""A guide for free text in which a marker such as `<tool_call>` begins constrained text."""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -9,24 +9,24 @@ from langchain_amulet.structured.grammar import Grammar, GrammarGuide
 from langchain_amulet.structured.vocabulary import Vocabulary
 
 Continuation: TypeAlias = Callable[[bytes], Grammar | None]
-"""Returns the grammar of what follows the marker, or `None` if that is free text.
+"""Returns the grammar of the text after the marker, or `None` if that is free text.
 
-The argument is the text after the marker within the token that completed it.
+The argument is the text that follows the marker within the token that completed it.
 """
 
 
 class TriggeredGuide:
-    """Lets an answer be free text, and keeps each structure in it within a grammar; implements `Guide`.
+    """Keeps structures, such as tool calls, within a grammar in an answer that is otherwise free text; a `Guide`.
 
-    Preferences act on the free text only. Whether a structure begins is drawn at guidance scale 1. So is the rest of a
-    marker that has begun, although it may turn out to be text.
+    By default, preferences act on the free text only. Whether a structure begins is drawn at guidance scale 1, and so
+    are the tokens after the start of a marker, even if it turns out to be ordinary text.
 
     Args:
         vocabulary: The model's tokens.
         marker: The text that begins a structure; control tokens by their names.
         continuation: Returns the grammar that holds after the marker.
-        num_needed: The number of tokens of the shortest structure. With fewer tokens left, no structure begins.
-        is_leading: Whether a structure can only stand at the beginning of the answer, and nothing follows it.
+        num_needed: The number of tokens of the shortest structure. No structure begins with fewer tokens left.
+        is_leading: Whether a structure can only begin the answer, and nothing follows it.
         is_steered: Whether preferences act on the whole answer.
     """
 
@@ -49,19 +49,19 @@ class TriggeredGuide:
         self._is_leading = is_leading
         self._is_steered = is_steered
         self._inner: GrammarGuide | None = None
-        self._text = b""  # the end of the answer, as far as it may belong to a marker
-        self._may_open = True
+        self._text = b""  # the end of the free text, which may contain the start of a marker
+        self._may_open = True  # whether a structure may still begin
 
     @property
     def is_steered(self) -> bool:
-        """Whether preferences act on the next token: it is free text, and no marker has begun."""
+        """Whether preferences act on the next token: always, or only in free text outside a marker."""
         return self._is_steered or (self._inner is None and not self._is_opening)
 
     def allowed(self, num_left: int) -> Tensor | None:
         """Return the tokens that may come next, bool `(V,)` on the CPU; `None` allows all.
 
-        Within a structure, the grammar decides. In free text, tokens that complete a marker are excluded if too few
-        tokens are left for a structure.
+        Within a structure, these are the tokens that the grammar allows. In free text, tokens that could complete a
+        marker are excluded if fewer than `num_needed` tokens are left.
         """
         if self._inner is not None:
             return self._inner.allowed(num_left)
@@ -75,7 +75,7 @@ class TriggeredGuide:
         return self._openers if is_free and not self._is_steered else None
 
     def accept(self, token_id: int, num_left: int) -> int:
-        """Advance by the drawn token, and return the token to append; a grammar may replace it."""
+        """Advance by one token and return it: the drawn one, or another one if the grammar replaces it."""
         if self._inner is not None:
             token_id = self._inner.accept(token_id, num_left)
             self._leave_structure(token_id)

@@ -1,4 +1,4 @@
-"""A model's tokens as bytes, ranked by how soon a JSON text can end after each of them."""
+"""A model's tokens as bytes, masks of them, and their ranks in the search for an ending."""
 
 from collections.abc import Callable, Iterable
 from functools import cached_property
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-KIND = 1000
-"""rank = KIND * kind + an offset below KIND; tokens of a lower kind let a JSON text end sooner."""
-ANY = 8
+RANKS_PER_KIND = 1000
+"""rank = RANKS_PER_KIND * kind + offset. After tokens of a lower kind, a JSON text can end sooner."""
+OTHER_KIND = 8
 """The last kind: tokens that do not help to end a text."""
 _PUNCTUATION = b"@:/.-_ "
 _SCALARS = (b"null", b"true", b"false")
@@ -31,13 +31,13 @@ class Vocabulary:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, size: int, stop_token_ids: Iterable[int]) -> None:
         self.size = size
-        eos: Any = sorted(stop_token_ids) or None  # None: the tokenizer's own
+        eos: Any = sorted(stop_token_ids) or None  # None: the tokenizer's own end-of-text token
         # Some tokenizers have more tokens than the model has logits; some models have more logits than tokens.
         num_tokens = max(size, len(tokenizer))
         self.tokenizer: LLTokenizer = llguidance.hf.from_tokenizer(tokenizer, n_vocab=num_tokens, eos_token=eos)
         self.stop_token_ids = frozenset(eos or [self.tokenizer.eos_token])
         self.end_token_id: int = min(self.stop_token_ids)
-        self._masks: dict[tuple[bytes, bool | None], Tensor] = {}
+        self._masks: dict[tuple[str, bytes], Tensor] = {}
 
     @cached_property
     def token_bytes(self) -> list[bytes]:
@@ -46,12 +46,12 @@ class Vocabulary:
 
     @cached_property
     def outside_rank(self) -> NDArray[np.int64]:
-        """How soon a JSON text can end after each token outside a string, int64 `(V,)`; a low rank is soon."""
+        """The rank of each token outside a JSON string, int64 `(V,)`; the lower, the sooner the text can end."""
         return np.array([_rank(_outside_kind(token), token) for token in self.token_bytes])
 
     @cached_property
     def inside_rank(self) -> NDArray[np.int64]:
-        """How soon a JSON text can end after each token within a string, int64 `(V,)`; a low rank is soon."""
+        """The rank of each token within a JSON string, int64 `(V,)`; the lower, the sooner the text can end."""
         return np.array([_rank(_inside_kind(token), token) for token in self.token_bytes])
 
     @cached_property
@@ -63,13 +63,13 @@ class Vocabulary:
 
     def containing(self, marker: bytes) -> Tensor:
         """Return the tokens that contain the whole marker, bool `(V,)` on the CPU."""
-        return self._mask((marker, None), lambda token: marker in token)
+        return self._mask(("containing", marker), lambda token: marker in token)
 
     def starting_with(self, text: bytes) -> Tensor:
         """Return the tokens that start with `text`, bool `(V,)` on the CPU."""
-        return self._mask((text, True), lambda token: token.startswith(text))
+        return self._mask(("starting_with", text), lambda token: token.startswith(text))
 
-    def _mask(self, key: tuple[bytes, bool | None], belongs: Callable[[bytes], bool]) -> Tensor:
+    def _mask(self, key: tuple[str, bytes], belongs: Callable[[bytes], bool]) -> Tensor:
         if key not in self._masks:
             self._masks[key] = torch.tensor([belongs(token) for token in self.token_bytes])
         return self._masks[key]
@@ -82,21 +82,21 @@ class Vocabulary:
             is_leading: Whether the marker can only stand at the beginning of an answer: whitespace may precede it,
                 and nothing else.
         """
-        opens = _leads if is_leading else _opens
-        return self._mask((marker + (b"^" if is_leading else b""), False), lambda token: opens(token, marker))
+        opens = _opens_at_start if is_leading else _opens
+        return self._mask((opens.__name__, marker), lambda token: opens(token, marker))
 
 
 def _opens(token: bytes, marker: bytes) -> bool:
     return marker in token or any(token.endswith(marker[:length]) for length in range(1, len(marker) + 1))
 
 
-def _leads(token: bytes, marker: bytes) -> bool:
+def _opens_at_start(token: bytes, marker: bytes) -> bool:
     text = token.lstrip()
     return text != b"" and (marker.startswith(text) or text.startswith(marker))
 
 
 def _outside_kind(token: bytes) -> int:
-    """Order: closing brackets; commas, which end numbers; short values; then tokens that open strings and brackets."""
+    """Return the kind of a token: closing brackets first, then commas, short values, and tokens that open something."""
     text = token.strip()
     kinds = (
         text != b"" and not text.strip(b"]}"),
@@ -108,19 +108,20 @@ def _outside_kind(token: bytes) -> int:
         text in (b"[]", b"{}"),
         text[:1] in (b"[", b"{"),
     )
-    return kinds.index(True) if True in kinds else ANY
+    return kinds.index(True) if True in kinds else OTHER_KIND
 
 
 def _begins_scalar(text: bytes) -> bool:
-    """Return whether the text is a digit, or a prefix of null, true or false; byte tokenizers write these by letter."""
+    """Return whether the text is a digit or a prefix of null, true or false, which may be written letter by letter."""
     return (len(text) == 1 and text.isdigit()) or (text != b"" and any(word.startswith(text) for word in _SCALARS))
 
 
 def _inside_kind(token: bytes) -> int:
+    """Return the kind of a token: a quote that ends the string, with or without further text, comes first."""
     if token[:1] != b'"':
-        return ANY
+        return OTHER_KIND
     return 1 if token[1:].strip(b"]}") else 0
 
 
 def _rank(kind: int, token: bytes) -> int:
-    return KIND * kind + KIND - 1 - min(len(token), KIND - 1)  # within a kind, the longest token first
+    return RANKS_PER_KIND * (kind + 1) - 1 - min(len(token), RANKS_PER_KIND - 1)  # longest token of a kind first

@@ -246,6 +246,13 @@ def test_a_call_that_the_template_cannot_read_costs_nothing_around_it():
     assert "{text:a b}" in written
 
 
+def test_call_whose_function_is_a_string_is_invalid():
+    fields = {"tool_calls": {"open": "<call>", "close": "</call>", "repeats": True, "content": "json"}}
+    template = {"start_anchor_pattern": r"\A", "fields": fields}
+    message = parse('<call>{"function": "search", "parameters": {}}</call>', AnswerSyntax(template))
+    assert (message.calls, len(message.invalid)) == ([], 1)
+
+
 def test_calls_that_only_the_end_of_the_answer_closes_are_whole_there():
     fields = {**FAMILIES["gemma4"].responses["fields"]}
     fields["tool_calls"] = {key: value for key, value in fields["tool_calls"].items() if key != "close"}

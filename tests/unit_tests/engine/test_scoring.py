@@ -153,7 +153,7 @@ def test_evidence_that_is_not_finite_is_an_error(llm, monkeypatch):
     monkeypatch.setattr(
         llm.engine._runner, "score", lambda _prompt, token_ids: torch.full((len(token_ids),), -torch.inf)
     )
-    with pytest.raises(NumericalError, match="no finite probability"):
+    with pytest.raises(NumericalError, match="no finite log-probability"):
         llm.evidence("Why?", "Because.", [PREFERENCE])
 
 

@@ -152,7 +152,7 @@ def test_unknown_method_is_refused_with_the_known_ones(llm):
 
 
 @pytest.mark.parametrize("schema", [None, 3, "joke", int])
-@pytest.mark.parametrize("method", ["json_schema", "json_mode"])
+@pytest.mark.parametrize("method", ["json_schema", "json_mode", "function_calling"])
 def test_invalid_schema_is_refused(llm, method, schema):
     with pytest.raises(SchemaError, match="a pydantic class, a TypedDict or a JSON schema"):
         llm.with_structured_output(schema, method=method)

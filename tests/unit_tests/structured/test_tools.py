@@ -145,7 +145,7 @@ def test_tools_with_the_same_name_are_refused(llm):
 
 @pytest.mark.parametrize(
     ("wrong", "words"),
-    [(3, "Cannot bind 3"), ({"type": "web_search_preview"}, "'web_search_preview' run on a provider")],
+    [(3, "Cannot bind 3"), ({"type": "web_search_preview"}, "got type 'web_search_preview'")],
 )
 def test_tool_that_cannot_be_bound_is_refused(llm, wrong, words):
     with pytest.raises(ToolError, match=words):

@@ -41,25 +41,34 @@ class PersonalizedChatModel(BaseChatModel, ABC):
         """Where calls take their preferences from."""
 
     def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:
-        """Answer as the config's user prefers."""
+        """Answer as the config's user prefers.
+
+        Args:
+            input: The prompt or the messages.
+            config: LangChain's config. `configurable["user_id"]` is the user whose preferences the answer follows.
+            kwargs: Call arguments. With a `preference` among them, no preferences are looked up.
+
+        Raises:
+            UserIdError: The user id is empty, not a string, or differs from the authenticated user.
+        """
         return super().invoke(input, config, **self._with_preference(config, kwargs))
 
     async def ainvoke(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> AIMessage:
-        """Answer as the config's user prefers."""
+        """Async `invoke`."""
         return await super().ainvoke(input, config, **await self._awith_preference(config, kwargs))
 
     def stream(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Iterator[AIMessageChunk]:
-        """Stream an answer as the config's user prefers."""
+        """Stream an answer as the config's user prefers; arguments and errors as for `invoke`."""
         return super().stream(input, config, **self._with_preference(config, kwargs))
 
     async def astream(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncIterator[AIMessageChunk]:
-        """Stream an answer as the config's user prefers."""
+        """Async `stream`."""
         arguments = await self._awith_preference(config, kwargs)
         stream = cast("AsyncGenerator[AIMessageChunk]", super().astream(input, config, **arguments))
         async with aclosing(stream) as chunks:

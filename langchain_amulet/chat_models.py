@@ -15,7 +15,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
-from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, PrivateAttr, model_validator
 
 from langchain_amulet.chat.call import Call, prepare_call, render
 from langchain_amulet.chat.field_types import from_dict, opaque
@@ -35,7 +35,7 @@ from langchain_amulet.memory.access import tell_when_forgetting
 from langchain_amulet.memory.preference_memory import PreferenceMemory, as_memory
 from langchain_amulet.models.identity import model_profile
 from langchain_amulet.models.registry import LoadedModel, load
-from langchain_amulet.models.sources import ModelSource, TokenizerSource, check_source, model_name
+from langchain_amulet.models.sources import ModelSource, TokenizerSource, check_source, check_tokenizer, model_name
 from langchain_amulet.personalization.entry_points import PersonalizedChatModel, PreferenceSettings
 from langchain_amulet.personalization.lookup import OnStoreError
 from langchain_amulet.personalization.resolved import PreferenceArgument, resolve
@@ -79,7 +79,7 @@ class ChatAmulet(PersonalizedChatModel):
 
     model: Annotated[ModelSource, BeforeValidator(check_source)] = Field(default=None, repr=False)
     """Hub id, local folder, GGUF file, or a loaded `PreTrainedModel`. `None`: the packaged SmolLM2-135M-Instruct."""
-    tokenizer: TokenizerSource = Field(default=None, repr=False)
+    tokenizer: Annotated[TokenizerSource, PlainValidator(check_tokenizer)] = Field(default=None, repr=False)
     """A fast tokenizer, or where to load it from; required with a loaded model. `None`: the model's own."""
     model_kwargs: dict[str, Any] = Field(default_factory=dict, repr=False)
     """Arguments of `from_pretrained`: `dtype`, `device_map`, `quantization_config`, `revision`, `token`, ..."""
@@ -268,7 +268,8 @@ class ChatAmulet(PersonalizedChatModel):
     ) -> list[float]:
         """Async `evidence`."""
         loaded = await asyncio.to_thread(self.load)
-        future = score_response(loaded, self._messages(messages), response, preferences, self._settings({}))
+        inputs = (self._messages(messages), response, preferences, self._settings({}))
+        future = await asyncio.to_thread(score_response, loaded, *inputs)  # renders and tokenises
         return mean_gains(await asyncio.wrap_future(future))
 
     def token_logprobs(self, messages: LanguageModelInput, response: str) -> list[float]:

@@ -65,6 +65,9 @@ class CallSettings:
         _check_stop(self.stop)
         _check_logprobs(self.logprobs, self.top_logprobs)
         _check_timeout(self.timeout)
+        _check_type("steer_structured", self.steer_structured, bool)
+        _check_type("ignore_unsupported_keywords", self.ignore_unsupported_keywords, bool)
+        _check_type("chat_template_kwargs", self.chat_template_kwargs, Mapping)
         object.__setattr__(self, "output", output_spec({name: getattr(self, name) for name in _SETTINGS}))
 
     @classmethod
@@ -122,7 +125,8 @@ def answer_settings(model_fields: Mapping[str, Any]) -> dict[str, Any]:
     names = [name for name in (*_SAMPLING, *_SETTINGS) if name in model_fields and name not in ignored]
     settings = {name: model_fields[name] for name in names}
     # LangChain stores the call's own stop strings under "stop".
-    return {**settings, "default_stop": settings.pop("stop"), "realignment": asdict(model_fields["realignment"])}
+    default_stop = settings.pop("stop")
+    return {**settings, "default_stop": default_stop, "realignment": asdict(model_fields["realignment"])}
 
 
 def warn_of_unknown(arguments: Mapping[str, Any], *, known: set[str], place: str) -> None:
@@ -145,8 +149,8 @@ def _check_max_streams(max_streams: Any) -> None:
         raise InvalidParameterError(msg)
 
 
-def _check_template(template: str) -> None:
-    if template.count(PREFERENCES_SLOT) != 1:
+def _check_template(template: Any) -> None:
+    if not isinstance(template, str) or template.count(PREFERENCES_SLOT) != 1:
         msg = (
             f"preference_template must contain {PREFERENCES_SLOT} exactly once, where the preferences go; "
             f"got {template!r}."
@@ -167,6 +171,12 @@ def _check_logprobs(logprobs: Any, top_logprobs: Any) -> None:
         raise InvalidParameterError(msg)
     if top_logprobs is not None and logprobs is False:
         msg = "top_logprobs needs logprobs=True."
+        raise InvalidParameterError(msg)
+
+
+def _check_type(name: str, value: Any, expected: type) -> None:
+    if not isinstance(value, expected):
+        msg = f"{name} must be a {expected.__name__}, got {type(value).__name__}."
         raise InvalidParameterError(msg)
 
 

@@ -40,6 +40,8 @@ from langchain_amulet.models.identity import identity
 PER_QUESTION_ERRORS = (ContextLengthError, EngineMemoryError, GenerationTimeoutError, NumericalError)
 """Errors that concern one question. The evaluation continues with the others."""
 _PROTOCOL_SETTINGS = ("temperature", "top_p", "max_tokens", "seed")
+_LATER_SETTINGS = {"ignore_unsupported_keywords": False}
+"""Settings that the first folders do not contain. They are written where they differ from these defaults."""
 _NUM_REASONS = 3  # different errors in the warning about missing answers
 
 
@@ -155,7 +157,8 @@ def _config(llm: ChatAmulet, protocol: Protocol) -> dict[str, Any]:
     """Return the settings that all answers of a folder share. Methods, questions and temperatures may differ."""
     loaded = llm.load()  # first, so that loading errors precede all answers
     settings = answer_settings(dict(llm))
-    own = {name: value for name, value in settings.items() if name not in _PROTOCOL_SETTINGS}
+    later = {name for name, default in _LATER_SETTINGS.items() if settings[name] == default}
+    own = {name: value for name, value in settings.items() if name not in {*_PROTOCOL_SETTINGS, *later}}
     return {
         "model": str(llm.model) if isinstance(llm.model, str | Path) else loaded.name,
         "tokenizer": identity(llm.tokenizer) if isinstance(llm.tokenizer, str | Path) else None,

@@ -60,3 +60,19 @@ class DaemonThreads:
                 return self._waiting.popleft()
             self._num_threads -= 1
             return None
+
+
+def awaitable(function: Callable[[], _T]) -> Callable[[], _T]:
+    """Return a function that raises `RuntimeError` in place of `StopIteration`.
+
+    asyncio cannot raise `StopIteration` from a future: whoever awaits it would wait for ever.
+    """
+
+    def call() -> _T:
+        try:
+            return function()
+        except StopIteration as error:
+            msg = "The function raised StopIteration."
+            raise RuntimeError(msg) from error
+
+    return call

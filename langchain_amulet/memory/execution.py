@@ -18,7 +18,7 @@ from langgraph.store.base import BaseStore, Op
 from langgraph.store.base.batch import AsyncBatchedBaseStore
 
 from langchain_amulet.exceptions import StoreTimeoutError
-from langchain_amulet.memory.daemon_threads import DaemonThreads
+from langchain_amulet.memory.daemon_threads import DaemonThreads, awaitable
 from langchain_amulet.memory.store_ops import OnePerStore, ReadPreferences, StoreOperation, StoreRequest
 from langchain_amulet.memory.store_quirks import (
     BoundStoreError,
@@ -219,7 +219,7 @@ async def _abatch(store: BaseStore, ops: list[Op]) -> list[Any]:
 
 async def _in_thread(store: BaseStore, function: Callable[[], _T]) -> _T:
     try:
-        return await asyncio.wrap_future(_submit(store, function))
+        return await asyncio.wrap_future(_submit(store, awaitable(function)))
     except BoundStoreError:
         return function()
 

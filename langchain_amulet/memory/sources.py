@@ -12,6 +12,7 @@ from langgraph.store.base import BaseStore, Op
 from langgraph.store.memory import InMemoryStore
 
 from langchain_amulet.exceptions import StoreTypeError
+from langchain_amulet.memory.daemon_threads import awaitable
 from langchain_amulet.memory.execution import threads
 from langchain_amulet.memory.key_value_store import KeyValueAdapter
 from langchain_amulet.preferences import PreferenceLike
@@ -75,7 +76,7 @@ class FunctionStore(BaseStore):
 
     async def aread(self, user_id: str) -> PreferenceLike:
         """Call the function in a thread, since a sync function may read files or databases; await its result."""
-        answer = await asyncio.wrap_future(threads.of(self).submit(partial(self._function, user_id)))
+        answer = await asyncio.wrap_future(threads.of(self).submit(awaitable(partial(self._function, user_id))))
         return await answer if inspect.isawaitable(answer) else answer
 
     def batch(self, ops: Iterable[Op]) -> NoReturn:  # noqa: ARG002 - refused, whatever they are

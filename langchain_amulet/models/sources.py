@@ -42,6 +42,21 @@ def check_source(model: Any) -> Any:
     return model
 
 
+def check_tokenizer(tokenizer: Any) -> Any:
+    """Check the type of a tokenizer, and return it.
+
+    Raises:
+        ModelLoadError: `tokenizer` is neither a location nor a fast tokenizer.
+    """
+    if not isinstance(tokenizer, str | os.PathLike | None) and not getattr(tokenizer, "is_fast", False):
+        msg = (
+            f"{type(tokenizer).__name__} is not a fast tokenizer, but streaming requires one. "
+            f"Load it with AutoTokenizer, or convert it to a tokenizer.json."
+        )
+        raise ModelLoadError(msg)
+    return tokenizer
+
+
 def model_name(model: ModelSource) -> str:
     """Return the name of a model for metadata and traces, without loading it.
 
@@ -157,13 +172,7 @@ def tokenizer_of_loaded(tokenizer: TokenizerSource, kwargs: dict[str, Any]) -> P
 def _fast_tokenizer(tokenizer: TokenizerSource, kwargs: dict[str, Any]) -> PreTrainedTokenizerFast:
     if isinstance(tokenizer, str | os.PathLike):
         tokenizer = AutoTokenizer.from_pretrained(tokenizer, **kwargs)
-    if not getattr(tokenizer, "is_fast", False):
-        msg = (
-            f"{type(tokenizer).__name__} is not a fast tokenizer, but streaming requires one. "
-            f"Load it with AutoTokenizer, or convert it to a tokenizer.json."
-        )
-        raise ModelLoadError(msg)
-    return cast("PreTrainedTokenizerFast", tokenizer)
+    return cast("PreTrainedTokenizerFast", check_tokenizer(tokenizer))
 
 
 @contextmanager

@@ -38,8 +38,7 @@ class OutageLog:
             self._last_logged_s[kind] = now
             num_suppressed = self._num_suppressed.pop(kind, 0)
         self._logger.warning(
-            "The preference store could not be read (%s), so an answer ignores its user's preferences. "
-            "%d more such failures since the last message.",
+            "The preference store could not be read (%s), so an answer ignores its user's preferences.%s",
             kind,
-            num_suppressed,
+            f" So did {num_suppressed} more answers since the last message." if num_suppressed else "",
         )

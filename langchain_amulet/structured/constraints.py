@@ -5,6 +5,7 @@ import json
 import re
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -59,8 +60,11 @@ class Constraints:
             return partial(compiled.grammar.start, is_steered=is_steered)
         if not spec.may_call:
             return None
+        if not self._format.is_known:
+            self._continuation(replace(spec, ignore_unsupported_keywords=True), b"")  # raises if a schema is invalid
+            return None
         first = self._continuation(spec, b"")  # raises SchemaError before the first token
-        if first is None or not self._format.is_known:
+        if first is None:
             return None
         _warn_if_ignored(spec, first)
         marker, vocabulary = self._format.marker.encode(), self._compiler.vocabulary

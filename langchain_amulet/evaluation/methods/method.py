@@ -79,7 +79,10 @@ def _decoding_key(config: RealignmentConfig) -> str:
     w = config.guidance_scale
     if w in (0, 1):
         return f"w={w:g}"
-    return " ".join([f"w={w:.6g}", *(f"{name}={value}" for name, value in config.active_guards.items())])
+    guards: dict[str, object] = {**config.active_guards}
+    if "nucleus_temperature" in guards:  # as stored folders spell it
+        guards["nucleus"] = f"{guards['nucleus']:g}/{guards.pop('nucleus_temperature'):g}"
+    return " ".join([f"w={w:.6g}", *(f"{name}={value}" for name, value in guards.items())])
 
 
 def paper_methods() -> list[Method]:

@@ -6,8 +6,9 @@ import pytest
 from langchain_core.language_models import BaseChatModel
 
 from langchain_amulet import ChatAmulet
-from langchain_amulet.chat.settings import CALL_ARGUMENTS, CallSettings
+from langchain_amulet.chat.settings import CALL_ARGUMENTS, CallSettings, answer_settings
 from langchain_amulet.engine.params import SamplingParams
+from langchain_amulet.exceptions import InvalidParameterError
 from langchain_amulet.personalization import resolved
 from langchain_amulet.preferences import as_preferences
 from tests.fakes.chat_templates import byte_tokenizer
@@ -42,6 +43,26 @@ def test_each_sampling_parameter_is_a_call_argument_by_itself():
 def test_call_argument_overrides_the_field_and_none_does_not():
     settings = CallSettings.merge({"timeout": 1.0, "seed": 3}, {"timeout": 2.0, "seed": None})
     assert (settings.timeout, settings.sampling) == (2.0, {"seed": 3})
+
+
+def test_stop_strings_of_the_model_are_not_named_like_those_of_a_call():
+    settings = answer_settings(dict(ChatAmulet(stop=["END"])))
+    assert (settings["default_stop"], "stop" in settings, "timeout" in settings) == (["END"], False, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "remedy"),
+    [
+        ("preference_template", 5, "must contain"),
+        ("chat_template_kwargs", 5, "must be a Mapping, got int"),
+        ("steer_structured", "no", "must be a bool, got str"),
+        ("ignore_unsupported_keywords", "no", "must be a bool, got str"),
+        ("max_streams", 1, "at least 2"),
+    ],
+)
+def test_arguments_of_the_wrong_type_are_refused(name, wrong, remedy):
+    with pytest.raises(InvalidParameterError, match=f"{name} {remedy}|{name} .*{remedy}"):
+        CallSettings.merge({}, {name: wrong})
 
 
 def test_settings_are_merged_once_per_call(llm, monkeypatch):

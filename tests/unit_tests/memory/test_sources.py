@@ -1,5 +1,6 @@
 """Sources of preferences besides LangGraph's stores: mappings, functions, key-value stores, langmem's memories."""
 
+import asyncio
 import contextlib
 import fnmatch
 import sqlite3
@@ -104,6 +105,17 @@ async def test_error_of_a_function_is_passed_on(error):
     if error is not StopIteration:  # a coroutine cannot raise it
         with pytest.raises(error):
             await PreferenceMemory(fail).arecall("alice")
+
+
+async def test_function_that_raises_stop_iteration_fails_at_once():
+    def first_match(user_id: str) -> str:
+        return next(text for name, text in [("bob", "Be brief.")] if name == user_id)
+
+    memory = PreferenceMemory(first_match, read_timeout=60)
+    with pytest.raises(StopIteration):
+        memory.recall("alice")
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        await asyncio.wait_for(memory.arecall("alice"), timeout=30)
 
 
 async def test_mapping_and_function_are_read_only():

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import platformdirs
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, CanineTokenizer, MambaConfig
 
 from langchain_amulet import ChatAmulet
 from langchain_amulet.engine.params import Request, SamplingParams
@@ -249,3 +249,8 @@ def test_missing_tokenizer_is_a_load_error():
 
 def test_deprecated_name_of_dtype_is_accepted(folder):
     assert load(folder, None, {"torch_dtype": torch.float64}).model.dtype == torch.float64
+
+
+def test_slow_tokenizer_is_refused_with_the_remedy():
+    with pytest.raises(ModelLoadError, match="CanineTokenizer is not a fast tokenizer.*Load it with AutoTokenizer"):
+        ChatAmulet(model=tiny_model(), tokenizer=CanineTokenizer())

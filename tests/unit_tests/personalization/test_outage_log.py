@@ -27,11 +27,14 @@ def test_at_most_one_message_per_kind_and_minute_which_counts_the_others(log, ca
     for _ in range(100):
         log.report("ConnectionError")
         clock[0] += 1
-    assert [record.args for record in caplog.records] == [("ConnectionError", 0), ("ConnectionError", 59)]
+    first, second = (record.message for record in caplog.records)
+    assert first.endswith("user's preferences.")
+    assert second.endswith("So did 59 more answers since the last message.")
 
 
 def test_outages_are_logged_again_after_they_were_over(log, caplog, clock):
     log.report("ConnectionError")
     clock[0] += 3600
     log.report("ConnectionError")
-    assert [record.args for record in caplog.records] == [("ConnectionError", 0)] * 2
+    first, second = (record.message for record in caplog.records)
+    assert first == second

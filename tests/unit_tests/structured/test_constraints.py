@@ -3,6 +3,7 @@
 import json
 import random
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,19 @@ def test_each_schema_is_warned_of_once():
             guide_of(schema, ignore_unsupported_keywords=True)
     assert ["'Tags'" in str(warning.message) for warning in caught] == [True, False]
     assert "'Words'" in str(caught[1].message)
+
+
+def test_tools_without_a_grammar_are_refused_for_invalid_schemas_only():
+    """Where a model writes calls in a syntax of its own, no grammar constrains them, so nothing has to be enforced."""
+    unknown = Constraints(GrammarCompiler(TOKENIZER, VOCAB_SIZE, [EOS]), {}, replace(HERMES, is_known=False))
+
+    def guide(parameters: Any) -> Any:
+        tool = {"type": "function", "function": {"name": "save", "description": "Save.", "parameters": parameters}}
+        return unknown.guide(output_spec({"tools": [tool]}), is_steered=False)
+
+    assert guide(UNIQUE) is None
+    with pytest.raises(SchemaError):
+        guide({"type": "object", "properties": {"a": {"enum": []}}, "required": ["a"]})
 
 
 def test_supported_schema_is_not_warned_of():

@@ -267,9 +267,8 @@ class ChatAmulet(PersonalizedChatModel):
         self, messages: LanguageModelInput, response: str, preferences: Sequence[str | Preference]
     ) -> list[float]:
         """Async `evidence`."""
-        loaded = await asyncio.to_thread(self.load)
         inputs = (self._messages(messages), response, preferences, self._settings({}))
-        future = await asyncio.to_thread(score_response, loaded, *inputs)  # renders and tokenises
+        future = await asyncio.to_thread(lambda: score_response(self.load(), *inputs))  # renders, and may load
         return mean_gains(await asyncio.wrap_future(future))
 
     def token_logprobs(self, messages: LanguageModelInput, response: str) -> list[float]:

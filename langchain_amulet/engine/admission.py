@@ -1,4 +1,4 @@
-"""The queue of requests without rows, and the conditions under which the first of them gets rows."""
+"""The queue of requests that wait for rows, and the conditions to admit the next one."""
 
 from collections import abc, deque
 from dataclasses import dataclass
@@ -7,9 +7,9 @@ from langchain_amulet.engine.reuse import MIN_SHARED
 from langchain_amulet.engine.row import Row
 from langchain_amulet.engine.sequence import Sequence
 
-_HEADROOM = 64  # tokens by which an admitted request can grow before one has to be preempted
+_HEADROOM = 64  # tokens; each request must be able to grow by so many before one has to be preempted
 UNLIMITED = 2**62
-"""Bytes or tokens; stands for no limit."""
+"""A number of bytes or tokens that stands for "no limit"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class RowLimits:
 
 
 class AdmissionQueue:
-    """Requests that wait for rows, in the order in which they get them.
+    """The requests that wait for rows, in the order of admission.
 
     Args:
         limits: The limits that the rows of all running requests must meet.
@@ -41,7 +41,7 @@ class AdmissionQueue:
         self._limits = limits
         self._waiting: deque[Sequence] = deque()
         self.is_full = False
-        """Whether the device has had no memory for another request, and no request has left since."""
+        """Whether the device had too little memory for another request. It is reset when a request leaves its rows."""
 
     def __len__(self) -> int:
         """Return the number of waiting requests."""
@@ -64,20 +64,21 @@ class AdmissionQueue:
         return self._waiting.popleft()
 
     def remove_finished(self) -> None:
-        """Remove the requests that have ended while they waited."""
+        """Remove the requests that ended while they waited."""
         if any(sequence.is_finished for sequence in self._waiting):
             self._waiting = deque(sequence for sequence in self._waiting if not sequence.is_finished)
 
     def next_admissible(
         self, rows: abc.Sequence[Row], num_decode_rows: int, *, num_shared: int, chunk_size: int
     ) -> Sequence | None:
-        """Return the first request if it can get rows now, else `None`. It stays in the queue.
+        """Return the first request if it can get rows now, else `None`. The request stays in the queue.
 
         Args:
-            rows: The rows in use; those that decode come first.
-            num_decode_rows: The number of rows that decode.
-            num_shared: Tokens that the request being prefilled reads once for all its streams; 0 if it does not.
-            chunk_size: Tokens to prefill in one forward.
+            rows: The rows in use, decoding rows first.
+            num_decode_rows: The number of decoding rows.
+            num_shared: The number of prompt tokens that the request in prefill reads once for all its streams. 0 if it
+                reads each stream separately.
+            chunk_size: The most tokens to prefill in one forward, over all rows.
         """
         if not self._waiting:
             return None
@@ -89,17 +90,17 @@ class AdmissionQueue:
 
     def _has_room(self, sequence: Sequence, rows: abc.Sequence[Row]) -> bool:
         if not rows:
-            return True  # the engine has limited the length of the request, so it has room alone
+            return True  # a request alone always fits: `Sequence.max_length` limits its length
         num_rows = len(rows) + sequence.num_streams
         if self.is_full or num_rows > self._limits.max_rows:
             return False
         sequences = [sequence, *(row.sequence for row in rows)]
-        longest = max(min(each.num_tokens + _HEADROOM, each.max_length) for each in sequences)
+        longest = max(min(running.num_tokens + _HEADROOM, running.max_length) for running in sequences)
         return longest <= self._limits.max_length(num_rows)
 
 
 def _fits_into_chunk(sequence: Sequence, prefilling: abc.Sequence[Row], chunk_size: int) -> bool:
-    """Whether the prompts of a request can be read in the same forward as those that are being prefilled."""
+    """Whether a request can be prefilled in the same forward as the requests that are being prefilled."""
     if sequence.num_shared >= MIN_SHARED or sequence.is_suspect or any(row.sequence.is_suspect for row in prefilling):
         return False
     longest = max(sequence.num_tokens, *(row.num_unread for row in prefilling))

@@ -1,4 +1,4 @@
-"""Draws the next token of several sequences: combines their streams, and samples one token for each."""
+"""Combines the streams of each sequence in a batch, and samples its next token."""
 
 from collections import abc, defaultdict
 from dataclasses import dataclass
@@ -16,18 +16,18 @@ _NOT_FINITE = (
     "The model's logits are NaN, or leave no token to choose. In float16, load the model in bfloat16 or float32 "
     '(model_kwargs={"dtype": "float32"}); otherwise its weights may be damaged.'
 )
-_SECOND_DRAW = 0x5DEECE66D  # changes a key into another one
+_SECOND_DRAW = 0x5DEECE66D  # XOR with a key gives the key of an independent second draw
 
 
 class Batch:
     """Draws the next token of several sequences.
 
-    Sequences with the same number of streams and the same guards are combined in one call, so that the guards of one
-    request cost the others nothing.
+    Sequences with the same number of streams and the same guards form a group, and each group is one call. So the
+    guards of a request take no time in requests without them.
 
     Args:
         sequences: The sequences that draw a token.
-        rows: For each sequence, the rows of the logits that belong to its streams, the base stream first.
+        rows: For each sequence, the indices of the rows of logits of its streams, the base stream first.
     """
 
     def __init__(self, sequences: abc.Sequence[Sequence], rows: abc.Sequence[abc.Sequence[int]]) -> None:
@@ -44,7 +44,7 @@ class Batch:
         ]
 
     def draw(self, logits: Tensor) -> None:
-        """Append one token to each sequence; a sequence that cannot have one ends with an error.
+        """Sample one token for each sequence and append it. A sequence with invalid logits ends with an error.
 
         Args:
             logits: Next-token logits of all rows, `(rows, V)`.
@@ -64,8 +64,8 @@ class Batch:
         """Combine the streams of each sequence.
 
         Returns:
-            The logits from which each sequence draws, `(B, V)`: realigned log-probabilities, or the logits of a single
-            stream. And the key of each draw.
+            The distribution of each sequence, `(B, V)`: realigned log-probabilities, or the logits of a single stream;
+            and the random key of each draw.
         """
         if len(self._groups) == 1:
             return self._groups[0].combined(logits, keys)
@@ -95,7 +95,7 @@ def _penalised(logits: Tensor, sequences: abc.Sequence[Sequence]) -> Tensor:
 
 
 def _append(sequence: Sequence, token_id: int, logits: Tensor) -> None:
-    """Append the drawn token, or the one by which the guide replaces it."""
+    """Append the drawn token, or the token with which the guide replaces it."""
     if sequence.guide is not None and not sequence.is_finished:
         try:
             token_id = sequence.guide.accept(token_id, sequence.num_left)
@@ -118,13 +118,13 @@ def _token_logprobs(logits: Tensor, token_id: int, num_top: int | None) -> Token
 class _Group:
     """Sequences without guides that have the same number of streams and the same guards."""
 
-    members: list[int]  # their places in the batch
+    members: list[int]  # indices of the sequences in the batch
     sequences: list[Sequence]
-    rows: list[int]  # the rows of all their streams, sequence by sequence
-    realignment: BatchedRealignment | None = None  # on the device of the logits, once these are known
+    rows: list[int]  # indices of the rows of all streams, sequence by sequence
+    realignment: BatchedRealignment | None = None  # built at the first draw, on the device of the logits
 
     def combined(self, logits: Tensor, keys: list[int]) -> tuple[Tensor, list[int]]:
-        """Return the logits from which each sequence draws, `(B, V)`, and the keys as they are."""
+        """Return the logits from which each sequence draws, `(B, V)`, and the keys, unchanged."""
         streams = _streams(logits, self.rows, len(self.sequences))
         if streams.shape[1] == 1:
             return _at_least_float32(streams[:, 0]), keys
@@ -153,7 +153,7 @@ class _GuidedGroup:
         is_steered = [_guide(sequence).is_steered for sequence in self.sequences]
         keys = list(keys)
         for index, forbidden in self._draw_openings(streams, self.realignment, allowed, keys).items():
-            if forbidden is None:  # unsteered and with the same key, the draw gives the same token again
+            if forbidden is None:  # a structure begins: drawn unsteered with the same key, the token is the same again
                 is_steered[index] = False
             else:
                 mask = allowed[index]
@@ -170,11 +170,11 @@ class _GuidedGroup:
         allowed: abc.Sequence[Tensor | None],
         keys: abc.Sequence[int],
     ) -> dict[int, Tensor | None]:
-        """Draw without steering whether a structure begins, such as a tool call.
+        """Decide by a draw without steering whether a structure begins here, such as a tool call.
 
         Returns:
-            For each sequence in which one may begin, by index in the group: `None` if one does; else the tokens that
-            would begin one, bool `(V,)`, which the steered draw must not choose.
+            By index in the group, for each sequence in which a structure may begin: `None` if it begins; otherwise the
+            tokens that would begin it, bool `(V,)`, which the steered draw must not choose.
         """
         openings = [_guide(sequence).opening() for sequence in self.sequences]
         undecided = {index: opening for index, opening in enumerate(openings) if opening is not None}
@@ -202,7 +202,7 @@ def _stacked_realignment(sequences: abc.Sequence[Sequence], logits: Tensor) -> B
 
 
 def _streams(logits: Tensor, rows: list[int], num_sequences: int) -> Tensor:
-    """Return logits by sequence and stream, `(B, K + 1, V)`; a view where the rows are consecutive, the usual case."""
+    """Return logits by sequence and stream, `(B, K + 1, V)`. It is a view if the rows are consecutive."""
     first, number = rows[0], len(rows)
     is_consecutive = rows == list(range(first, first + number))
     selected = logits[first : first + number] if is_consecutive else logits[rows]
@@ -219,7 +219,7 @@ def _guide(sequence: Sequence) -> Guide:
 
 
 def _allowed(sequence: Sequence) -> Tensor | None:
-    """Return the tokens that may come next. A failed guide ends its sequence; then any token will do."""
+    """Return the allowed tokens; `None` allows all. If the guide fails, end its sequence and return `None`."""
     try:
         return None if sequence.is_finished else _guide(sequence).allowed(sequence.num_left)
     except Exception as error:  # noqa: BLE001
@@ -239,8 +239,8 @@ def _stacked_masks(allowed: abc.Sequence[Tensor | None], like: Tensor) -> Tensor
     """Return the masks of all rows, bool `(B, V)`; `None` if every row allows all tokens."""
     if all(mask is None for mask in allowed):
         return None
-    everything = torch.ones(like.shape[-1], dtype=torch.bool)
-    return torch.stack([everything if mask is None else mask for mask in allowed]).to(like.device)
+    all_allowed = torch.ones(like.shape[-1], dtype=torch.bool)
+    return torch.stack([all_allowed if mask is None else mask for mask in allowed]).to(like.device)
 
 
 def _masked(logits: Tensor, allowed: abc.Sequence[Tensor | None]) -> Tensor:

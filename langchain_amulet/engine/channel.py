@@ -1,4 +1,4 @@
-"""Passes tokens from the worker thread to a reader in another thread or in an asyncio task."""
+"""Passes tokens from the worker thread to a reader in another thread or asyncio task."""
 
 import threading
 from collections import deque
@@ -46,7 +46,7 @@ class Channel:
         return future
 
     def give_back(self, future: "Future[int | None]") -> None:
-        """Return a future whose reader was interrupted; its token or error goes to the next reader."""
+        """Return the future of an interrupted reader. Its token or error goes to the next reader."""
         with self._lock:
             if future.cancel() or future.cancelled():
                 return
@@ -54,7 +54,11 @@ class Channel:
             if error is not None:
                 self._error = error
             elif (token_id := future.result()) is not None:
-                self._tokens.appendleft(token_id)
+                reader = self._next_reader()
+                if reader is None:
+                    self._tokens.appendleft(token_id)
+                else:
+                    reader.set_result(token_id)
 
     def _next_reader(self) -> "Future[int | None] | None":
         """Return the reader that has waited longest; skip readers that are cancelled."""

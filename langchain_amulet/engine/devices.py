@@ -1,4 +1,4 @@
-"""Free memory of a device, and errors for too little of it."""
+"""Free memory of a device, and recognition of out-of-memory errors."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ _CGROUP = Path("/sys/fs/cgroup")  # version 2
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return the free memory of a device; on CPUs, within the limit of the container."""
+    """Return the free memory of a device in bytes. On CPUs, the limit of the container counts too."""
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
@@ -27,7 +27,7 @@ def _free_in_container() -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that a device had too little memory. Only CUDA has a class for it."""
+    """Whether an error means that a device had too little memory. Only CUDA has an error class of its own for this."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     message = str(error).lower()

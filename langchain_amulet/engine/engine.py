@@ -1,6 +1,7 @@
-"""Many requests at once on one model, each with its own streams, guidance scale, sampling and stop tokens.
+"""The engine: runs many requests at once on one model, with continuous batching.
 
-The engine knows token ids only: no text, no messages, no users.
+Each request has its own streams, guidance scale, sampling parameters and stop tokens. The engine works on token ids
+only: it knows no text, messages or users.
 """
 
 import asyncio
@@ -39,7 +40,7 @@ _EXIT_TIMEOUT_S = 30  # for the current step when the process ends
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """The state of an engine, and its counts since it was made."""
+    """The state of an engine, and its counts since it was created."""
 
     num_running: int
     """Requests that hold rows."""
@@ -50,50 +51,52 @@ class EngineStats:
     num_kept_tokens: int
     """Tokens in saved rows of earlier requests."""
     num_reused_tokens: int
-    """Tokens that were copied from other requests in place of a prefill."""
+    """Tokens that were not prefilled, since their keys and values were copied from other requests."""
     num_preemptions: int
     """How often a request lost its rows, to be prefilled again later."""
 
 
 class Engine:
-    """Generates answers from one model; requests join and leave its batch at every token.
+    """Generates answers from one model. Requests can join and leave the batch at every token.
 
     A worker thread runs all forwards. It ends when the engine is garbage collected and the last request has ended.
 
     Args:
         runner: Executes the model.
-        config: Limits. A limit that is `None` depends on the device: half of its free memory for running requests,
-            and a tenth for saved rows of earlier ones.
+        config: Limits. `EngineConfig` says which value a limit of `None` stands for on the device.
     """
 
     def __init__(self, runner: Runner[Any], config: EngineConfig | None = None) -> None:
-        self.config = _completed(config or EngineConfig(), runner)
+        self.config = _with_defaults(config or EngineConfig(), runner)
         """The limits, without `None`."""
         self.vocab_size = runner.vocab_size
-        """V, the length of a row of logits."""
+        """V, the number of logits per token."""
         self._runner = runner
         self._scheduler = Scheduler(runner, self.config)
         self._worker = Worker("amulet-engine")
         self._lock = threading.Lock()  # for the attributes below
         self._inbox: deque[Sequence] = deque()
-        self._queueing: deque[tuple[Sequence, Future[None]]] = deque()  # they wait for a place in the queue
+        self._overflow: deque[tuple[Sequence, Future[None]]] = (
+            deque()
+        )  # callers of `submit` wait for a place in the queue
         self._scorings: deque[Scoring] = deque()
         self._is_working = False
         self._is_closed = False
-        self._forgets = False
-        self._cancels = False
-        self._error: BaseException | None = None  # the one that has closed the engine
+        self._forget_requested = False
+        self._cancel_requested = False
+        self._error: BaseException | None = None  # the error that closed the engine
         _engines.add(self)
 
     def submit(self, request: Request) -> Generation:
-        """Start a request; its tokens are drawn whether or not the generation is iterated.
+        """Start a request. Its tokens are drawn whether or not the returned generation is iterated.
 
         Waits while the queue is full, unless `config.when_busy` is `"raise"`.
 
         Raises:
             InvalidParameterError: A token id is not in the vocabulary, or there are more streams than rows.
             ContextLengthError: A prompt leaves no room for an answer.
-            EngineBusyError: The queue is full.
+            EngineBusyError: The queue is full, and `config.when_busy` is `"raise"`.
+            MaxTokensError: The structure that the guide requires does not fit into `max_tokens`.
             ModelClosedError: The engine was closed.
         """
         sequence = self._sequence(request)
@@ -106,7 +109,7 @@ class Engine:
         return generation
 
     async def asubmit(self, request: Request) -> Generation:
-        """Like `submit`, but waiting for a place in the queue does not block the event loop."""
+        """Async `submit`: waiting for a place in the queue does not block the event loop."""
         sequence = self._sequence(request)
         generation = Generation(sequence)
         try:
@@ -166,7 +169,7 @@ class Engine:
         scheduler = self._scheduler
         return EngineStats(
             num_running=scheduler.num_running,
-            num_waiting=self._num_waiting + len(self._queueing),
+            num_waiting=self._num_waiting + len(self._overflow),
             num_rows=scheduler.num_rows,
             num_kept_tokens=scheduler.reuse.num_kept,
             num_reused_tokens=scheduler.reuse.num_reused,
@@ -179,8 +182,8 @@ class Engine:
         The rows of requests that are running or waiting now are not saved either.
         """
         with self._lock:
-            self._forgets = True
-            for sequence in (*self._inbox, *(sequence for sequence, _ in self._queueing)):
+            self._forget_requested = True
+            for sequence in (*self._inbox, *(sequence for sequence, _ in self._overflow)):
                 sequence.is_forgotten = True
             self._start()
 
@@ -191,13 +194,13 @@ class Engine:
         """
         with self._lock:
             self._is_closed = True
-            while self._queueing:
-                sequence, future = self._queueing.popleft()
+            while self._overflow:
+                sequence, future = self._overflow.popleft()
                 sequence.finish("cancelled")
                 if future.set_running_or_notify_cancel():
                     future.set_exception(_closed(None))
             if cancel:
-                self._cancels = True  # the worker also reaches the requests that the scheduler is moving right now
+                self._cancel_requested = True  # for requests that the worker is moving between lists right now
                 self._start()
                 for sequence in (*self._inbox, *self._scheduler.all_sequences()):
                     sequence.finish("cancelled")
@@ -236,7 +239,7 @@ class Engine:
         with self._lock:
             if self._is_closed:
                 raise _closed(self._error)
-            if not self._queueing and self._num_waiting < self.config.max_waiting:
+            if not self._overflow and self._num_waiting < self.config.max_waiting:
                 self._inbox.append(sequence)
                 place.set_result(None)
             elif self.config.when_busy == "raise":
@@ -246,7 +249,7 @@ class Engine:
                 )
                 raise EngineBusyError(msg)
             else:
-                self._queueing.append((sequence, place))
+                self._overflow.append((sequence, place))
             self._start()
         return place
 
@@ -262,7 +265,7 @@ class Engine:
     def _work(self) -> None:
         """Step until no request is left. If the worker itself fails, all requests end with an error."""
         try:
-            with torch.inference_mode():  # around recover() too, which writes to inference tensors
+            with torch.inference_mode():  # recover() too writes to inference tensors
                 while self._process_inbox():
                     try:
                         self._scheduler.step()
@@ -275,10 +278,10 @@ class Engine:
             self._break_down(error)
 
     def _break_down(self, error: BaseException) -> None:
-        """Close the engine and end everything, after an error from which the scheduler could not recover."""
+        """Close the engine and end all requests, after an error from which the scheduler could not recover."""
         with self._lock:
             self._is_closed, self._is_working, self._error = True, False, error
-            queueing, scorings = [*self._queueing], [*self._scorings]
+            queueing, scorings = [*self._overflow], [*self._scorings]
             sequences = [*self._scheduler.all_sequences(), *self._inbox, *(sequence for sequence, _ in queueing)]
         for sequence in sequences:
             sequence.finish("error", failure_of(error))
@@ -289,15 +292,15 @@ class Engine:
             scoring.fail(_closed(error))
 
     def _process_inbox(self) -> bool:
-        """Process what other threads have left for the worker. Return whether there is work to do."""
+        """Process the requests and flags that other threads have set. Return whether there is work to do."""
         with self._lock:
-            if self._forgets:  # before the inbox, whose requests were marked if they came before the forgetting
+            if self._forget_requested:  # before the inbox: requests that came after the call must not be affected
                 self._scheduler.forget_private()
-                self._forgets = False
+                self._forget_requested = False
             while self._inbox:
                 self._scheduler.add(self._inbox.popleft())
             self._fill_queue()
-            if self._cancels:
+            if self._cancel_requested:
                 for sequence in self._scheduler.all_sequences():
                     sequence.finish("cancelled")
             while self._scorings and self._scorings[0].is_finished:
@@ -308,17 +311,17 @@ class Engine:
             return self._is_working
 
     def _fill_queue(self) -> None:
-        """Move requests from outside the queue into its free places, and drop those that have timed out."""
-        for sequence, _ in self._queueing:
+        """Move requests from `_overflow` into free places of the queue, and drop those that have timed out."""
+        for sequence, _ in self._overflow:
             sequence.expire()
-        outside, self._queueing = self._queueing, deque()
+        outside, self._overflow = self._overflow, deque()
         for sequence, place in outside:
             if not sequence.is_finished and self._num_waiting >= self.config.max_waiting:
-                self._queueing.append((sequence, place))
+                self._overflow.append((sequence, place))
             elif place.set_running_or_notify_cancel():
                 if not sequence.is_finished:
                     self._scheduler.add(sequence)
-                place.set_result(None)  # if the request has ended, its generation says so
+                place.set_result(None)  # if the request has ended, the generation raises its error
 
 
 _engines: "weakref.WeakSet[Engine]" = weakref.WeakSet()
@@ -353,8 +356,8 @@ def _closed(error: BaseException | None) -> ModelClosedError:
     return closed
 
 
-def _completed(config: EngineConfig, runner: Runner[Any]) -> EngineConfig:
-    """Replace each limit that is `None` by the default for the device."""
+def _with_defaults(config: EngineConfig, runner: Runner[Any]) -> EngineConfig:
+    """Return the config with the device's default in place of each limit that is `None`."""
     free = max(0, runner.free_bytes())
     chunk = _PREFILL_TOKENS.get(runner.device.type, _DEFAULT_PREFILL_TOKENS)
 

@@ -10,7 +10,7 @@ _Failure = TypeVar("_Failure", bound=Exception)
 
 
 def failure_of(error: BaseException) -> GenerationError:
-    """Return the error for one request. Each request needs its own object, since raising adds a traceback to it."""
+    """Return the error for one request. Each request needs its own object, since raising it adds a traceback."""
     failure = GenerationError(f"The model failed while it answered: {type(error).__name__}: {error}")
     return caused(failure, error)
 

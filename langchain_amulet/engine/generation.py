@@ -1,4 +1,4 @@
-"""The caller's view of one answer while it is generated."""
+"""`Generation`: an iterator over the tokens of one answer while they are generated."""
 
 import asyncio
 import weakref
@@ -11,8 +11,9 @@ from langchain_amulet.engine.sequence import FinishReason, Sequence, TokenLogpro
 class Generation:
     """An iterator, sync or async, over the tokens of one answer.
 
-    Tokens are drawn whether or not they are read. The iterator does not yield a token that ends the answer
-    (`SamplingParams.stop_token_ids`). When the object is garbage collected, the request is cancelled.
+    Tokens are drawn whether or not they are read. The iterator does not yield the stop token that ends the answer
+    (`SamplingParams.stop_token_ids`). It raises the error of a request that has failed. When the object is garbage
+    collected, the request is cancelled.
     """
 
     def __init__(self, sequence: Sequence) -> None:

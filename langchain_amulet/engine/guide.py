@@ -1,4 +1,4 @@
-"""Constraints on an answer, token by token, and on where it is steered."""
+"""The protocol of guides, which constrain an answer token by token."""
 
 from collections.abc import Callable
 from typing import Protocol, TypeAlias
@@ -28,7 +28,7 @@ class Guide(Protocol):
         """
 
     def opening(self) -> Tensor | None:
-        """Return the tokens that would begin a structure here, bool `(V,)` on the CPU; `None` if there are none.
+        """Return the tokens that would begin a structure here, bool `(V,)` on the CPU; `None` if none would.
 
         Whether one of them is drawn is decided without steering; steering chooses among the other tokens only.
         """
@@ -37,7 +37,7 @@ class Guide(Protocol):
         """Process a drawn token.
 
         Returns:
-            The token to append: the drawn one, or another if the structure could not be completed after it.
+            The token to append: the drawn one, or another one if the structure could not be completed after it.
 
         Raises:
             GrammarError: The grammar has become too complex to follow.
@@ -45,4 +45,4 @@ class Guide(Protocol):
 
 
 GuideFactory: TypeAlias = Callable[[int], Guide]
-"""Makes the guide of an answer, from its maximum number of tokens."""
+"""Creates the guide of an answer. The argument is the maximum number of tokens."""

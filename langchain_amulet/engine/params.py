@@ -10,7 +10,7 @@ from langchain_amulet.exceptions import InvalidParameterError
 from langchain_amulet.realignment import RealignmentConfig
 
 MAX_SEED = 2**63 - 1
-_MIN_POSITIVE = 1e-6  # dividing float32 logits by less overflows
+_MIN_POSITIVE = 1e-6  # float32 logits divided by a smaller number may overflow
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,7 @@ class SamplingParams:
     repetition_penalty: float = 1.0
     """Above 1, tokens of the base prompt and of the answer so far become less likely (Keskar et al. 2019)."""
     max_tokens: int = 512
+    """The most tokens of the answer, including its stop token."""
     seed: int | None = None
     """Equal seeds give equal draws. `None` draws a seed from torch's default generator."""
     stop_token_ids: frozenset[int] = frozenset()
@@ -86,13 +87,13 @@ class Request:
     realignment: RealignmentConfig = field(default_factory=RealignmentConfig)
     sampling: SamplingParams = field(default_factory=SamplingParams)
     logprobs: int | None = None
-    """Report the log-probability of each token, and of this many of the most likely tokens at its position. `None`
-    reports none. They are those of the realigned policy, before penalty and temperature."""
+    """Report the log-probability of each token, and of this many of the most likely tokens at its position. They are
+    those of the realigned policy, before penalty and temperature. `None` turns the report off."""
     prefix_keys: Sequence[str | None] = ()
-    """For each stream, which other requests may reuse its keys and values: all of them if the key is `""`, those with
-    the same key if it is another text, none if it is `None`. Empty: `""` for the base stream, `None` for the others."""
+    """One key per stream, which says what other requests may reuse its keys and values. `""`: all requests; another
+    text: requests with the same key; `None`: no request. Empty: `""` for the base stream, `None` for the others."""
     guide: GuideFactory | None = None
-    """Makes the guide that constrains the answer, for example to a grammar. `None` allows any answer."""
+    """Creates the guide that constrains the answer, for example to a grammar. `None` allows any answer."""
     timeout_s: float | None = None
     """Seconds from submission, after which the request ends with an error. `None` means no limit."""
 

@@ -20,7 +20,7 @@ class Prefix(Generic[SavedRow]):
 
 
 class PrefixCache(Generic[SavedRow]):
-    """Saved rows within a budget of tokens; the least recently used one is dropped first.
+    """Saved rows within a budget of tokens. The least recently used row is dropped first.
 
     Args:
         max_tokens: The budget, in tokens.
@@ -61,7 +61,7 @@ class PrefixCache(Generic[SavedRow]):
         return True
 
     def put(self, prefix: Prefix[SavedRow]) -> None:
-        """Add a row. It replaces the saved rows that are its prefixes, and the oldest ones beyond the budget."""
+        """Add a row. Drop rows with the same key that are its prefixes, and the oldest rows beyond the budget."""
         for number, other in list(self._prefixes.items()):
             is_covered = common_prefix_length(other.tokens, prefix.tokens) == len(other.tokens)
             if other.key == prefix.key and is_covered:

@@ -1,4 +1,4 @@
-"""Reuses keys and values: of other streams of a request, of running requests, and of earlier ones."""
+"""Reuses keys and values between the streams of a request and between requests."""
 
 from collections.abc import Iterable, Sequence
 from typing import Generic
@@ -10,33 +10,33 @@ from langchain_amulet.engine.tokens import Tokens
 
 _MIN_REUSE = 8  # tokens; copying fewer saves no time
 MIN_SHARED = 64
-"""Tokens; prefilling fewer twice costs less than a separate forward."""
+"""Tokens. Prefilling fewer tokens in every stream costs less than a separate forward for the common prefix."""
 
 
 class Reuse(Generic[SavedRow]):
-    """Fills new rows from existing and from saved ones.
+    """Copies keys and values to new rows, from running and from saved rows.
 
     Args:
-        runner: Holds the rows.
-        max_bytes: The budget for saved rows of earlier requests. 0 reuses nothing between requests.
+        runner: The runner, which holds the rows.
+        max_bytes: Memory for saved rows of earlier requests. 0 turns reuse between requests off.
     """
 
     def __init__(self, runner: Runner[SavedRow], max_bytes: int) -> None:
         self._runner = runner
         self._between_requests = bool(max_bytes) and runner.is_incremental
-        self._kept: PrefixCache[SavedRow] = PrefixCache(
+        self._saved: PrefixCache[SavedRow] = PrefixCache(
             max_bytes // max(1, runner.bytes_per_token) if self._between_requests else 0
         )
         self.num_reused = 0
-        """Tokens that were copied from other requests in place of a prefill."""
+        """Tokens that were not prefilled, since their keys and values were copied from other requests."""
 
     @property
     def num_kept(self) -> int:
         """Tokens in saved rows of earlier requests."""
-        return self._kept.num_tokens
+        return self._saved.num_tokens
 
     def fill(self, rows: Sequence[Row], first: int) -> int:
-        """Fill the rows of a new request, from index `first` on, as far as other rows have the same prefix.
+        """Copy the longest known prefix of each stream to the rows of a new request, which begin at index `first`.
 
         Returns:
             The number of tokens to prefill in its base row and then copy to its other rows; 0 if that saves no time.
@@ -61,33 +61,33 @@ class Reuse(Generic[SavedRow]):
                 rows[index].num_tokens = length
 
     def keep(self, row: Row, index: int) -> None:
-        """Save what a row has read, if a later request may reuse it."""
+        """Save the keys and values of a row, if a later request may reuse them."""
         tokens, key = row.read_ids, row.key
         if (
             key is None
             or (key and row.sequence.is_forgotten)
             or len(tokens) < _MIN_REUSE
-            or not self._kept.has_use_for(tokens, key)
+            or not self._saved.has_use_for(tokens, key)
         ):
             return
         try:
             saved = self._runner.save(index, len(tokens))
         except (RuntimeError, MemoryError):  # out of memory: saving must not make an answer fail
-            self._kept.clear()
+            self._saved.clear()
         else:
-            self._kept.put(Prefix(tokens, key, saved))
+            self._saved.put(Prefix(tokens, key, saved))
 
     def clear(self, *, private_only: bool = False) -> bool:
         """Drop the saved rows, or only those with a key. Return whether there were any."""
-        before = len(self._kept)
-        self._kept.clear(private_only=private_only)
-        return len(self._kept) < before
+        before = len(self._saved)
+        self._saved.clear(private_only=private_only)
+        return len(self._saved) < before
 
     def _take_over(self, row: Row, index: int, others: Sequence[Row]) -> int:
         """Fill a row from the saved or running row with the longest common prefix. Return the length of the prefix."""
         if row.key is None:
             return 0
-        prefix, kept_length = self._kept.find(row.reusable_ids, row.key)
+        prefix, kept_length = self._saved.find(row.reusable_ids, row.key)
         source, length = _longest_match(row.reusable_ids, row.key, others)
         if max(length, kept_length) < _MIN_REUSE:
             return 0

@@ -1,4 +1,4 @@
-"""The use of one row of the runner."""
+"""A row of the runner: which stream it holds, and how many tokens it has read."""
 
 from collections import abc
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from langchain_amulet.engine.tokens import Tokens, common_prefix_length
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """A stream of a sequence, and how much of it the row has read."""
+    """One row: the stream of a sequence that it holds, and how many of its tokens the row has read."""
 
     sequence: Sequence
     stream: int
@@ -25,12 +25,12 @@ class Row:
 
     @property
     def key(self) -> str | None:
-        """The key of the requests that may reuse what it has read; see `Request.prefix_keys`."""
+        """Which requests may reuse its keys and values; see `Request.prefix_keys`."""
         return self.sequence.request.prefix_key(self.stream)
 
     @property
     def read_ids(self) -> Tokens:
-        """The tokens that it has read."""
+        """The tokens that the row has read."""
         return np.array(self.sequence.stream_ids(self.stream)[: self.num_tokens], dtype=np.int64)
 
     @property
@@ -39,7 +39,7 @@ class Row:
         return np.array(self.sequence.stream_ids(self.stream)[:-1], dtype=np.int64)
 
     def common_length(self, tokens: Tokens) -> int:
-        """Return the length of the common prefix with what it has read, without joining prompt and answer."""
+        """Return the length of the common prefix of `tokens` and the tokens that the row has read."""
         prompt = self.sequence.prompts[self.stream][: self.num_tokens]
         length = common_prefix_length(prompt, tokens)
         if length < len(prompt) or length == self.num_tokens:
@@ -56,12 +56,12 @@ class Row:
         return self.sequence.token_ids[self.num_tokens - len(prompt)]
 
     def unread_ids(self, count: int) -> list[int]:
-        """Return the next tokens to read."""
+        """Return the next `count` tokens to read."""
         return self.sequence.stream_ids(self.stream)[self.num_tokens : self.num_tokens + count]
 
 
 def rows_by_sequence(sequences: abc.Sequence[Sequence], rows: abc.Sequence[Row]) -> list[list[int]]:
-    """Return for each sequence the indices of its rows in `rows`, by stream."""
+    """Return, for each sequence, the indices of its rows in `rows`, in the order of its streams."""
     indices: dict[int, list[int]] = {sequence.number: [0] * sequence.num_streams for sequence in sequences}
     for index, row in enumerate(rows):
         indices[row.sequence.number][row.stream] = index

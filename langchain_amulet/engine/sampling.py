@@ -1,4 +1,4 @@
-"""Draws the next token of several requests from logits."""
+"""Samples the next token of several requests from logits."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ def penalise(logits: Tensor, seen_ids: Tensor, penalty: float) -> Tensor:
     Args:
         logits: Logits or log-probabilities, `(V,)`.
         seen_ids: Token ids, `(S,)`.
-        penalty: Above 1; 1 changes nothing.
+        penalty: Above 0. Above 1 makes seen tokens less likely, below 1 more likely; 1 changes nothing.
 
     References:
         https://arxiv.org/abs/1909.05858
@@ -35,12 +35,12 @@ def sample(logits: Tensor, sampling: Sequence[SamplingParams], keys: Sequence[in
     """Draw one token per row: temperature, top-k, top-p, then the Gumbel-max trick.
 
     The noise of a token depends only on the key of the row and on the token id. So a seed gives the same answer
-    whatever else is in the batch. Rounding, which depends on the batch, changes a draw only where the two best tokens
-    nearly tie; with inverse transform sampling it would shift every boundary between two tokens.
+    whatever else is in the batch. Rounding errors, which depend on the batch, change a draw only if the two best tokens
+    nearly tie. Inverse transform sampling is more sensitive: there, rounding shifts the boundaries of all tokens.
 
     Args:
         logits: Logits or log-probabilities, `(B, V)`.
-        sampling: How to draw in each row.
+        sampling: The parameters of each row.
         keys: One random number of 64 bits per row; greedy rows ignore it.
 
     Returns:
@@ -48,8 +48,8 @@ def sample(logits: Tensor, sampling: Sequence[SamplingParams], keys: Sequence[in
     """
     drawn = torch.empty(len(logits), dtype=torch.long, device=logits.device)
     groups: dict[tuple[_Draw, int], list[int]] = defaultdict(list)
-    for row, each in enumerate(sampling):
-        groups[_draw_of(each), max(_NUM_CANDIDATES, each.top_k)].append(row)
+    for row, params in enumerate(sampling):
+        groups[_draw_of(params), max(_NUM_CANDIDATES, params.top_k)].append(row)
     for (draw, _), rows in groups.items():
         some = logits if len(rows) == len(logits) else logits[rows]
         some_keys = torch.tensor([[keys[row]] for row in rows], device=logits.device)
@@ -80,17 +80,17 @@ def _draw_from_all(logits: Tensor, sampling: Sequence[SamplingParams], keys: Ten
 
 
 def _tempered(logits: Tensor, sampling: Sequence[SamplingParams]) -> Tensor:
-    return logits / _column([each.temperature for each in sampling], logits)
+    return logits / _column([params.temperature for params in sampling], logits)
 
 
 def _draw_filtered(logits: Tensor, sampling: Sequence[SamplingParams], keys: Tensor) -> Tensor:
     """Draw from the top-k tokens or the nucleus of top-p. On CPUs, sort only part of the vocabulary where possible."""
     logits, vocab_size = _tempered(logits, sampling), logits.shape[-1]
-    top_k = [min(each.top_k, vocab_size) or vocab_size for each in sampling]
+    top_k = [min(params.top_k, vocab_size) or vocab_size for params in sampling]
     if logits.device.type != "cpu":  # sorting is fast there; checking whether the candidates suffice would synchronise
         return _draw_from_top(logits, vocab_size, top_k, sampling, keys)[0]
     # The same number for all rows of the call, since the order of tied tokens depends on it.
-    num_candidates = min(vocab_size, max(_NUM_CANDIDATES, *(each.top_k for each in sampling)))
+    num_candidates = min(vocab_size, max(_NUM_CANDIDATES, *(params.top_k for params in sampling)))
     tokens, is_enough = _draw_from_top(logits, num_candidates, top_k, sampling, keys)
     short = (~is_enough).nonzero().flatten().tolist() if num_candidates < vocab_size else []
     if short:
@@ -117,7 +117,7 @@ def _draw_from_top(
     log_z = torch.where(is_cut, top_logits.logsumexp(-1, keepdim=True), logits.logsumexp(-1, keepdim=True))
     probs = (top_logits - log_z).exp()
     mass_before = probs.cumsum(-1) - probs  # the mass of all more likely tokens
-    top_p = _column([each.top_p for each in sampling], logits)
+    top_p = _column([params.top_p for params in sampling], logits)
     kept = top_logits.masked_fill((mass_before >= top_p) & (top_p < 1), -torch.inf)
     is_enough = is_cut | ((probs.sum(-1, keepdim=True) >= top_p) & (top_p < 1))
     return order.gather(-1, _pick(kept, order, keys)).squeeze(-1), is_enough.squeeze(-1)
@@ -138,7 +138,7 @@ def _gumbel(token_ids: Tensor, keys: Tensor) -> Tensor:
     z = (z ^ _shift_right(z, 30)) * _MIX_1
     z = (z ^ _shift_right(z, 27)) * _MIX_2
     z = z ^ _shift_right(z, 31)
-    # The half keeps the uniform numbers away from 0 and 1. MPS has no float64, and float32 has room for 23 bits.
+    # Adding 0.5 keeps the uniform numbers away from 0 and 1. MPS has no float64, and float32 has room for 23 bits.
     num_bits, dtype = (23, torch.float32) if z.device.type == "mps" else (52, torch.float64)
     uniform = ((z & (2**num_bits - 1)).to(dtype) + 0.5) / 2**num_bits
     noise: Tensor = -(-uniform.log()).log()

@@ -1,4 +1,4 @@
-"""Which requests hold rows, and what the next forward computes.
+"""The scheduler: decides which requests hold rows and what the next forward computes.
 
 A request is a group of rows, one per stream; they are admitted, stepped and freed together. The rows that decode come
 first. Behind them are the rows of the requests whose prompts are being prefilled.
@@ -36,12 +36,12 @@ from langchain_amulet.engine.row import Row, rows_by_sequence
 from langchain_amulet.engine.runners.protocol import Runner
 from langchain_amulet.engine.sequence import Sequence
 
-_IDLE_FACTOR = 8  # larger chunks while no request decodes; one that arrives meanwhile waits for the end of the chunk
-_MIN_CHUNK = 16  # tokens; if the device has no memory for so few, smaller chunks do not help
+_IDLE_FACTOR = 8  # chunks are larger while no request decodes; a new request then waits for the end of the chunk
+_MIN_CHUNK = 16  # tokens; a device without memory for so few has none for a smaller chunk either
 
 
 class Scheduler:
-    """Admits, steps and frees sequences on one runner; one thread at a time.
+    """Admits, steps and frees sequences on one runner. Not thread-safe: only the worker thread calls it.
 
     Args:
         runner: Executes the model.
@@ -59,8 +59,8 @@ class Scheduler:
         self._queue = AdmissionQueue(self._limits)
         self._prefilling: list[Sequence] = []
         self._decoding: list[Sequence] = []
-        self._num_shared = 0  # tokens that the base row of the request being prefilled reads for all its rows
-        self._batch: Batch | None = None  # of the decoding requests; remade after a row has moved
+        self._num_shared = 0  # prompt tokens that the base row of the request in prefill reads for all its rows
+        self._batch: Batch | None = None  # of the decoding requests; rebuilt after a row has moved
         self._in_forward: list[Sequence] = []  # the requests of the current forward
         self._is_reading = False  # whether the current forward is a prefill
         self._chunk_divisor = 1  # grows when the device has no memory for a chunk; reset when the engine is idle
@@ -84,7 +84,7 @@ class Scheduler:
 
     @property
     def reuse(self) -> Reuse[Any]:
-        """The reuse of keys and values, and its counts."""
+        """Reuses keys and values, and counts the reused tokens."""
         return self._reuse
 
     @property
@@ -125,9 +125,11 @@ class Scheduler:
 
     @torch.inference_mode()
     def recover(self, error: Exception) -> None:
-        """Continue after a step has raised. The requests of the failed forward end with an error; if unknown, all do.
+        """Continue after a step has raised an error: the requests of the failed forward end with an error.
 
-        After a failed prefill of several requests, each is tried again alone, so that only the cause ends.
+        If it is unknown which requests were in the forward, all requests end.
+
+        After a failed prefill of several requests, each is prefilled again alone, so that only the failing one ends.
         """
         failed, self._in_forward = self._in_forward or self.all_sequences(), []
         is_reading, self._is_reading = self._is_reading, False
@@ -142,13 +144,13 @@ class Scheduler:
         self._sweep()
 
     def forget_private(self) -> None:
-        """Drop the saved rows with a key, and save none of the running and waiting requests."""
+        """Drop the saved rows with a key, and do not save such rows of running and waiting requests."""
         for sequence in self.all_sequences():
             sequence.is_forgotten = True
         self._reuse.clear(private_only=True)
 
     def release(self) -> None:
-        """Free the memory of all rows; none may be in use."""
+        """Free the memory of all rows. No row may be in use."""
         assert not self._rows, "rows are in use"
         self._chunk_divisor = 1
         self._runner.release()
@@ -162,7 +164,7 @@ class Scheduler:
             )
             if sequence is None:
                 return
-            longest = max(each.num_tokens for each in (sequence, *self._decoding, *self._prefilling))
+            longest = max(running.num_tokens for running in (sequence, *self._decoding, *self._prefilling))
             self._in_forward = [sequence]
             try:
                 self._runner.reserve(len(self._rows) + sequence.num_streams, longest, self._max_bytes)
@@ -178,7 +180,7 @@ class Scheduler:
             self._in_forward = []
 
     def _refuse(self, sequence: Sequence, error: BaseException) -> None:
-        """React to too little memory for new rows: drop the saved rows, or wait until a request leaves, or give up."""
+        """Handle too little memory for new rows: drop the saved rows, or wait until a request leaves, or give up."""
         if self._reuse.clear():
             return
         self._queue.is_full = True
@@ -186,7 +188,7 @@ class Scheduler:
             self._give_up(sequence, error)
 
     def _give_up(self, sequence: Sequence, error: BaseException) -> None:
-        """End a request that does not fit into memory alone, after one more try with buffers of exactly its size."""
+        """Try a request that does not fit into memory alone once more, in buffers of exactly its size; then end it."""
         self._runner.release()
         if sequence.is_last_try:
             sequence.finish("error", too_large(sequence, error))
@@ -223,7 +225,7 @@ class Scheduler:
             self._num_shared = 0
 
     def _chunk_size(self) -> int:
-        """Return the tokens to prefill in one forward: few while other requests wait for their next token."""
+        """Return the most tokens to prefill in one forward: fewer while other requests are decoding."""
         size = self._prefill_tokens if self._decoding else _IDLE_FACTOR * self._prefill_tokens
         return max(1, size // self._chunk_divisor)
 
@@ -253,10 +255,10 @@ class Scheduler:
         self._batch.draw(logits)
 
     def _preempt_until_rows_fit(self) -> None:
-        """Preempt the latest requests until the rows, which grow by one token, fit into the limit."""
+        """Preempt the latest requests until the rows fit into the memory limit after one more token."""
         while self.num_running > 1:
             active = [*self._decoding, *self._prefilling]
-            if max(each.num_tokens for each in active) <= self.max_length(len(self._rows)):
+            if max(sequence.num_tokens for sequence in active) <= self.max_length(len(self._rows)):
                 return
             self._preempt(self._latest())
 
@@ -264,9 +266,9 @@ class Scheduler:
         return max([*self._decoding, *self._prefilling], key=lambda sequence: sequence.number)
 
     def _make_room(self, error: BaseException) -> None:
-        """React to too little memory for a forward or its draw: free memory, so that the next step can try again.
+        """Free memory after a forward or a draw had too little of it, so that the next step can try again.
 
-        Frees the saved rows first, then uses smaller chunks, then preempts the latest request.
+        Drops the saved rows first, then makes chunks smaller, then preempts the latest request.
         """
         self._take_back_undrawn()
         if self._reuse.clear() or not self.num_running:
@@ -281,14 +283,14 @@ class Scheduler:
             self._give_up(latest, error)
 
     def _take_back_undrawn(self) -> None:
-        """Take back the last token of the rows that have read it but have not drawn from its logits."""
+        """Remove the last token from rows that have read it, but whose request has not drawn a token after it."""
         for index, row in enumerate(self._rows[: self._num_decode_rows]):
             if row.num_unread == 0 and not row.sequence.is_finished:
                 row.num_tokens -= 1
                 self._runner.truncate(index, row.num_tokens)
 
     def _preempt(self, sequence: Sequence, *, saves: bool = True) -> None:
-        """Take the rows of a request. Its answer continues after its tokens have been prefilled again."""
+        """Free the rows of a running request and put it at the front of the queue, to be prefilled again later."""
         self._leave(sequence, saves=saves)
         self._queue.put_back(sequence)
         self.num_preemptions += 1
@@ -299,7 +301,7 @@ class Scheduler:
         """Remove the requests that have ended or timed out, and free their rows."""
         for sequence in self.all_sequences():
             sequence.expire()
-        for sequence in [each for each in (*self._decoding, *self._prefilling) if each.is_finished]:
+        for sequence in [running for running in (*self._decoding, *self._prefilling) if running.is_finished]:
             self._leave(sequence)
         self._queue.remove_finished()
 

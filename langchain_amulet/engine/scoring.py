@@ -1,4 +1,4 @@
-"""The log-probabilities of a given text after each of several prompts, without drawing a token."""
+"""Scoring: the log-probabilities of a text after each of several prompts."""
 
 import contextlib
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ from langchain_amulet.exceptions import AmuletError, EngineMemoryError
 
 
 class Scoring:
-    """A text to score: one forward per prompt, between the steps of the running requests.
+    """A text to score. It takes one forward per prompt, between the steps of the running requests.
 
     Args:
-        prompts: Token ids of each stream, none empty.
+        prompts: Token ids of each stream, at least one per stream.
         token_ids: Token ids of the text, at least one.
     """
 

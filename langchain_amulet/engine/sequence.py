@@ -1,4 +1,4 @@
-"""The state of one request."""
+"""`Sequence`: the state of one request."""
 
 import itertools
 import threading
@@ -43,22 +43,22 @@ class Sequence:
     """
 
     is_suspect = False
-    """Whether a prefill together with others has failed, so that it is prefilled alone."""
+    """Whether a prefill together with other requests has failed, so that this request is prefilled alone."""
     is_last_try = False
-    """Whether it has run out of memory while it was the only running request."""
+    """Whether the device ran out of memory while this was the only running request."""
     is_sound = True
-    """Whether all its logits so far were finite where they had to be."""
+    """Whether no logits of this request were NaN so far, and each drawn token had a finite logit."""
     is_forgotten = False
-    """Whether its rows with a key must not be saved."""
+    """Whether its rows with a prefix key must not be saved."""
 
     def __init__(self, request: Request, *, max_length: int) -> None:
         self.request = request
         self.number = next(_numbers)
         """Larger for later requests."""
         self.token_ids: list[int] = []
-        """The tokens drawn so far, the one that ended the answer included."""
+        """The tokens drawn so far, including the stop token."""
         self.logprobs: list[TokenLogprobs] = []
-        """One per token, if the request asks for them."""
+        """One entry per token, if the request asks for them."""
         self.finish_reason: FinishReason | None = None
         self.channel = Channel()
         """Passes the tokens to the reader."""
@@ -165,7 +165,7 @@ class Sequence:
             self.finish("error", GenerationTimeoutError(msg))
 
     def finish(self, reason: FinishReason, error: BaseException | None = None) -> None:
-        """Finish the answer. Only the first call counts. A waiting reader gets the end, or the error."""
+        """Finish the answer. Only the first call has an effect. A waiting reader gets the end, or the error."""
         with self._lock:
             if self.is_finished:
                 return
@@ -176,5 +176,5 @@ class Sequence:
 def _no_room(num_tokens: int, max_length: int) -> ContextLengthError:
     return ContextLengthError(
         f"The prompt has {num_tokens} tokens; the model's context holds {max_length}, "
-        f"the answer included. Shorten the conversation."
+        f"including the answer. Shorten the conversation."
     )

@@ -13,8 +13,8 @@ _threads: "weakref.WeakSet[threading.Thread]" = weakref.WeakSet()
 class Worker:
     """Runs jobs one after another, always on the same thread, as CUDA graphs require.
 
-    The thread ends when the worker is garbage collected. It is a daemon thread, so that a process can exit during an
-    answer; a thread pool would wait for the last token. The owner joins it at exit.
+    The thread ends when the worker is garbage collected. It is a daemon thread, so that the process can exit while an
+    answer is generated; a `ThreadPoolExecutor` would wait for the last token. The engine joins the thread at exit.
     """
 
     def __init__(self, name: str) -> None:
@@ -35,7 +35,7 @@ class Worker:
 
 
 def join_orphans(timeout_s: float) -> None:
-    """Wait for threads whose workers are garbage collected; they may still be freeing a model."""
+    """Wait for the threads of garbage-collected workers, which may still be freeing a model."""
     for thread in [*_threads]:
         thread.join(timeout_s)
 

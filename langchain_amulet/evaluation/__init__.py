@@ -1,4 +1,6 @@
-"""Evaluations: every method answers every question for every preference; scorers score the answers; a report compares.
+"""Evaluation of decoding methods: generates answers, scores them, and writes a report.
+
+Every method answers every question for every preference.
 
     from langchain_amulet.evaluation import deterministic_scorers, evaluate, load_dataset, paper_methods
 

@@ -1,4 +1,4 @@
-"""Running an evaluation: generate the answers of all methods, and score them.
+"""`evaluate()`: generates the answers of all methods, and scores them.
 
 The answers and the scores of expensive scorers are stored as soon as they are ready, so an interrupted evaluation
 resumes where it stopped.
@@ -293,7 +293,7 @@ def _score_all(scorer: Scorer, answers: Iterable[Answer], run_folder: RunFolder)
 def _score(scorer: Scorer, answer: Answer) -> float | None:
     try:
         score = scorer.score(answer)
-    except PER_QUESTION_ERRORS:  # tokenized again, an answer that filled the context may exceed it
+    except PER_QUESTION_ERRORS:  # an answer that filled the context may exceed it after tokenising it again
         return None
     return None if score is None or not math.isfinite(score) else float(score)
 

@@ -1,4 +1,4 @@
-"""A complete experiment: an evaluation, its optional parts (judge, refusals, ablations, efficiency), and a report."""
+"""`Experiment`: an evaluation, its optional parts and its report."""
 
 import json
 from collections.abc import Sequence
@@ -135,7 +135,7 @@ class Experiment:
         return sections.judge_section(evaluation, judgements)
 
     def _refusals_section(self) -> Section:
-        """The methods without preference, the baseline, and the settings of Amulet; the others would take long."""
+        """Measure refusals of few methods, to save time: those without preference, the baseline, and Amulet."""
         amulet = {method.decoding_key for method in amulet_methods()}
         methods = [
             method

@@ -1,4 +1,4 @@
-"""The result of an evaluation: answers and scores, looked up by method, preference and temperature."""
+"""The result of an evaluation: answers and scores by method, preference and temperature."""
 
 from collections import defaultdict
 from dataclasses import dataclass, field

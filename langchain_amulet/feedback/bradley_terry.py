@@ -1,4 +1,4 @@
-r"""Fit the weights of a user's preferences to feedback, with a regularised Bradley-Terry model.
+r"""Fits preference weights to feedback with a regularised Bradley-Terry model.
 
 The evidence f_k(x) of a response x for preference k is its mean log-probability gain: the mean over its tokens of
 d_k = log p(token | prompt with preference k) − log p(token | prompt), in nats per token. With z the standardised
@@ -35,19 +35,8 @@ _NUM_PSEUDO_OBSERVATIONS = 2.0  # shrink the scale of each preference towards th
 _INTERCEPT_SCALE = 2.0
 _TINY = 1e-12
 _GRADIENT_TOLERANCE = 1e-8
-_SINCE_CHANGE = (
-    3,
-    4,
-    6,
-    8,
-    11,
-    15,
-    20,
-    27,
-    36,
-    48,
-)  # pieces of feedback since a change
-_CHANGE_PENALTY = 3.0  # nats; in simulations it hides no change, and hardly affects users who do not change
+_SINCE_CHANGE = (3, 4, 6, 8, 11, 15, 20, 27, 36, 48)  # pieces of feedback since a possible change
+_CHANGE_PENALTY = 3.0  # nats; chosen in simulations: no change is missed, and false changes are rare
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +67,7 @@ class Observation(NamedTuple):
     """One piece of feedback."""
 
     evidence: Mapping[str, float]
-    """By preference, in nats per token: of the response, or for a comparison of the better minus the worse response."""
+    """By preference key, in nats per token: the evidence of the response; for a comparison, better minus worse."""
     is_comparison: bool
     is_positive: bool = True
     """Whether the response was liked; always true for a comparison."""
@@ -112,7 +101,7 @@ class WeightFit:
     std_errors: Array
     """`(K,)`: the standard errors of the weights."""
     start: Array
-    """`(K,)`: the prior means: the part of each weight that comes from the stated weights, not from feedback."""
+    """`(K,)`: the prior means, which are the parts of the weights that come from the stated weights."""
     effects: Array
     """`(N, K)`: how much each piece of feedback moved each weight; `start + effects.sum(0)` are the weights."""
 
@@ -150,7 +139,7 @@ def fit_weights(
 
 
 def _features(keys: Sequence[str], observations: Sequence[Observation]) -> tuple[Array, NDArray[np.bool_]]:
-    """Standardised evidence, `(N, K)`, and which rows are comparisons, `(N,)`. Only likes and dislikes are centred."""
+    """Return standardised evidence, `(N, K)`, and which rows are comparisons, `(N,)`. These are not centred."""
     is_comparison = np.array([observation.is_comparison for observation in observations], dtype=bool)
     raw = np.array([[row.evidence.get(key, np.nan) for key in keys] for row in observations], dtype=np.float64)
     raw = raw.reshape(len(observations), len(keys))
@@ -168,7 +157,7 @@ def _features(keys: Sequence[str], observations: Sequence[Observation]) -> tuple
 
 
 def _num_since_change(data: _Data, prior: _Prior) -> int:
-    """The number of pieces of feedback since the user changed their mind; all of them if they did not.
+    """Return the number of pieces of feedback since the user's preferences changed; all if they did not change.
 
     Compares two models by their marginal likelihoods (Laplace): one set of weights for all feedback, or one set before
     the change and another after it.
@@ -187,14 +176,14 @@ def _num_since_change(data: _Data, prior: _Prior) -> int:
 
 
 def _log_marginal_likelihood(data: _Data, prior: _Prior) -> float:
-    """In nats, by Laplace's method; a constant is left out."""
+    """Return the log marginal likelihood by Laplace's method, up to a constant, in nats."""
     theta = _maximise(data, prior)
     _, log_volume = np.linalg.slogdet(_hessian(data, prior, theta))
     return float(0.5 * np.log(prior.precision).sum() - 0.5 * log_volume - _loss(theta, data, prior)[0])
 
 
 def _maximise(data: _Data, prior: _Prior) -> Array:
-    """The maximiser of the log posterior, which is concave: θ and b, `(K + 1,)`."""
+    """Return the maximiser of the log posterior, which is concave: θ and b, `(K + 1,)`."""
 
     def loss(theta: Array) -> tuple[float, Array]:
         return _loss(theta, data, prior)
@@ -208,7 +197,7 @@ def _maximise(data: _Data, prior: _Prior) -> Array:
 
 
 def _loss(theta: Array, data: _Data, prior: _Prior) -> tuple[float, Array]:
-    """The negative log posterior up to a constant, and its gradient."""
+    """Return the negative log posterior up to a constant, and its gradient, `(K + 1,)`."""
     logits = data.design @ theta
     distance = theta - prior.mean
     value = data.counts @ (np.logaddexp(0.0, logits) - data.labels * logits) + 0.5 * prior.precision @ distance**2
@@ -224,7 +213,7 @@ def _hessian(data: _Data, prior: _Prior, theta: Array) -> Array:
 
 
 def _confidence(theta: Array, covariance: Array) -> tuple[float, float]:
-    """The confidence in the direction of θ, and the factor by which to scale θ so that its largest entry equals it."""
+    """Return the confidence in the direction of θ, and the factor that scales the largest |θ_k| to it."""
     length = float(np.linalg.norm(theta))
     if length < _TINY:  # the limit as θ goes to 0 along the most uncertain direction
         variance = float(np.diag(covariance).max(initial=_TINY))

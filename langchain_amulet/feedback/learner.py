@@ -1,4 +1,4 @@
-"""Learning the weights of users' preferences from feedback, without training the model."""
+"""`FeedbackLearner`: learns preference weights from feedback, without training the model."""
 
 import asyncio
 import time
@@ -32,7 +32,7 @@ class WeightReport:
     preference: Preference
     """The preference with its effective weight."""
     fitted_weight: float
-    """The weight fitted to the feedback. It is the effective weight unless the user has stated another one since."""
+    """The weight fitted to the feedback. It is the effective weight unless the user has stated another weight since."""
     start: float
     """The part of the fitted weight that comes from the stated weight and not from feedback, on the same scale."""
     std_error: float
@@ -124,7 +124,7 @@ class FeedbackLearner:
         config: LearningConfig | None = None,
     ) -> None:
         if isinstance(memory.store, FunctionStore):
-            msg = "This memory is read-only. Give FeedbackLearner a memory over a store that can be written."
+            msg = "This memory is read-only. Pass FeedbackLearner a memory over a store that can be written."
             raise StoreTypeError(msg)
         self._llm = llm
         self._memory = memory
@@ -195,7 +195,7 @@ class FeedbackLearner:
         return await self._alearn(user_id, _event("comparison", texts, _difference(*pair)))
 
     def explain(self, user_id: str) -> Explanation:
-        """Explain a user's weights: how much each piece of feedback moved each, and how certain they are.
+        """Explain a user's weights: the effect of each piece of feedback on each weight, and the confidence.
 
         Raises:
             StoreTimeoutError: The store did not answer within the memory's `read_timeout`.
@@ -226,7 +226,7 @@ class FeedbackLearner:
         return _proposals(await asyncio.to_thread(self._fit, data, self._candidates))
 
     def _texts(self, profile: Sequence[Preference]) -> list[str]:
-        """The texts to compute evidence for: those of the profile and of all candidates."""
+        """Return the texts to compute evidence for: those of the profile and of all candidates."""
         return [*dict.fromkeys(p.text for p in (*profile, *self._candidates) if p.text.strip())]
 
     def _learn(self, user_id: str, event: FeedbackEvent) -> str:
@@ -279,7 +279,7 @@ class FeedbackLearner:
 
 
 def _start(stored: StoredPreference) -> float:
-    """The stated weight, from -1 to 1; 0 for a preference that was only learned."""
+    """Return the stated weight, clipped to [-1, 1]; 0 for a preference that was only learned."""
     return min(1.0, max(-1.0, stored.stated_weight)) if stored.preference.source == "stated" else 0.0
 
 

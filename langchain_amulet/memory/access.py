@@ -1,4 +1,4 @@
-"""How a memory reads and writes its store: timeouts, the cache, and what happens after a write.
+"""Reads and writes the store of a memory, with timeouts and caches.
 
 `PreferenceMemory`, the lookup of a chat model and `FeedbackLearner` all read and write through `StoreAccess`.
 """
@@ -43,7 +43,8 @@ class StoreAccess:
         store: The store.
         read_timeout_s: Seconds to wait for a read; `None` waits without a limit. Writes have no timeout.
         cache_s: Maximum age of cached preferences in seconds; 0 turns the cache off.
-        langmem_namespace: Where memories that langmem wrote are read from, or `None`.
+        langmem_namespace: The namespace of langmem's memories, with `{langgraph_user_id}` for the user id. `None` reads
+            none.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class StoreAccess:
         self._langmem_namespace = langmem_namespace
 
     def recall(self, user_id: str) -> Recalled:
-        """Return a user's preferences and their age, from the cache if they are young enough."""
+        """Return a user's preferences and their age, from the cache if they are at most `cache_s` old."""
         namespace = namespace_of(PREFERENCES, user_id)
         if (cached := self._cached(namespace)) is not None:
             return cached
@@ -87,11 +88,11 @@ class StoreAccess:
         return Recalled(preferences, 0.0)
 
     def recall_operation(self, user_id: str) -> StoreOperation[list[StoredPreference]]:
-        """The operation that reads a user's preferences, without the cache; other operations can include it."""
+        """Return the operation that reads a user's preferences without the cache, also for use in other operations."""
         return operations.recall(self.store, user_id, self._langmem_namespace)
 
     def read(self, operation: StoreOperation[_T]) -> _T:
-        """Execute an operation that writes nothing.
+        """Execute a read-only operation.
 
         Raises:
             StoreTimeoutError: The store did not answer within the read timeout.
@@ -103,17 +104,17 @@ class StoreAccess:
         return await arun(self.store, operation, self._read_timeout_s)
 
     def write(self, user_id: str, operation: StoreOperation[_T], *, forgets: bool = False) -> _T:
-        """Execute an operation that writes, and drop what is cached of the user.
+        """Execute an operation that writes, and drop the user's cached preferences.
 
         Args:
             user_id: The user whose data the operation writes.
-            operation: What to do.
-            forgets: Whether it deletes or replaces a preference, so that private caches are dropped too.
+            operation: The operation to execute.
+            forgets: Whether the operation deletes or replaces a preference, so that private caches are dropped too.
         """
         namespace = namespace_of(PREFERENCES, user_id)
         try:
             return run(self.store, operation)
-        finally:  # a write that fails may have written a part
+        finally:  # a failed write may have written a part
             _drop_caches(namespace, forgets=forgets)
 
     async def awrite(self, user_id: str, operation: StoreOperation[_T], *, forgets: bool = False) -> _T:

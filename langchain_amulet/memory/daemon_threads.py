@@ -1,4 +1,4 @@
-"""A small thread pool for calls that may never return; it does not delay the exit of the interpreter."""
+"""A pool of daemon threads, for store calls that may never return."""
 
 import threading
 from collections import deque
@@ -8,13 +8,13 @@ from typing import Any, TypeVar
 
 _T = TypeVar("_T")
 
-_IDLE_S = 10.0
+_IDLE_S = 10.0  # after which an idle thread ends
 
 
 class DaemonThreads:
     """A thread pool of daemon threads.
 
-    `ThreadPoolExecutor` does not serve here: the interpreter waits for its threads at exit.
+    Unlike `ThreadPoolExecutor`, it does not make the interpreter wait for its threads at exit.
 
     Args:
         max_threads: The maximum number of threads. Further calls wait until a thread is free.
@@ -22,7 +22,7 @@ class DaemonThreads:
 
     def __init__(self, max_threads: int = 32) -> None:
         self._max_threads = max_threads
-        self._wakes = threading.Condition()
+        self._condition = threading.Condition()
         self._waiting: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._num_threads = 0
         self._num_idle = 0
@@ -30,13 +30,13 @@ class DaemonThreads:
     def submit(self, function: Callable[[], _T]) -> "Future[_T]":
         """Call `function` as soon as a thread is free, unless the returned future is cancelled before."""
         future: Future[_T] = Future()
-        with self._wakes:
+        with self._condition:
             self._waiting.append((future, function))
             if self._num_idle < len(self._waiting) and self._num_threads < self._max_threads:
                 self._num_threads += 1
                 threading.Thread(target=self._serve, name="amulet-store", daemon=True).start()
             else:
-                self._wakes.notify()
+                self._condition.notify()
         return future
 
     def _serve(self) -> None:
@@ -52,9 +52,9 @@ class DaemonThreads:
             del future, function  # an idle thread keeps no references
 
     def _next(self) -> tuple[Future[Any], Callable[[], Any]] | None:
-        with self._wakes:
+        with self._condition:
             self._num_idle += 1
-            has_work = self._wakes.wait_for(lambda: bool(self._waiting), _IDLE_S)
+            has_work = self._condition.wait_for(lambda: bool(self._waiting), _IDLE_S)
             self._num_idle -= 1
             if has_work:
                 return self._waiting.popleft()

@@ -1,6 +1,6 @@
-"""Executing store operations, for sync and async callers: threads, timeouts and retries.
+"""Executes store operations for sync and async callers, with threads, timeouts and retries.
 
-`_steps` says what an operation takes, retries included. `_perform_all` and `_aperform_all` perform its steps.
+`_steps` yields the steps of an operation, including retries. `_perform_all` and `_aperform_all` perform them.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ def run(store: BaseStore, operation: StoreOperation[_T], timeout_s: float | None
 
     Args:
         store: The store to read or write.
-        operation: What to do.
+        operation: The operation to execute.
         timeout_s: Seconds to wait; `None` waits without a limit, and in the calling thread.
 
     Raises:
@@ -79,7 +79,7 @@ async def arun(store: BaseStore, operation: StoreOperation[_T], timeout_s: float
 
 
 async def finish(work: Coroutine[Any, Any, _T], timeout_s: float | None = None) -> _T:
-    """Wait for a coroutine, which runs to its end even if the caller is cancelled or the timeout is over.
+    """Wait for a coroutine. It runs to its end even if the caller is cancelled or the timeout is over.
 
     Cancelling a call in progress could leave the store's connection inside a transaction, and so unusable.
 
@@ -87,25 +87,25 @@ async def finish(work: Coroutine[Any, Any, _T], timeout_s: float | None = None) 
         StoreTimeoutError: The coroutine did not finish within `timeout_s`.
     """
     task = asyncio.ensure_future(work)
-    _under_way.add(task)
-    task.add_done_callback(_let_go)
+    _pending.add(task)
+    task.add_done_callback(_on_done)
     finished, _ = await asyncio.wait([task], timeout=timeout_s)
     if timeout_s is not None and not finished:
         raise _timed_out(timeout_s)
     return task.result()
 
 
-_under_way: set[asyncio.Future[Any]] = set()  # event loops hold weak references to tasks only
+_pending: set[asyncio.Future[Any]] = set()  # keeps tasks alive: event loops hold only weak references to them
 
 
-def _let_go(task: asyncio.Future[Any]) -> None:
-    _under_way.discard(task)
+def _on_done(task: asyncio.Future[Any]) -> None:
+    _pending.discard(task)
     if not task.cancelled():
-        task.exception()  # mark it as retrieved, or asyncio logs an error when no caller is waiting any more
+        task.exception()  # marks it as retrieved; otherwise asyncio logs an error if no caller waits any more
 
 
 class _RollBack(NamedTuple):
-    """A step: end the transaction that a failed write has left open."""
+    """A step: roll back the transaction that a failed write left open."""
 
 
 class _Sleep(NamedTuple):
@@ -126,7 +126,7 @@ _Steps: TypeAlias = Generator[_Step[_T], Any, None]
 
 
 def _steps(operation: StoreOperation[_T]) -> _Steps[_T]:
-    """All steps of an operation. The caller performs each, and sends its result or throws its error."""
+    """Yield the steps of an operation. The caller performs each step, and sends its result or throws its error."""
     with contextlib.closing(operation):
         result: Any = None
         while True:
@@ -140,7 +140,7 @@ def _steps(operation: StoreOperation[_T]) -> _Steps[_T]:
 
 
 def _attempts(request: StoreRequest) -> Generator[StoreRequest | _RollBack | _Sleep, Any, Any]:
-    """Make a request, and make it again after a delay if the store was in use."""
+    """Yield the steps of one request. Retry it after a delay if it fails with a transient error."""
     delays_s = iter(_DELAYS_S)
     while True:
         try:
@@ -160,7 +160,7 @@ def _perform_all(store: BaseStore, steps: _Steps[_T]) -> _T:
         while not isinstance(step, _Done):
             try:
                 result = _perform(store, step)
-            except StopIteration:  # of a user's function; generators cannot raise it (PEP 479)
+            except StopIteration:  # from a user's function; it cannot be thrown into a generator (PEP 479)
                 raise
             except Exception as error:  # noqa: BLE001 - `_attempts` raises it again, unless it is transient
                 step = steps.throw(error)
@@ -227,7 +227,8 @@ async def _in_thread(store: BaseStore, function: Callable[[], _T]) -> _T:
 def _submit(store: BaseStore, function: Callable[[], _T]) -> "Future[_T]":
     """Call a function in one of the store's threads, with the context variables of the caller.
 
-    The future raises `BoundStoreError`, and the function is not called, if the store works in the caller's thread only.
+    If the store works only in the thread that opened it, the function is not called, and the future raises
+    `BoundStoreError`.
     """
     context = contextvars.copy_context()
 

@@ -1,4 +1,4 @@
-"""The items that a memory writes to a store, and their conversion: preferences, history, feedback, langmem's items."""
+"""The items that a memory writes to a store, and their conversion from and to JSON."""
 
 import hashlib
 import json
@@ -49,12 +49,12 @@ class StoredPreference(NamedTuple):
 
 
 def key_of(text: str) -> str:
-    """The key of a preference: equal texts give equal keys, whichever program writes them."""
+    """Return the key of a preference: the SHA-256 of its text, so that all programs use the same key."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def new_change_key() -> str:
-    """A new key, which sorts by time and is unique among all writers."""
+    """Return a new key that sorts by time and is unique among all writers."""
     return f"{time.time_ns():020d}-{secrets.token_hex(8)}"
 
 
@@ -88,7 +88,7 @@ def from_fields(fields: Mapping[str, Any]) -> Preference:
 
 
 def to_value(user_id: str, preference: Preference, lineage: str) -> dict[str, Any]:
-    """The value of a preference's item.
+    """Return the value of a preference's item.
 
     Args:
         user_id: The user, also stored in the value since the namespace holds only a hash of a long id.
@@ -104,7 +104,7 @@ def to_value(user_id: str, preference: Preference, lineage: str) -> dict[str, An
 
 
 def printable(user_id: str) -> str:
-    """The id without characters that stores refuse: PostgreSQL's JSON allows no null character."""
+    """Return the id with escapes for characters that stores refuse: PostgreSQL's JSON allows no null character."""
     return user_id.encode(errors="backslashreplace").decode().replace("\0", "\\x00")
 
 
@@ -130,17 +130,17 @@ def in_order(items: Sequence[SearchItem]) -> list[SearchItem]:
 
 
 def learned_weights(items: Sequence[Item]) -> dict[str, Any]:
-    """By key of a preference, its learned weight and the stated weight from which it was learned."""
+    """Return, by key of a preference, its learned weight and the stated weight at the time of learning."""
     return next((dict(item.value) for item in items if item.key == WEIGHTS_KEY), {})
 
 
 def to_learned_value(weights: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
-    """The value of the item of learned weights, from the stated and the learned weight by text of a preference."""
+    """Return the value of the item of learned weights, from (stated, learned) weights by preference text."""
     return {key_of(text): {"stated": stated, "learned": learned} for text, (stated, learned) in weights.items()}
 
 
 def with_learned_weight(stated: Preference, learned: Mapping[str, Any]) -> StoredPreference:
-    """A preference with its learned weight, unless the user has stated another weight since it was learned."""
+    """Return a preference with its learned weight, unless the user has stated another weight since."""
     match learned.get(key_of(stated.text)):
         case {"stated": stated_then, "learned": int() | float() as weight} if stated_then == stated.weight:
             return StoredPreference(replace(stated, weight=weight), stated.weight)
@@ -173,7 +173,7 @@ def to_change(value: Mapping[str, Any]) -> PreferenceChange:
 
 
 def to_change_value(preference: Preference, action: Action, lineage: str) -> dict[str, Any]:
-    """The value of an item of the history."""
+    """Return the value of an item of the history."""
     return {**to_fields(preference), "action": action, "at_ns": time.time_ns(), "lineage": lineage}
 
 
@@ -185,8 +185,8 @@ class FeedbackEvent:
     """Nanoseconds since 1970."""
     kind: FeedbackKind
     evidence: Mapping[str, float] = field(repr=False)
-    """By key of a preference, the mean log-probability gain in nats per token; for a comparison, that of the better
-    response minus that of the worse one."""
+    """By key of a preference: the mean log-probability gain of the response, in nats per token. For a comparison, the
+    gain of the better response minus the gain of the worse one."""
 
 
 def to_event(value: Mapping[str, Any]) -> FeedbackEvent:
@@ -205,15 +205,15 @@ def to_event(value: Mapping[str, Any]) -> FeedbackEvent:
 
 
 def to_event_value(event: FeedbackEvent) -> dict[str, Any]:
-    """The value of an item of feedback."""
+    """Return the value of an item of feedback."""
     return {"at_ns": event.at_ns, "kind": event.kind, "evidence": dict(event.evidence)}
 
 
 def memories_to_preferences(items: Sequence[SearchItem]) -> list[Preference]:
     """Convert items of langmem's tools to preferences of weight 1, in the order in which they were written.
 
-    An item is `{"content": ...}`, where the content is a text or an object of some schema; the schema's name may be
-    given as `"kind"`. An object becomes a text that lists its fields in the order of their names.
+    An item is `{"content": ...}`, where the content is a text or an object of some schema; its `"kind"` may be
+    the name of the schema. An object becomes a text that lists its fields in the order of their names.
     """
     ordered = sorted(items, key=lambda item: (item.updated_at, item.key))
     texts = [usable("; ".join(_lines(item.value.get("content")))) for item in ordered]
@@ -221,12 +221,12 @@ def memories_to_preferences(items: Sequence[SearchItem]) -> list[Preference]:
 
 
 def usable(text: str) -> str:
-    """Remove the characters that a preference must not contain from a text of another program or a model."""
+    """Remove characters that a preference must not contain, from a text written by another program or a model."""
     return text.encode(errors="ignore").decode().replace("\0", "")
 
 
 def _lines(content: Any, name: str = "") -> Iterator[str]:
-    """A line per text or number of a JSON value, with the names of the fields that lead to it."""
+    """Yield one line per text or number in a JSON value, prefixed with the names of the enclosing fields."""
     if content is None or content == "":
         return
     if isinstance(content, Mapping):

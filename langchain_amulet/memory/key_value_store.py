@@ -13,7 +13,7 @@ from langgraph.store.base import BaseStore, GetOp, Item, Op, PutOp, SearchItem, 
 
 
 class KeyValueAdapter(BaseStore):
-    """A LangGraph store over a LangChain key-value store, for items that are found by namespace and key.
+    """A LangGraph store over a LangChain key-value store. It supports lookup by namespace and key only.
 
     Each item is stored under one key as JSON bytes, which stores of bytes and of files accept. `LocalFileStore` does
     not write files atomically: use it from one program at a time.
@@ -36,26 +36,26 @@ class KeyValueAdapter(BaseStore):
     def _do(self, op: Op) -> Any:
         match op:
             case PutOp(namespace, key, None):
-                return self.store.mdelete([_flat(namespace, key)])
+                return self.store.mdelete([_flat_key(namespace, key)])
             case PutOp(namespace, key, dict() as value):
-                return self.store.mset([(_flat(namespace, key), _dump(namespace, key, value))])
+                return self.store.mset([(_flat_key(namespace, key), _dump(namespace, key, value))])
             case GetOp(namespace, key):
-                return _load(self.store.mget([_flat(namespace, key)])[0])
+                return _load(self.store.mget([_flat_key(namespace, key)])[0])
             case SearchOp(namespace):
-                keys = self._keys(_flat(namespace))
+                keys = self._keys(_flat_key(namespace))
                 return _page(op, self.store.mget(keys) if keys else [])
         raise NotImplementedError(type(op).__name__)
 
     async def _ado(self, op: Op) -> Any:
         match op:
             case PutOp(namespace, key, None):
-                return await self.store.amdelete([_flat(namespace, key)])
+                return await self.store.amdelete([_flat_key(namespace, key)])
             case PutOp(namespace, key, dict() as value):
-                return await self.store.amset([(_flat(namespace, key), _dump(namespace, key, value))])
+                return await self.store.amset([(_flat_key(namespace, key), _dump(namespace, key, value))])
             case GetOp(namespace, key):
-                return _load((await self.store.amget([_flat(namespace, key)]))[0])
+                return _load((await self.store.amget([_flat_key(namespace, key)]))[0])
             case SearchOp(namespace):
-                keys = await self._akeys(_flat(namespace))
+                keys = await self._akeys(_flat_key(namespace))
                 return _page(op, await self.store.amget(keys) if keys else [])
         raise NotImplementedError(type(op).__name__)
 
@@ -75,12 +75,12 @@ class KeyValueAdapter(BaseStore):
 
 
 def _as_pattern(prefix: str) -> str:
-    """A prefix for stores over Redis, which take it as a pattern that the whole key must match."""
+    """Return the prefix as a pattern, for stores over Redis, which match it against the whole key."""
     return f"{prefix}*"
 
 
-def _flat(namespace: tuple[str, ...], key: str = "") -> str:
-    """A key that file stores accept too: letters, digits, slashes and few other characters."""
+def _flat_key(namespace: tuple[str, ...], key: str = "") -> str:
+    """Return a key that file stores accept too, of hexadecimal hashes and slashes. Without `key`, return its prefix."""
     owner = hashlib.sha256("/".join(namespace).encode()).hexdigest()
     return f"{namespace[0]}/{owner}/{hashlib.sha256(key.encode()).hexdigest() if key else ''}"
 

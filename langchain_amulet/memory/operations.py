@@ -1,4 +1,4 @@
-"""The store operation behind each method of `PreferenceMemory` and `FeedbackLearner`, for sync and async callers."""
+"""The store operations behind the methods of `PreferenceMemory` and `FeedbackLearner`."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -65,13 +65,13 @@ class UserExport(TypedDict):
 
 
 def recall(store: BaseStore, user_id: str, langmem: tuple[str, ...] | None) -> StoreOperation[list[StoredPreference]]:
-    """Read all preferences of a user, each text once; memories that langmem wrote come first."""
+    """Read all preferences of a user without duplicate texts. Memories that langmem wrote come first."""
     namespace = namespace_of(PREFERENCES, user_id)  # checks the user id, also for read-only sources
     if isinstance(store, FunctionStore):
         preferences = as_preferences((yield ReadPreferences(store, user_id)))
         return _without_duplicates([StoredPreference(p, p.weight) for p in preferences if not p.is_expired])
     memories: list[Preference] = []
-    if langmem is not None and _is_label(user_id):
+    if langmem is not None and _is_valid_label(user_id):
         memories = memories_to_preferences((yield from find_all(_for_user(langmem, user_id))))
     items = yield from find_all(namespace)
     remembered, learned = to_stored_preferences(items), learned_weights(items)
@@ -81,7 +81,7 @@ def recall(store: BaseStore, user_id: str, langmem: tuple[str, ...] | None) -> S
 
 
 def _without_duplicates(profile: Sequence[StoredPreference]) -> list[StoredPreference]:
-    """The first preference of each text."""
+    """Return the first preference of each text."""
     first: dict[str, StoredPreference] = {}
     for stored in profile:
         first.setdefault(stored.preference.text, stored)
@@ -89,7 +89,7 @@ def _without_duplicates(profile: Sequence[StoredPreference]) -> list[StoredPrefe
 
 
 def remember(user_id: str, preference: Preference) -> StoreOperation[Preference]:
-    """Write one preference and an entry of the history; nothing is written if the same preference is stored already."""
+    """Write one preference and an entry of the history. Write nothing if the same preference is already stored."""
     namespace, key = namespace_of(PREFERENCES, user_id), key_of(preference.text)
     [item, weights] = yield [GetOp(namespace, key), GetOp(namespace, WEIGHTS_KEY)]
     learned = {} if weights is None else dict(weights.value)
@@ -98,7 +98,7 @@ def remember(user_id: str, preference: Preference) -> StoreOperation[Preference]
         or _is_broken(item)
         or with_learned_weight(from_fields(item.value), learned).preference != preference
     ):
-        yield [*_to_write(user_id, preference, item), *_to_unlearn(namespace, learned, key)]
+        yield [*_to_write(user_id, preference, item), *_to_delete_learned(namespace, learned, key)]
     return preference
 
 
@@ -113,10 +113,10 @@ def update(user_id: str, text: str, changes: Mapping[str, Any]) -> StoreOperatio
     earlier, learned = from_fields(matches[0].value), learned_weights(items)
     preference = replace(earlier, **changes)
     is_reset = "weight" in changes or preference.text != text  # the learned weight belongs to the earlier text
-    unlearned = _to_unlearn(namespace, learned, key_of(text)) if is_reset else []
-    if preference != earlier or unlearned:
+    learned_ops = _to_delete_learned(namespace, learned, key_of(text)) if is_reset else []
+    if preference != earlier or learned_ops:
         replaced = [item for item in matches if item.key != key_of(preference.text)]
-        yield [*_to_write(user_id, preference, matches[0]), *unlearned, *_to_delete(replaced)]
+        yield [*_to_write(user_id, preference, matches[0]), *learned_ops, *_to_delete(replaced)]
     return preference if is_reset else with_learned_weight(preference, learned).preference
 
 
@@ -148,10 +148,10 @@ def write_learned_weights(
 
 
 def forget(user_id: str, text: str | None) -> StoreOperation[None]:
-    """Delete one preference, all its versions in the history and their evidence; or everything of a user.
+    """Delete one preference, all its versions in the history and their evidence; or all data of the user.
 
     Entries of the history that belong to a remaining preference remain. The history is read before the preferences, so
-    that the entry of a preference written in between is not taken for one of a deleted preference.
+    that the entry of a preference written in between does not count as one of a deleted preference.
     """
     if text is None:
         yield from forget_user(user_id)
@@ -159,18 +159,18 @@ def forget(user_id: str, text: str | None) -> StoreOperation[None]:
     changes = yield from find_all(namespace_of(HISTORY, user_id))
     namespace = namespace_of(PREFERENCES, user_id)
     items = yield from find_all(namespace)
-    gone = [item for item in in_order(items) if item.value.get("text") == text]
-    remaining = [item for item in in_order(items) if item not in gone]
+    deleted = [item for item in in_order(items) if item.value.get("text") == text]
+    remaining = [item for item in in_order(items) if item not in deleted]
     lineages, texts = {_lineage(item) for item in remaining}, {item.value.get("text") for item in remaining}
     changes = [
         item
         for item in changes
         if item.value.get("text") == text or (_lineage(item) not in lineages and item.value.get("text") not in texts)
     ]
-    keys = {key_of(item.value.get("text") or text) for item in (*gone, *changes)}
+    keys = {key_of(item.value.get("text") or text) for item in (*deleted, *changes)}
     feedback = yield from find_all(namespace_of(FEEDBACK, user_id))
-    unlearned = _to_unlearn(namespace, learned_weights(items), *keys)
-    yield from write([*_to_delete([*gone, *changes]), *unlearned, *_without_evidence(feedback, keys)])
+    learned_ops = _to_delete_learned(namespace, learned_weights(items), *keys)
+    yield from write([*_to_delete([*deleted, *changes]), *learned_ops, *_without_evidence(feedback, keys)])
 
 
 def _without_evidence(feedback: Sequence[SearchItem], keys: AbstractSet[str]) -> Iterator[Op]:
@@ -182,13 +182,13 @@ def _without_evidence(feedback: Sequence[SearchItem], keys: AbstractSet[str]) ->
             yield changed if evidence else PutOp(item.namespace, item.key, None)
 
 
-def _to_unlearn(namespace: tuple[str, ...], learned: Mapping[str, Any], *keys: str) -> list[Op]:
+def _to_delete_learned(namespace: tuple[str, ...], learned: Mapping[str, Any], *keys: str) -> list[Op]:
     remaining = {key: value for key, value in learned.items() if key not in keys}
     return [] if len(remaining) == len(learned) else [put(namespace, WEIGHTS_KEY, remaining)]
 
 
 def forget_user(user_id: str) -> StoreOperation[None]:
-    """Delete everything of a user."""
+    """Delete all data of a user."""
     for root in (PREFERENCES, HISTORY, FEEDBACK):
         yield from write(_to_delete((yield from find_all(namespace_of(root, user_id)))))
 
@@ -200,7 +200,7 @@ def history(user_id: str) -> StoreOperation[list[PreferenceChange]]:
 
 
 def export(user_id: str) -> StoreOperation[UserExport]:
-    """Read everything of a user, as JSON."""
+    """Read all data of a user, as JSON."""
     return UserExport(
         format=_FORMAT,
         user_id=user_id,
@@ -270,8 +270,8 @@ def _for_user(namespace: tuple[str, ...], user_id: str) -> tuple[str, ...]:
     return tuple(label.replace(_USER, user_id) for label in namespace)
 
 
-def _is_label(user_id: str) -> bool:
-    """Whether every store accepts the id as a label without encoding, so that langmem can have used it."""
+def _is_valid_label(user_id: str) -> bool:
+    """Whether stores accept the id as a label without encoding. Otherwise langmem has stored nothing for it."""
     return not any(character in ".\0" or "\ud800" <= character <= "\udfff" for character in user_id)
 
 

@@ -1,4 +1,4 @@
-"""Per-user preference memory over a LangGraph store."""
+"""`PreferenceMemory`: the preferences of each user, in a LangGraph store."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -89,7 +89,7 @@ class PreferenceMemory:
 
         Args:
             user_id: Any non-empty string.
-            preference: An instruction to the model; or a `Preference`, and no other arguments.
+            preference: An instruction to the model; or a `Preference`, without the other arguments.
             weight: Strength, from -100 to 100; below 0 is a dislike.
             source: `"stated"` by the user, or `"learned"` from feedback.
             expires_at: The time from which the preference no longer applies, with a time zone.
@@ -160,6 +160,7 @@ class PreferenceMemory:
 
         Raises:
             UnknownPreferenceError: The user has no preference with this text.
+            StoredPreferenceError: The stored item is not a preference.
             PreferenceError: A value has a wrong type.
             InvalidParameterError: A value is out of range.
             UserIdError: The user id is empty or not a string.
@@ -183,7 +184,7 @@ class PreferenceMemory:
         return await self._access.awrite(user_id, operations.update(user_id, text, changes), forgets=True)
 
     def forget(self, user_id: str, text: str | None = None) -> None:
-        """Delete one preference of this user with its history and its evidence from feedback, or everything.
+        """Delete one preference of this user with its history and its evidence from feedback, or all data of the user.
 
         Args:
             user_id: The user.
@@ -191,6 +192,7 @@ class PreferenceMemory:
                 as `forget_user` does.
 
         Raises:
+            StoredPreferenceError: An item of feedback is malformed; nothing was deleted.
             UserIdError: The user id is empty or not a string.
             StoreTypeError: The memory is read-only.
         """
@@ -246,7 +248,7 @@ class PreferenceMemory:
         """Add the result of `export` to what is stored. Stored preferences with the same texts are replaced.
 
         Args:
-            user_id: The user to write it for, who may be another one than that of the export.
+            user_id: The user who gets the data. It may be another user than that of the export.
             exported: The result of `export`, directly or after a round trip through JSON.
 
         Raises:

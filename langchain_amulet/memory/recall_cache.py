@@ -51,7 +51,8 @@ class RecallCache:
 
         Args:
             namespace: The namespace of the user's preferences.
-            variant: What else was read with them. Entries of another variant are not returned.
+            variant: Identifies other data that was read with them, such as langmem's namespace. An entry with another
+                variant is not returned.
             max_age_s: Maximum age in seconds.
         """
         with self._lock:
@@ -67,7 +68,7 @@ class RecallCache:
     def put(
         self, namespace: tuple[str, ...], variant: Hashable, preferences: tuple[Preference, ...], start: ReadStart
     ) -> None:
-        """Store what was read, unless there was a write since `start`: the read may have missed it."""
+        """Store preferences that were read, unless there was a write since `start`, which the read may have missed."""
         with self._lock:
             if start.num_writes == self._num_writes:
                 self._entries[namespace] = _Entry(start.at_s, variant, preferences)

@@ -1,4 +1,4 @@
-"""What a `PreferenceMemory` accepts as its store: stores of LangGraph and LangChain, mappings, functions."""
+"""Converts stores, mappings and functions to the LangGraph store of a `PreferenceMemory`."""
 
 import asyncio
 import inspect
@@ -71,7 +71,7 @@ class FunctionStore(BaseStore):
             return answer
         if inspect.iscoroutine(answer):
             answer.close()
-        msg = "The function that reads preferences is async. Use ainvoke, astream, ..., or give a sync function."
+        msg = "The function that reads preferences is async. Use ainvoke, astream, ..., or pass a sync function."
         raise StoreTypeError(msg)
 
     async def aread(self, user_id: str) -> PreferenceLike:
@@ -86,8 +86,8 @@ class FunctionStore(BaseStore):
             StoreTypeError: Always.
         """
         msg = (
-            "A mapping or function of preferences is read-only: it can be asked for a user's preferences, but has no "
-            "items to search or write. Give PreferenceMemory a LangGraph store, such as InMemoryStore or SqliteStore."
+            "A mapping or function of preferences is read-only: it returns a user's preferences, but has no items "
+            "to search or write. Pass PreferenceMemory a LangGraph store, such as InMemoryStore or SqliteStore."
         )
         raise StoreTypeError(msg)
 

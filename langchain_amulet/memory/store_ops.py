@@ -17,37 +17,37 @@ _T = TypeVar("_T")
 
 PAGE_SIZE = 500
 _MAX_LABEL_BYTES = 200
-_MAX_TTL_S = 1e9  # about 30 years; the dates of databases are limited
+_MAX_TTL_S = 1e9  # about 30 years; databases limit the range of dates
 
 
 class PreferenceReader(Protocol):
-    """A read-only source of preferences, which is asked by user id and has no items."""
+    """A read-only source of preferences by user id. It has no items."""
 
     def read(self, user_id: str) -> PreferenceLike:
-        """Return what this user prefers."""
+        """Return the preferences of this user."""
 
     async def aread(self, user_id: str) -> PreferenceLike:
         """Async `read`."""
 
 
 class ReadPreferences(NamedTuple):
-    """A request to a read-only source; the result is what the source returns for this user."""
+    """A request to a read-only source for the preferences of this user."""
 
     reader: PreferenceReader
     user_id: str
 
 
 StoreRequest: TypeAlias = list[Op] | ReadPreferences
-"""What an operation asks for at once: a batch of LangGraph operations, or the preferences of a read-only source."""
+"""One request of an operation: a batch of LangGraph operations, or the preferences of a read-only source."""
 
 StoreOperation: TypeAlias = Generator[StoreRequest, Any, _T]
 """A procedure on a store, for sync and async callers: it yields requests, is sent their results, and returns `_T`."""
 
 
 def namespace_of(root: str, user_id: str) -> tuple[str, str]:
-    """The namespace of a user's items.
+    """Return the namespace of a user's items.
 
-    The id is percent-encoded, since LangGraph allows no periods in labels and stores differ in what else they refuse.
+    The id is percent-encoded, since LangGraph allows no periods in labels, and some stores refuse other characters.
     Ids with a label of more than 200 bytes are hashed.
 
     Raises:
@@ -94,7 +94,7 @@ def _find_rest(namespace: tuple[str, ...], offset: int) -> StoreOperation[list[S
 
 
 def put(namespace: tuple[str, ...], key: str, value: dict[str, Any], expires_at: datetime | None = None) -> PutOp:
-    """An operation that writes an item, without a vector index, and with a time to live if it expires."""
+    """Return an operation that writes an item without a vector index, and with a time to live if it expires."""
     ttl_s = float("inf") if expires_at is None else (expires_at - datetime.now(UTC)).total_seconds()
     return PutOp(namespace, key, value, index=False, ttl=max(0.0, ttl_s / 60) if ttl_s < _MAX_TTL_S else None)
 

@@ -1,4 +1,4 @@
-"""Special treatment that particular stores need: locks, rollbacks, connections of one thread, transient errors."""
+"""Workarounds for particular stores: locks, rollbacks, thread-bound connections, retries."""
 
 import asyncio
 import contextlib
@@ -19,20 +19,20 @@ _in_memory_lock = threading.Lock()
 
 
 def ask(store: BaseStore, ops: list[Op]) -> list[Any]:
-    """Run a batch of operations; in-memory stores take one caller at a time."""
+    """Run a batch of operations. Calls to in-memory stores are serialised."""
     with _in_memory_lock if is_in_memory(store) else contextlib.nullcontext():
         return store.batch(ops)
 
 
 def is_in_memory(store: BaseStore) -> bool:
-    """Whether the store is a plain dictionary: it answers at once, but a search fails while another thread writes."""
+    """Whether the store is a dictionary: it never blocks, but a search fails while another thread writes."""
     if isinstance(store, KeyValueAdapter):
         return isinstance(store.store, InMemoryBaseStore)
     return type(store) is InMemoryStore  # a subclass may be slow
 
 
 def as_configured(store: BaseStore, op: Op) -> Op:
-    """Complete an operation as the store's own methods do: the default time to live, and whether a read renews it."""
+    """Set the fields that the store's own methods set: the default time to live, and whether a read renews it."""
     config = store.ttl_config or {}
     if isinstance(op, PutOp):
         ttl = config.get("default_ttl") if op.ttl is None and op.value is not None else op.ttl
@@ -43,7 +43,7 @@ def as_configured(store: BaseStore, op: Op) -> Op:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the store has done nothing because of what others did at that moment, so that a retry may succeed."""
+    """Whether the operation failed without effect because of concurrent access, so that a retry may succeed."""
     if isinstance(error, RuntimeError) and "changed size during iteration" in str(error):
         return True  # an in-memory store that another thread writes to directly
     if "within a transaction" in str(error) and isinstance(error, sqlite3.OperationalError):
@@ -52,7 +52,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def is_locked(error: BaseException) -> bool:
-    """Whether SQLite refused because another connection holds the lock."""
+    """Whether SQLite refused the operation because another connection holds the lock."""
     error = error.__cause__ or error  # SqliteStore raises a ValueError from SQLite's error
     return isinstance(error, sqlite3.OperationalError) and "is locked" in str(error)
 

@@ -13,7 +13,7 @@ from langchain_amulet.realignment.kernel import realign
 
 @dataclass(frozen=True, slots=True)
 class BatchedRealignment:
-    """The parameters of B configs with the same guards on, as tensors with one row per config.
+    """The parameters of B configs with the same active guards, as tensors with one row per config.
 
     Turning a guard on for one row costs time in all rows of a batch. So configs are only batched with others that have
     the same `active_guards`; the values may differ.
@@ -26,6 +26,7 @@ class BatchedRealignment:
     guards: Mapping[str, Tensor]
     """The value of each guard that is on, and of its parameters, `(B,)`."""
     specs: Mapping[str, GuardSpec]
+    """The properties of all guards, by name."""
 
     @classmethod
     def stack(
@@ -34,9 +35,9 @@ class BatchedRealignment:
         """Return the parameters as tensors on the device of `like`, in its dtype but at least float32.
 
         Args:
-            configs: B configs with the same guards on.
-            weights: v of each, B times K numbers.
-            like: Logits.
+            configs: B configs with the same `active_guards`.
+            weights: v of each config, B lists of K numbers.
+            like: A tensor of logits, for device and dtype.
         """
         dtype = torch.promote_types(like.dtype, torch.float32)
 
@@ -52,7 +53,7 @@ class BatchedRealignment:
         )
 
     def select(self, rows: Sequence[int]) -> "BatchedRealignment":
-        """Return the parameters of some rows."""
+        """Return the parameters of the rows with these indices."""
         indices = list(rows)
         guards = {name: values[indices] for name, values in self.guards.items()}
         return BatchedRealignment(self.guidance_scale[indices], self.weights[indices], guards, self.specs)
@@ -60,7 +61,7 @@ class BatchedRealignment:
     def where(self, is_steered: Tensor) -> "BatchedRealignment":
         """Return the same parameters where `is_steered`, bool `(B,)`; elsewhere clamp w to [0, 1] and drop the guards.
 
-        A row without steering follows the prompt, or less where w is below 1.
+        A row that is not steered follows the prompted policy, or the configured mixture if w is below 1.
         """
         guards = {name: self._or_neutral(name, values, is_steered) for name, values in self.guards.items()}
         scale = torch.where(is_steered, self.guidance_scale, self.guidance_scale.clamp(0.0, 1.0))

@@ -1,4 +1,4 @@
-"""The strength of realignment and its guards."""
+"""`RealignmentConfig`: the strength of realignment and its guards."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -79,7 +79,7 @@ class RealignmentConfig:
         return bool(self.active_guards)
 
     def without_guards(self, guidance_scale: float | None = None) -> "RealignmentConfig":
-        """Return this config with all guards off, and with another guidance scale if one is given."""
+        """Return this config with all guards off, and with `guidance_scale` if it is not `None`."""
         changes: dict[str, Any] = {name: spec.off for name, spec in guard_specs(self).items()}
         if guidance_scale is not None:
             changes["guidance_scale"] = guidance_scale
@@ -109,7 +109,7 @@ class RealignmentConfig:
     def linear_alignment(
         cls, ratio: float, *, nucleus: float | None = None, nucleus_temperature: float = 1.0
     ) -> "RealignmentConfig":
-        """Return Linear Alignment (Gao et al. 2024): w = 1 + ratio, and no guard but the nucleus.
+        """Return Linear Alignment (Gao et al. 2024): w = 1 + ratio, without guards except the nucleus.
 
         Its authors' code uses ratio 5 with a nucleus of 0.8 at temperature 0.5; the Amulet paper runs it with ratio 2
         and without a nucleus.

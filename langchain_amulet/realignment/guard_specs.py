@@ -1,4 +1,4 @@
-"""What makes a field of `RealignmentConfig` a guard."""
+"""`GuardSpec`: the properties that make a field of `RealignmentConfig` a guard."""
 
 import dataclasses
 import math
@@ -12,7 +12,7 @@ _METADATA_KEY = "guard"
 
 @dataclass(frozen=True, slots=True)
 class GuardSpec:
-    """The properties of one guard, or of a parameter of one.
+    """The properties of a guard, or of a parameter of a guard.
 
     Everything outside this package that acts on "all guards" reads them from here: grouping in the engine, the metadata
     of an answer, and the config without guards.
@@ -31,7 +31,7 @@ class GuardSpec:
     """The guard to which this parameter belongs. A parameter is on exactly when its guard is on."""
 
     def check(self, name: str, value: float | None) -> None:
-        """Raise `InvalidParameterError` if a value is out of range; the value that turns the guard off never is."""
+        """Raise `InvalidParameterError` if a value is out of range. `None` is in range if it turns the guard off."""
         if value is None and self.off is None:
             return
         check_range(name, value, low=self.low, high=self.high, remedy=self.remedy)  # type: ignore[arg-type]
@@ -45,5 +45,7 @@ def guard_metadata(spec: GuardSpec) -> dict[str, GuardSpec]:
 def guard_specs(config: Any) -> dict[str, GuardSpec]:
     """Return the guards that a config, or its class, declares, by the name of the field."""
     return {
-        each.name: each.metadata[_METADATA_KEY] for each in dataclasses.fields(config) if _METADATA_KEY in each.metadata
+        field.name: field.metadata[_METADATA_KEY]
+        for field in dataclasses.fields(config)
+        if _METADATA_KEY in field.metadata
     }

@@ -1,7 +1,7 @@
-"""Guards that restrict the choice of tokens: the log-probability under the reference that a token needs.
+"""The plausibility and nucleus guards, as thresholds on reference log-probabilities.
 
-Each function returns a threshold per row, `(..., 1)`, on the scale of `reference`, which need not be normalised. Where
-several guards are on, the largest threshold holds.
+A token may be chosen if its value in `reference` is at least the threshold of its row, `(..., 1)`. `reference` need not
+be normalised. If several guards are on, the largest threshold applies.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Realignment of one batch of next-token logits."""
+"""`realign()`: the realignment of one batch of next-token logits."""
 
 import math
 from collections.abc import Mapping
@@ -40,8 +40,8 @@ def realign(  # noqa: PLR0913 - one argument per guard
     probability. The trust region moves from r towards q, both renormalised over those tokens, along
     log p_s = (1 − s) log r + s log q − log Z, to the largest s ≤ 1 with KL(p_s ‖ r) ≤ `max_kl`.
 
-    A token that is −inf in any stream of non-zero gain is −inf in the result, and under r too. A row that would lose
-    all allowed tokens in this way falls back to the uniform policy over them.
+    A token that is −inf in any stream of non-zero gain is −inf in the target and in the reference. If this leaves no
+    allowed token in a row, the row falls back to the uniform policy over its allowed tokens.
 
     Args:
         base_logits: Next-token logits without preferences, `(..., V)`.
@@ -56,7 +56,7 @@ def realign(  # noqa: PLR0913 - one argument per guard
 
     Returns:
         Normalised log-probabilities in nats, `(..., V)`, float32, or float64 if a stream is. At least one is finite in
-        every row that allows a token; a row that allows none is all −inf.
+        every row with an allowed token; a row without one is all −inf.
 
     Raises:
         ShapeMismatchError: The shapes of the streams, weights, allowed tokens or guards do not match.
@@ -103,7 +103,7 @@ def _column(value: float | Tensor, like: Tensor) -> Tensor:
 
 
 def _is_off(guard: float | Tensor) -> bool:
-    """Whether a guard is off for all rows. A tensor counts as on, since looking at it would synchronise."""
+    """Whether a guard is off for all rows. A tensor counts as on, since reading it would synchronise."""
     return not isinstance(guard, Tensor) and guard == 0
 
 

@@ -1,4 +1,4 @@
-"""Mixtures of the base policy and the prompted policies, in log space, where tokens may have probability zero."""
+"""Mixtures of the base and the prompted policies in log space, with zero probabilities."""
 
 import math
 
@@ -12,7 +12,7 @@ class Mixture:
     Args:
         log_base: Logits of the base stream, `(..., V)`.
         log_prefs: Logits of the K preference streams, `(..., K, V)`.
-        gains: Gains of the target, `(..., K)`. A token is impossible in a row if a stream of non-zero gain gives −inf.
+        gains: Gains of the target, `(..., K)`. A token is impossible if it is −inf in a stream of non-zero gain.
         allowed: Tokens that may be chosen, bool `(..., V)`, or `None` for all.
     """
 
@@ -21,12 +21,12 @@ class Mixture:
         self._keeps_policy: Tensor | None = None  # 1 per row, or 0 where the policy is uniform instead, (..., 1)
         base, prefs = log_base, log_prefs
         if allowed is not None or not _is_known_finite(log_base, log_prefs):
-            # 0 in place of -inf keeps the sums finite; the barrier marks what was replaced.
+            # 0 in place of −inf keeps the sums finite; the barrier marks the replaced entries.
             base, prefs = (stream.nan_to_num(nan=math.nan, neginf=0.0) for stream in (log_base, log_prefs))
-            barrier = (log_base - base).maximum(_lifted_at_zero(1 - gains.sum(-1)))
+            barrier = (log_base - base).maximum(_zero_where_unused(1 - gains.sum(-1)))
             for k in range(gains.shape[-1]):
                 stream = (log_prefs - prefs)[..., k, :]
-                barrier = barrier + stream.maximum(_lifted_at_zero(gains[..., k]))
+                barrier = barrier + stream.maximum(_zero_where_unused(gains[..., k]))
             self._barrier, self._keeps_policy = _restrict(barrier, allowed)
         self._base = base
         self._directions = (prefs - base.unsqueeze(-2)).unbind(-2)  # K of (..., V)
@@ -51,18 +51,18 @@ def reference_gains(gains: Tensor) -> Tensor:
 
 
 def normalise(log_probs: Tensor) -> Tensor:
-    """Return the log-softmax over the last dimension; a row that is all −inf stays so and does not become NaN."""
+    """Return the log-softmax over the last dimension; a row of only −inf stays −inf and does not become NaN."""
     is_empty = log_probs.amax(-1, keepdim=True) == -math.inf
     return log_probs.log_softmax(-1).where(~is_empty, -math.inf)
 
 
 def _is_known_finite(*streams: Tensor) -> bool:
-    """Whether all logits are finite, which saves most of the work. On a GPU, looking would synchronise: `False`."""
+    """Whether all logits are known to be finite. `False` on a GPU, where the check would synchronise."""
     return all(stream.device.type == "cpu" and math.isfinite(stream.sum().item()) for stream in streams)
 
 
-def _lifted_at_zero(gain: Tensor) -> Tensor:
-    """Return 0, which lifts the barrier of a stream, where its gain is 0; else −inf, `(..., 1)`."""
+def _zero_where_unused(gain: Tensor) -> Tensor:
+    """Return 0 where the gain is 0, so that the stream's −inf entries do not count; else −inf, `(..., 1)`."""
     return torch.where(gain == 0, 0.0, -math.inf).unsqueeze(-1)
 
 

@@ -5,9 +5,9 @@ import math
 from langchain_amulet.exceptions import InvalidParameterError
 
 MAX_GUIDANCE_SCALE = 1e4
-"""Above this, float32 log-probabilities lose the differences that steering depends on."""
+"""Above this, float32 cannot resolve the differences of log-probabilities that steering depends on."""
 MIN_POSITIVE = 1e-6
-"""The smallest divisor, and the smallest probability mass that still leaves a token."""
+"""The lowest temperature and nucleus: a smaller divisor may overflow, a smaller mass may leave no token."""
 
 
 def check_range(name: str, value: float, *, low: float, high: float = math.inf, remedy: str = "") -> None:

@@ -1,4 +1,4 @@
-"""The guard that bounds the KL divergence of the realigned policy from the reference."""
+"""The trust region: bounds the KL divergence of the realigned policy from the reference."""
 
 import math
 

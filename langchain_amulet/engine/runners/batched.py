@@ -56,7 +56,7 @@ class TransformersRunner:
 
     @property
     def vocab_size(self) -> int:
-        """V; token ids are below it."""
+        """V, the number of token ids."""
         return int(self._config.vocab_size)
 
     def free_bytes(self) -> int:

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-_CHUNK = 64  # tokens whose whole distributions are held in float32 at once
+_CHUNK = 64  # tokens; float32 log-probabilities over the vocabulary exist for so many at once
 
 
 def logits_to_keep(model: PreTrainedModel, positions: int | Tensor) -> dict[str, Any]:
-    """Return the keyword that limits the logits to some positions; empty if the model computes the logits of all.
+    """Return the keyword argument that limits the logits to some positions; empty if the model does not accept it.
 
     Args:
         model: Any causal language model.

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-_MIN_SIMILARITY = 0.999  # cosine; a wrong mask or position gives less, rounding in float32 far more
+_MIN_SIMILARITY = 0.999  # cosine; below it with a wrong mask or position, far above it with float32 rounding only
 _MIN_SIMILARITY_HALF = 0.99  # rounding in bfloat16 gives 0.99999 on SmolLM2
 # Not shorter: with very few tokens of context, rounding in half precision may change the logits completely.
 _LENGTHS = (32, 20)
 
-# What models raise if they do not accept the arguments of a runner.
-_MISFITS = (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError)
+# Errors of models that do not accept the arguments of a runner.
+_FORWARD_ERRORS = (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError)
 
 
 @torch.inference_mode()
@@ -34,7 +34,7 @@ def explain_mismatch(
         actual = next_logits()
     except torch.OutOfMemoryError:
         raise
-    except _MISFITS as error:
+    except _FORWARD_ERRORS as error:
         return f"it raises {type(error).__name__}: {error}"
     similarity = torch.cosine_similarity(actual.cpu().double(), expected.cpu().double(), dim=-1).min().item()
     is_exact = actual.dtype in (torch.float32, torch.float64)

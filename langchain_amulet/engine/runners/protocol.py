@@ -30,7 +30,7 @@ class Runner(Protocol[SavedRow]):
 
     @property
     def vocab_size(self) -> int:
-        """V; token ids are below it."""
+        """V, the number of token ids."""
         ...
 
     @property

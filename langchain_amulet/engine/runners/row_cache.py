@@ -18,7 +18,7 @@ SavedRow: TypeAlias = dict[int, tuple[Tensor, Tensor]]
 
 @dataclass(slots=True)
 class _Placement:
-    """Where the current forward writes, and how far it reads."""
+    """The positions that the current forward writes and reads."""
 
     rows: slice
     positions: Tensor  # (B, 1, S, 1), the position of each new token in its row
@@ -37,7 +37,7 @@ class _RowLayer(CacheLayerMixin):
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.keys, self.values = (
-            # Zeros, not garbage: a masked position still enters the arithmetic, where 0 * NaN would be NaN.
+            # Zeros, not uninitialised: a masked position still enters the products, where 0 * NaN would be NaN.
             states.new_zeros(self.num_rows, states.shape[1], self.capacity, states.shape[3])
             for states in (key_states, value_states)
         )
@@ -64,7 +64,7 @@ class _RowLayer(CacheLayerMixin):
     def resize(self, num_rows: int, capacity: int, num_tokens: int) -> None:
         """Change the number of rows and their capacity in tokens, and keep the first `num_tokens` tokens of each."""
         if self.is_initialized:
-            self.keys, self.values = (_resized(each, num_rows, capacity, num_tokens) for each in self.states())
+            self.keys, self.values = (_resized(states, num_rows, capacity, num_tokens) for states in self.states())
         self.num_rows, self.capacity = num_rows, capacity
 
     def release(self) -> None:
@@ -95,7 +95,7 @@ def _resized(states: Tensor, num_rows: int, capacity: int, num_tokens: int) -> T
 
 
 class RowCache(Cache):
-    """Rows of keys and values, each with its own length; models of transformers write into it.
+    """Rows of keys and values, each with its own length, as a transformers `Cache`.
 
     Args:
         num_layers: L, the attention layers of the model.
@@ -136,7 +136,7 @@ class RowCache(Cache):
         self.capacity, self.lengths = 0, []
 
     def place(self, rows: slice, num_tokens: int, device: torch.device, *, span_multiple: int = 1) -> Tensor:
-        """Prepare a forward of `num_tokens` tokens in each of `rows`. It reads as many positions as the longest has.
+        """Prepare a forward of `num_tokens` tokens in each of `rows`. It reads up to the end of the longest row.
 
         Returns:
             The positions of the new tokens, `(rows, num_tokens)`.
@@ -152,7 +152,7 @@ class RowCache(Cache):
         return positions
 
     def advance(self, rows: slice, num_tokens: Sequence[int]) -> None:
-        """Add the tokens of the forward to the lengths. The next forward overwrites what padding has written."""
+        """Add the tokens of the forward to the lengths. The next forward overwrites the entries of padding tokens."""
         self.lengths[rows] = [length + more for length, more in zip(self.lengths[rows], num_tokens, strict=True)]
 
     def copy_prefix(self, source: int, target: int, num_tokens: int) -> None:
@@ -163,7 +163,7 @@ class RowCache(Cache):
         self.lengths[target] = num_tokens
 
     def erase(self, row: int) -> None:
-        """Overwrite a row with zeros: NaN or infinity would reach the next request in it in spite of the mask."""
+        """Overwrite a row with zeros: the mask does not keep NaN or infinity from the next request in this row."""
         for layer in self._filled_layers():
             for states in layer.states():
                 states[row] = 0

@@ -1,4 +1,7 @@
-"""Runs recurrent and hybrid models, whose state does not consist of one entry per token, one row at a time."""
+"""Runs recurrent and hybrid models, one row at a time.
+
+Their state does not consist of one entry per token, so rows cannot be cut, copied in part or batched.
+"""
 
 import copy
 import inspect
@@ -37,7 +40,7 @@ class SequentialRunner:
     """
 
     is_incremental = False
-    bytes_per_token = 0  # the state does not grow with the tokens, or not linearly
+    bytes_per_token = 0  # the state does not grow in proportion to the tokens
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
@@ -60,7 +63,7 @@ class SequentialRunner:
 
     @property
     def vocab_size(self) -> int:
-        """V; token ids are below it."""
+        """V, the number of token ids."""
         return int(self._config.vocab_size)
 
     @property

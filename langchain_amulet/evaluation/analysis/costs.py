@@ -50,7 +50,7 @@ def measure(
     max_tokens: int = 64,
     rounds: int = 2,
 ) -> list[Cost]:
-    """Measure the costs of methods. The methods take turns, so that changes of the machine's speed affect all alike.
+    """Measure the costs of methods. The methods take turns, so that changes of the machine's speed affect all.
 
     Before that, each method generates one token that is not measured, since first calls are slower.
 
@@ -59,7 +59,7 @@ def measure(
         questions: Each method answers each question in each round.
         llm: The model. Each prompt begins with a different number, so that no cached prefix is reused.
         preference: Text of the preference.
-        max_tokens: Largest length of an answer, in tokens.
+        max_tokens: The most tokens of an answer.
         rounds: Number of rounds.
     """
     timings: dict[str, list[_Timing]] = {method.name: [] for method in methods}

@@ -1,4 +1,4 @@
-"""Files that are installed with the package: questions, harmful requests and the HTML template of reports."""
+"""Packaged files: questions, harmful requests and the HTML template of reports."""
 
 from importlib import resources
 

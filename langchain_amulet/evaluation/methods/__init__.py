@@ -1,1 +1,4 @@
-"""Decoding methods that an evaluation compares. A new method is a function that returns a `Method`."""
+"""Decoding methods that an evaluation compares.
+
+A new method is a function that returns a `Method`.
+"""

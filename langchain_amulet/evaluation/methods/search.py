@@ -18,7 +18,7 @@ _generating = threading.Lock()  # torch.manual_seed is global, and memory is pla
 
 
 def beam_search(num_beams: int = 16) -> Method:
-    """Beam search on the prompted policy, by transformers' `generate`. At temperatures above 0, beams are sampled."""
+    """Return beam search on the prompted policy, by transformers' `generate`. Above temperature 0, it samples."""
 
     def generate(ask: Ask) -> AIMessage:
         return _beam_search(ask, num_beams)
@@ -27,9 +27,9 @@ def beam_search(num_beams: int = 16) -> Method:
 
 
 def best_of(num_answers: int = 4, *, temperature: float = 0.7) -> Method:
-    """Sample n answers from the prompted policy, and return the one with the largest mean of log π_pref − log π_base.
+    """Return a method that samples n answers from the prompted policy and keeps the one with most evidence.
 
-    The mean is over the tokens of an answer, so the model itself ranks the samples.
+    The evidence of an answer is the mean of log π_pref − log π_base over its tokens.
 
     Args:
         num_answers: n, the number of samples.

@@ -1,1 +1,4 @@
-"""Reports in Markdown and HTML, with tables and plots. sections.py lists what each section contains."""
+"""Reports in Markdown and HTML, with tables and plots.
+
+sections.py defines the contents of each section.
+"""

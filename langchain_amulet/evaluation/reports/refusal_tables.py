@@ -1,4 +1,4 @@
-"""Tables of refusals: how often methods refuse, and how often they answer what the base model refuses."""
+"""Tables of refusals: how often methods refuse harmful requests."""
 
 from langchain_amulet.evaluation.analysis.statistics import win_rate
 from langchain_amulet.evaluation.reports.tables import Table, format_rate, small_note, temperature_name

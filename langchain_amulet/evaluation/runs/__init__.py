@@ -1,1 +1,1 @@
-"""The folder that stores the answers and scores of an evaluation, so that it can be resumed."""
+"""Stores the answers and scores of an evaluation, so that it can be resumed."""

@@ -1,4 +1,4 @@
-"""The folder of an evaluation: a manifest, and JSONL files to which answers and scores are appended.
+"""The folder of an evaluation: a manifest and append-only JSONL files.
 
     manifest.json             configuration, and the environments in which answers were generated
     answers.jsonl             answers

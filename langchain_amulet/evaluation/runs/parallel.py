@@ -12,10 +12,10 @@ Result = TypeVar("Result")
 def in_parallel(work: Callable[[Item], Result], items: Iterable[Item], num_at_once: int) -> Iterator[Result]:
     """Call `work` on each item in up to `num_at_once` threads, and yield results as they complete.
 
-    After a failure no further call starts. Calls in progress complete, and their results are yielded.
+    After the first error, no further call starts. Calls in progress complete, and their results are yielded.
 
     Raises:
-        BaseException: The first failure, after the last result.
+        BaseException: The first error of `work`, raised after the last result.
     """
     error: BaseException | None = None
     with ThreadPoolExecutor(num_at_once) as pool:

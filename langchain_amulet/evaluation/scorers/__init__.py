@@ -1,1 +1,4 @@
-"""Scorers: functions from an answer to a number. A new scorer is a function that returns a `Scorer`."""
+"""Scorers: functions from an answer to a number.
+
+A new scorer is a function that returns a `Scorer`.
+"""

@@ -1,4 +1,4 @@
-"""Scorers that need a forward pass of the evaluated model: perplexity, and evidence for a preference."""
+"""Scorers by the evaluated model: perplexity, and evidence for a preference."""
 
 from langchain_amulet.chat_models import ChatAmulet
 from langchain_amulet.evaluation.runs.answer import Answer
@@ -6,7 +6,7 @@ from langchain_amulet.evaluation.scorers.scorer import Scorer, messages_of
 
 
 def log_perplexity(llm: ChatAmulet, system: str, *, limit: int | None = None) -> Scorer:
-    """Mean of −log π_base over the tokens of an answer, in nats, without any preference.
+    """Return a scorer: the mean of −log π_base over the tokens of an answer, in nats, without any preference.
 
     High values indicate broken text. Low values are not good as such: models give repetitive text a low perplexity. The
     scorer uses the logarithm, since a few broken answers would dominate a mean of perplexities.
@@ -27,7 +27,7 @@ def log_perplexity(llm: ChatAmulet, system: str, *, limit: int | None = None) ->
 
 
 def preference_evidence(llm: ChatAmulet, system: str) -> Scorer:
-    """Mean of log π_pref − log π_base over the tokens of an answer, in nats.
+    """Return a scorer: the mean of log π_pref − log π_base over the tokens of an answer, in nats.
 
     It measures how strongly an answer follows the preference according to the model itself. It does not measure
     quality: realignment with w > 1 increases it by construction.

@@ -53,7 +53,7 @@ class ArmoRM(LlamaPreTrainedModel):
 
 
 class RewardModel:
-    """A reward model. It is loaded by `load`, or else when it scores the first answer.
+    """A reward model. `load` loads it; otherwise it is loaded when it scores the first answer.
 
     As in the paper's script, question and preference are one user message. Unlike there, the input is not truncated
     (the script truncates it to 128 tokens).

@@ -20,7 +20,7 @@ class Scorer:
 
     name: str
     score: Callable[[Answer], float | None]
-    """Return a number, or `None` if the answer has no score. Such answers are omitted. So are NaN and infinity."""
+    """Return the score, or `None` if the answer has none. NaN and infinity count as `None`."""
     better: Literal["higher", "lower"] | None = None
     """Which scores are better for all preferences. `None`: it depends on the preference, or neither is better."""
     is_stored: bool = False

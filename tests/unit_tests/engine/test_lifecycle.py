@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
+from langchain_amulet.engine.channel import Channel
 from langchain_amulet.engine.config import EngineConfig
 from langchain_amulet.engine.engine import Engine
 from langchain_amulet.engine.generation import Generation
@@ -249,6 +250,15 @@ async def test_token_that_arrives_while_its_reader_is_cancelled_is_not_lost(runn
     assert [token async for token in generation] == alone(request([1, 2]))
 
 
+def test_token_of_an_interrupted_reader_goes_to_the_reader_that_waits():
+    channel = Channel()
+    interrupted, waiting = channel.next(), channel.next()
+    channel.put(7)
+    channel.give_back(interrupted)
+    assert waiting.done()
+    assert waiting.result() == 7
+
+
 def test_interrupted_reader_takes_no_token(runner, monkeypatch):
     engine = Engine(runner)
     generation = engine.submit(request([1, 2]))
@@ -274,7 +284,7 @@ def test_interrupted_submit_is_cancelled(runner, monkeypatch):
         patch.setattr("concurrent.futures.Future.result", interrupted)
         with pytest.raises(KeyboardInterrupt):
             engine.submit(request([7]))
-    [(orphan, _)] = engine._queueing
+    [(orphan, _)] = engine._overflow
     assert orphan.finish_reason == "cancelled"
 
 

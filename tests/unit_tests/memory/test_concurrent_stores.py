@@ -242,5 +242,5 @@ async def test_forget_is_completed_if_the_caller_is_cancelled(tmp_path):
         task = asyncio.ensure_future(memory.aforget("alice"))
         await asyncio.sleep(0)
         task.cancel()
-        await asyncio.wait(execution._under_way, timeout=10)
+        await asyncio.wait(execution._pending, timeout=10)
         assert await memory.arecall("alice") == []

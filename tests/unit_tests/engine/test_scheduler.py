@@ -82,7 +82,7 @@ def test_preempted_request_goes_on_where_it_was():
 
 def test_prompt_beyond_the_memory_limit_is_refused():
     scheduler = scheduler_of(FakeRunner(), cache_bytes=40)
-    with pytest.raises(ContextLengthError, match="30 tokens; .* 20, .*answer included"):
+    with pytest.raises(ContextLengthError, match="30 tokens; .* 20, .*including the answer"):
         add(scheduler, request([1] * 30, [2] * 5))
 
 

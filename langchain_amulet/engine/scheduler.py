@@ -29,7 +29,7 @@ from langchain_amulet.engine.admission import UNLIMITED, AdmissionQueue, RowLimi
 from langchain_amulet.engine.batch import Batch
 from langchain_amulet.engine.chunks import plan_chunk
 from langchain_amulet.engine.config import EngineConfig
-from langchain_amulet.engine.devices import is_out_of_memory
+from langchain_amulet.engine.device_memory import is_out_of_memory
 from langchain_amulet.engine.failures import failure_of, too_large
 from langchain_amulet.engine.reuse import Reuse
 from langchain_amulet.engine.row import Row, rows_by_sequence

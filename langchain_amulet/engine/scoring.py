@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from langchain_amulet.engine.devices import is_out_of_memory
+from langchain_amulet.engine.device_memory import is_out_of_memory
 from langchain_amulet.engine.failures import caused, failure_of
 from langchain_amulet.engine.runners.protocol import Runner
 from langchain_amulet.exceptions import AmuletError, EngineMemoryError

@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import get_layer_types_and_kwargs
 
-from langchain_amulet.engine.devices import free_bytes, is_out_of_memory
+from langchain_amulet.engine.device_memory import free_bytes, is_out_of_memory
 from langchain_amulet.engine.runners.plain_forward import logits_to_keep, token_log_probs
 from langchain_amulet.engine.runners.probe import explain_mismatch, probe_prompts
 from langchain_amulet.engine.runners.row_cache import RowCache, SavedRow

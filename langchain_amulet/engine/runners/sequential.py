@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from langchain_amulet.engine.devices import free_bytes
+from langchain_amulet.engine.device_memory import free_bytes
 from langchain_amulet.engine.runners.plain_forward import logits_to_keep, token_log_probs
 from langchain_amulet.engine.runners.probe import explain_mismatch, probe_prompts
 from langchain_amulet.exceptions import UnsupportedModelError

@@ -32,6 +32,7 @@ llm = ChatAmulet(
 chain = prompt | llm | StrOutputParser()
 configs: list[RunnableConfig] = [{"configurable": {"user_id": user}} for user in USERS]
 
+llm.load()  # now, so that its messages do not stand among the answers
 for question in QUESTIONS:
     print(f"\n=== {question}")
     answers = chain.batch([{"question": question}] * len(USERS), configs)

@@ -21,34 +21,36 @@ from langchain_amulet.exceptions import (
     ModelClosedError,
 )
 from langchain_amulet.preferences import as_preferences, plan_streams
-from tests.fakes.chats import ALICE, BOB, BRIEF, CHEERFUL, MODEL, QUESTION, SHORT, TOKENIZER
+from tests.fakes.chats import (
+    ALICE,
+    BOB,
+    BRIEF,
+    CHEERFUL,
+    MODEL,
+    QUESTION,
+    SHORT,
+    TOKENIZER,
+    expected_answers,
+    short_llm,
+    users_memory,
+)
 from tests.fakes.engines import wait_until
 from tests.fakes.models import tiny_model
 
 
 @pytest.fixture
 def memory() -> PreferenceMemory:
-    memory = PreferenceMemory()
-    memory.remember("alice@example.com", BRIEF)
-    memory.remember("bob", CHEERFUL, 0.5)
-    return memory
+    return users_memory()
 
 
 @pytest.fixture
 def llm(memory) -> ChatAmulet:
-    return ChatAmulet(model=MODEL, tokenizer=TOKENIZER, memory=memory, **SHORT)
+    return short_llm(memory)
 
 
 @pytest.fixture(scope="module")
 def answers() -> dict[str, str]:
-    """What each user is to read, from calls that name the preference."""
-    llm = ChatAmulet(model=MODEL, tokenizer=TOKENIZER, **SHORT)
-    preferences = {"alice": BRIEF, "bob": Preference(CHEERFUL, 0.5), "visitor": None}
-    texts: dict[str, str] = {
-        name: llm.invoke(QUESTION, preference=preference).text for name, preference in preferences.items()
-    }
-    assert len(set(texts.values())) == 3, "the users' answers must differ, or the tests below prove nothing"
-    return texts
+    return expected_answers()
 
 
 def test_invoke_reads_the_users_preferences(llm, answers):

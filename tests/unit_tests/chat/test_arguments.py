@@ -5,7 +5,7 @@ import copy
 import pytest
 from pydantic import ValidationError
 
-from langchain_amulet import ChatAmulet, Preference, PreferenceMemory, RealignmentConfig
+from langchain_amulet import ChatAmulet, PreferenceMemory, RealignmentConfig
 from langchain_amulet.chat.settings import CallSettings
 from langchain_amulet.engine.params import Request, SamplingParams
 from langchain_amulet.exceptions import (
@@ -14,32 +14,31 @@ from langchain_amulet.exceptions import (
     PreferenceError,
     StoreTypeError,
 )
-from tests.fakes.chats import ALICE, BRIEF, CHEERFUL, MODEL, QUESTION, SHORT, TOKENIZER
+from tests.fakes.chats import (
+    ALICE,
+    MODEL,
+    QUESTION,
+    SHORT,
+    TOKENIZER,
+    expected_answers,
+    short_llm,
+    users_memory,
+)
 
 
 @pytest.fixture
 def memory() -> PreferenceMemory:
-    memory = PreferenceMemory()
-    memory.remember("alice@example.com", BRIEF)
-    memory.remember("bob", CHEERFUL, 0.5)
-    return memory
+    return users_memory()
 
 
 @pytest.fixture
 def llm(memory) -> ChatAmulet:
-    return ChatAmulet(model=MODEL, tokenizer=TOKENIZER, memory=memory, **SHORT)
+    return short_llm(memory)
 
 
 @pytest.fixture(scope="module")
 def answers() -> dict[str, str]:
-    """What each user is to read, from calls that name the preference."""
-    llm = ChatAmulet(model=MODEL, tokenizer=TOKENIZER, **SHORT)
-    preferences = {"alice": BRIEF, "bob": Preference(CHEERFUL, 0.5), "visitor": None}
-    texts: dict[str, str] = {
-        name: llm.invoke(QUESTION, preference=preference).text for name, preference in preferences.items()
-    }
-    assert len(set(texts.values())) == 3, "the users' answers must differ, or the tests below prove nothing"
-    return texts
+    return expected_answers()
 
 
 def test_calls_settings_replace_the_fields(llm, answers):

@@ -12,48 +12,40 @@ import pytest
 from langchain_core.messages import AIMessageChunk
 from langchain_core.output_parsers import StrOutputParser
 
-from langchain_amulet import ChatAmulet, Preference, PreferenceMemory, RealignmentConfig
+from langchain_amulet import ChatAmulet, PreferenceMemory
 from langchain_amulet.engine.batch import Batch
 from langchain_amulet.engine.config import EngineConfig
 from langchain_amulet.engine.engine import Engine
 from langchain_amulet.exceptions import EngineBusyError, InvalidParameterError
-from tests.fakes.chat_templates import byte_tokenizer
+from tests.fakes.chats import (
+    ALICE,
+    BOB,
+    BRIEF,
+    MODEL,
+    QUESTION,
+    SHORT,
+    TOKENIZER,
+    expected_answers,
+    short_llm,
+    users_memory,
+)
 from tests.fakes.engines import wait_until
 from tests.fakes.models import tiny_model
-
-QUESTION = "Why?"
-BRIEF = "Be brief."
-CHEERFUL = "Be cheerful!"
-ALICE = {"configurable": {"user_id": "alice@example.com"}}
-BOB = {"configurable": {"user_id": "bob"}}
-MODEL = tiny_model("qwen2", seed=5)
-TOKENIZER = byte_tokenizer()
-SHORT = {"max_tokens": 12, "realignment": RealignmentConfig(guidance_scale=3.0)}
 
 
 @pytest.fixture
 def memory() -> PreferenceMemory:
-    memory = PreferenceMemory()
-    memory.remember("alice@example.com", BRIEF)
-    memory.remember("bob", CHEERFUL, 0.5)
-    return memory
+    return users_memory()
 
 
 @pytest.fixture
 def llm(memory) -> ChatAmulet:
-    return ChatAmulet(model=MODEL, tokenizer=TOKENIZER, memory=memory, **SHORT)
+    return short_llm(memory)
 
 
 @pytest.fixture(scope="module")
 def answers() -> dict[str, str]:
-    """What each user is to read, from calls that name the preference."""
-    llm = ChatAmulet(model=MODEL, tokenizer=TOKENIZER, **SHORT)
-    preferences = {"alice": BRIEF, "bob": Preference(CHEERFUL, 0.5), "visitor": None}
-    texts: dict[str, str] = {
-        name: llm.invoke(QUESTION, preference=preference).text for name, preference in preferences.items()
-    }
-    assert len(set(texts.values())) == 3, "the users' answers must differ, or the tests below prove nothing"
-    return texts
+    return expected_answers()
 
 
 # Cancellation

@@ -1,13 +1,11 @@
 """ChatAmulet: a LangChain chat model whose answers follow each user's preferences."""
 
 import asyncio
-import gc
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
 from importlib.metadata import version
 from typing import Annotated, Any, Self, cast
 
-import torch
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LangSmithParams, LanguageModelInput, ModelProfile
 from langchain_core.language_models.chat_models import agenerate_from_stream, generate_from_stream
@@ -15,28 +13,23 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
-from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, PrivateAttr, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from langchain_amulet.chat.call import Call, prepare_call, render
 from langchain_amulet.chat.field_types import from_dict, opaque
 from langchain_amulet.chat.identity import identifying_params, saved_attributes
 from langchain_amulet.chat.inspection import BASE_STREAM, mean_gains, prompts_of, score_response
+from langchain_amulet.chat.local_model import LocalChatModel
 from langchain_amulet.chat.settings import (
     CALL_ARGUMENTS,
     IGNORED_ARGUMENTS,
     CallSettings,
     warn_of_unknown,
 )
-from langchain_amulet.engine.config import EngineConfig
-from langchain_amulet.engine.engine import Engine
 from langchain_amulet.engine.params import SamplingParams
-from langchain_amulet.exceptions import ModelClosedError
-from langchain_amulet.memory.access import tell_when_forgetting
 from langchain_amulet.memory.preference_memory import PreferenceMemory, as_memory
 from langchain_amulet.models.identity import model_profile
-from langchain_amulet.models.registry import LoadedModel, load
-from langchain_amulet.models.sources import ModelSource, TokenizerSource, check_source, check_tokenizer, model_name
-from langchain_amulet.personalization.entry_points import PersonalizedChatModel, PreferenceSettings
+from langchain_amulet.personalization.entry_points import PreferenceSettings
 from langchain_amulet.personalization.lookup import OnStoreError
 from langchain_amulet.personalization.resolved import PreferenceArgument, resolve
 from langchain_amulet.preferences import DEFAULT_MAX_STREAMS, DEFAULT_WORDING, Preference
@@ -48,7 +41,7 @@ from langchain_amulet.structured.structured_output import Method, structured
 _UNSET: Any = object()
 
 
-class ChatAmulet(PersonalizedChatModel):
+class ChatAmulet(LocalChatModel):
     """A chat model that runs locally and answers each user as they prefer, by Amulet's test-time realignment.
 
     At every token, the next-token distribution of the caller's prompt and that of the same prompt with the user's
@@ -77,15 +70,6 @@ class ChatAmulet(PersonalizedChatModel):
         Zhang et al., Amulet, ICLR 2025: https://arxiv.org/abs/2502.19148
     """
 
-    model: Annotated[ModelSource, BeforeValidator(check_source)] = Field(default=None, repr=False)
-    """Hub id, local folder, GGUF file, or a loaded `PreTrainedModel`. `None`: the packaged SmolLM2-135M-Instruct."""
-    tokenizer: Annotated[TokenizerSource, PlainValidator(check_tokenizer)] = Field(default=None, repr=False)
-    """A fast tokenizer, or where to load it from; required with a loaded model. `None`: the model's own."""
-    model_kwargs: dict[str, Any] = Field(default_factory=dict, repr=False)
-    """Arguments of `from_pretrained`: `dtype`, `device_map`, `quantization_config`, `revision`, `token`, ..."""
-    engine_config: Annotated[EngineConfig | None, from_dict(EngineConfig)] = Field(default=None, repr=False)
-    """How many requests the engine runs at once, and with how much memory. All instances of a model share one engine
-    and must agree on its config; `None` accepts that of a running engine."""
     memory: Annotated[PreferenceMemory | None, BeforeValidator(as_memory)] = Field(None, repr=False, exclude=True)
     """Where users' preferences are stored. `None`: the store of the LangGraph run, if there is one."""
     on_store_error: OnStoreError = "raise"
@@ -130,9 +114,6 @@ class ChatAmulet(PersonalizedChatModel):
     """Whether `invoke` also reports each token to callbacks."""
 
     model_config = ConfigDict(hide_input_in_errors=True)  # the input may contain a preference or a token
-
-    _loaded: LoadedModel | None = PrivateAttr(default=None)
-    _is_closed: bool = PrivateAttr(default=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -204,31 +185,6 @@ class ChatAmulet(PersonalizedChatModel):
         """
         return structured(self, schema, method=method, include_raw=include_raw, strict=strict, **kwargs)
 
-    def load(self) -> LoadedModel:
-        """Load the model, or return it if this process has loaded it already.
-
-        Returns:
-            The transformers model, its tokenizer and the engine that runs it.
-
-        Raises:
-            ModelClosedError: This `ChatAmulet` was closed.
-            ModelNotFoundError: The model does not exist.
-            ModelLoadError: The model or its tokenizer cannot be loaded.
-            InvalidParameterError: The model is loaded already with a different `engine_config`.
-        """
-        if self._is_closed:
-            msg = "This ChatAmulet was closed. Make a new one to load the model again."
-            raise ModelClosedError(msg)
-        if self._loaded is None or self._loaded.engine.is_closed:
-            self._loaded = load(self.model, self.tokenizer, self.model_kwargs, self.engine_config)
-            tell_when_forgetting(self._loaded.engine)
-        return self._loaded
-
-    @property
-    def engine(self) -> Engine:
-        """The engine that runs the model, shared by all instances of the model. Loads the model on first access."""
-        return self.load().engine
-
     def prompt_streams(self, messages: LanguageModelInput, preference: PreferenceArgument = _UNSET) -> list[list[int]]:
         """Return the token ids of the prompts that a call would run.
 
@@ -294,14 +250,6 @@ class ChatAmulet(PersonalizedChatModel):
         """Return the number of prompt tokens of messages and tools, as `usage_metadata` counts them."""
         [base] = render(self.load(), messages, BASE_STREAM, self._settings({"tools": tools}))
         return len(base)
-
-    def close(self) -> None:
-        """Release the model. Its memory is freed when no other object uses it."""
-        self._is_closed = True
-        self._loaded = self.model = self.tokenizer = None
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
     def _generate(
         self,
@@ -381,10 +329,6 @@ class ChatAmulet(PersonalizedChatModel):
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop, **kwargs)
         return {**params, "ls_model_name": kwargs.get("model", self._name), "ls_provider": "amulet"}
-
-    @property
-    def _name(self) -> str:
-        return self._loaded.name if self._loaded else model_name(self.model)
 
     def _resolve_model_profile(self) -> ModelProfile:
         return model_profile(self.model, name=self._name)

@@ -12,7 +12,8 @@ import torch
 from langchain_core.language_models import ModelProfile
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from langchain_amulet.models.sources import ModelSource, TokenizerSource
+from langchain_amulet.exceptions import ModelNotFoundError
+from langchain_amulet.models.sources import ClosedModel, ModelSource, TokenizerSource, model_name
 
 # Loaded models may have equal names but different weights, so each one gets an id of its own.
 _fingerprints: "WeakKeyDictionary[object, str]" = WeakKeyDictionary()
@@ -25,11 +26,25 @@ def identity(source: ModelSource | TokenizerSource) -> str | None:
         source: A location or a loaded object.
 
     Returns:
-        The location; for a loaded object, an id that is unique across processes; `None` for the default.
+        The location; for a loaded object, an id that is unique across processes; `None` for the default. A closed model
+        keeps what it had before it was closed.
     """
+    if isinstance(source, ClosedModel):
+        return source.source
     if isinstance(source, str | os.PathLike | None):
         return None if source is None else str(source)
     return _fingerprints.setdefault(source, f"{type(source).__name__}@{uuid.uuid4().hex}")
+
+
+def closed_source(model: ModelSource) -> ClosedModel:
+    """Return what stands for a model after it was closed."""
+    if isinstance(model, ClosedModel):
+        return model
+    try:
+        name = model_name(model)
+    except ModelNotFoundError:  # a path that does not exist any more
+        name = str(model)
+    return ClosedModel(name, identity(model))
 
 
 def serializable_kwargs(model_kwargs: Mapping[str, Any]) -> dict[str, Any]:

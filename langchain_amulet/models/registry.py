@@ -20,10 +20,12 @@ from langchain_amulet.engine.engine import Engine
 from langchain_amulet.engine.runners.batched import TransformersRunner
 from langchain_amulet.engine.runners.protocol import Runner
 from langchain_amulet.engine.runners.sequential import SequentialRunner
-from langchain_amulet.exceptions import InvalidParameterError, UnsupportedModelError
+from langchain_amulet.exceptions import InvalidParameterError, ModelClosedError, UnsupportedModelError
 from langchain_amulet.models.defaults import stop_token_ids
 from langchain_amulet.models.sources import (
+    ClosedModel,
     ModelSource,
+    OpenSource,
     TokenizerSource,
     check_source,
     errors_explained,
@@ -81,10 +83,14 @@ def load(
         engine_config: Limits of the engine. `None`: those of the running engine, else the defaults.
 
     Raises:
+        ModelClosedError: `model` stands for a closed model.
         ModelNotFoundError: The model does not exist.
         ModelLoadError: The model or its tokenizer cannot be loaded, or the engine does not support them.
         InvalidParameterError: The model is loaded already with a different `engine_config`.
     """
+    if isinstance(model, ClosedModel):
+        msg = "This ChatAmulet was closed. Make a new one to load the model again."
+        raise ModelClosedError(msg)
     check_source(model)
     kwargs = dict(model_kwargs or {})
     key = _registry_key(model, tokenizer, kwargs)
@@ -116,7 +122,7 @@ def _location_or_id(source: ModelSource | TokenizerSource) -> str | int:
 
 
 def _load(
-    model: ModelSource, tokenizer: TokenizerSource, kwargs: dict[str, Any], engine_config: EngineConfig | None
+    model: OpenSource, tokenizer: TokenizerSource, kwargs: dict[str, Any], engine_config: EngineConfig | None
 ) -> LoadedModel:
     started = time.perf_counter()
     if isinstance(model, PreTrainedModel):

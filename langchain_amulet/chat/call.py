@@ -14,7 +14,7 @@ from langchain_amulet.engine.engine import Engine
 from langchain_amulet.engine.generation import Generation
 from langchain_amulet.engine.params import Request
 from langchain_amulet.models.registry import LoadedModel
-from langchain_amulet.personalization.resolved import ResolvedPreferences
+from langchain_amulet.personalization.resolved import ResolvedPreferences, preferences_of
 from langchain_amulet.preferences import StreamPlan, plan_streams
 from langchain_amulet.realignment import RealignmentConfig
 from langchain_amulet.structured.output_spec import OutputSpec, instructions
@@ -66,7 +66,7 @@ def prepare_call(
         InvalidParameterError: A value of the model's generation config is out of range.
     """
     realignment, output = settings.effective_realignment, settings.output
-    plan = plan_streams(resolved.preferences, realignment.guidance_scale, max_streams=settings.max_streams)
+    plan = plan_streams(preferences_of(resolved), realignment.guidance_scale, max_streams=settings.max_streams)
     prompts = render(loaded, messages, plan, settings)
     open_tag = opened_reasoning(_text(loaded, prompts[0][-_NUM_TAIL_TOKENS:]))
     request = Request(

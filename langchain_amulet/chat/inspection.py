@@ -11,7 +11,7 @@ from langchain_amulet.chat.call import render
 from langchain_amulet.chat.settings import CallSettings
 from langchain_amulet.exceptions import NumericalError
 from langchain_amulet.models.registry import LoadedModel
-from langchain_amulet.personalization.resolved import ResolvedPreferences
+from langchain_amulet.personalization.resolved import ResolvedPreferences, preferences_of
 from langchain_amulet.preferences import Preference, StreamPlan, plan_streams
 
 BASE_STREAM = StreamPlan(((),), ())
@@ -23,7 +23,7 @@ def prompts_of(
 ) -> list[list[int]]:
     """Return the token ids of the prompts that a call would run, the base stream first."""
     scale = settings.effective_realignment.guidance_scale
-    plan = plan_streams(resolved.preferences, scale, max_streams=settings.max_streams)
+    plan = plan_streams(preferences_of(resolved), scale, max_streams=settings.max_streams)
     return render(loaded, messages, plan, settings)
 
 

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import secrets
-from functools import cache
 from pathlib import Path
 
 import platformdirs
@@ -30,8 +29,17 @@ def digest_of(preferences: tuple[Preference, ...]) -> str:
     return hmac.new(_digest_key(), content.encode(), hashlib.sha256).hexdigest()[:32]
 
 
-@cache
 def _digest_key() -> bytes:
+    """Return this process's key: all threads get the same one, even if several of them ask first."""
+    if not _key:
+        _key.setdefault("", _stored_or_temporary_key())  # atomic, and needs no lock, which a fork could leave locked
+    return _key[""]
+
+
+_key: dict[str, bytes] = {}
+
+
+def _stored_or_temporary_key() -> bytes:
     """Return the key in the user's data directory, created on first use; a temporary key if it cannot be stored."""
     path = Path(platformdirs.user_data_path("langchain-amulet")) / "digest.key"
     try:
@@ -42,19 +50,29 @@ def _digest_key() -> bytes:
 
 
 def _read_or_create_key(path: Path) -> bytes:
+    if not path.is_absolute():
+        msg = f"{path} is no absolute path, since the home directory of this user is unknown; set XDG_DATA_HOME"
+        raise OSError(msg)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    draft = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     if not path.exists():
-        try:
-            draft.touch(mode=0o600)
-            draft.write_bytes(secrets.token_bytes(_KEY_BYTES))
-            os.link(draft, path)  # atomic, and fails if another process was first
-        except FileExistsError:
-            pass
-        finally:
-            draft.unlink(missing_ok=True)
+        _create_key(path)
     key = path.read_bytes()
-    if len(key) != _KEY_BYTES:
-        msg = f"{path} holds {len(key)} bytes instead of a key of {_KEY_BYTES}; delete the file"
+    if len(key) != _KEY_BYTES or not any(key):  # a power failure may leave zeros
+        msg = f"{path} is damaged: it holds {len(key)} bytes that are no key of {_KEY_BYTES}; delete the file"
         raise OSError(msg)
     return key
+
+
+def _create_key(path: Path) -> None:
+    draft = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    try:
+        draft.touch(mode=0o600)
+        with draft.open("wb") as file:
+            file.write(secrets.token_bytes(_KEY_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(draft, path)  # atomic, and fails if another process was first
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink(missing_ok=True)

@@ -18,7 +18,7 @@ from langchain_core.runnables.config import get_config_list
 
 from langchain_amulet.memory.preference_memory import PreferenceMemory
 from langchain_amulet.personalization.lookup import OnStoreError, alook_up, find_lookup, look_up
-from langchain_amulet.personalization.resolved import ResolvedPreferences, resolve
+from langchain_amulet.personalization.resolved import ResolvedPreferences, as_of_now, resolve
 
 _MAX_THREADS = 256  # of one batch(); the threads mostly wait for tokens
 
@@ -126,18 +126,18 @@ class PersonalizedChatModel(BaseChatModel, ABC):
         return await super().astream_events(input, config, **arguments)
 
     def _with_preference(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
-        if "preference" in kwargs:
-            return opaque_arguments(kwargs)
-        memory, default, on_store_error = self.preference_settings
-        preference = look_up(find_lookup(config, memory), default, on_store_error)
-        return {**opaque_arguments(kwargs), "preference": preference}
+        arguments = opaque_arguments(kwargs)
+        if "preference" not in arguments:
+            memory, default, on_store_error = self.preference_settings
+            arguments["preference"] = look_up(find_lookup(config, memory), default, on_store_error)
+        return {**arguments, "preference": as_of_now(arguments["preference"])}
 
     async def _awith_preference(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
-        if "preference" in kwargs:
-            return opaque_arguments(kwargs)
-        memory, default, on_store_error = self.preference_settings
-        preference = await alook_up(find_lookup(config, memory), default, on_store_error)
-        return {**opaque_arguments(kwargs), "preference": preference}
+        arguments = opaque_arguments(kwargs)
+        if "preference" not in arguments:
+            memory, default, on_store_error = self.preference_settings
+            arguments["preference"] = await alook_up(find_lookup(config, memory), default, on_store_error)
+        return {**arguments, "preference": as_of_now(arguments["preference"])}
 
 
 def opaque_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from langchain_amulet.memory.preference_memory import PreferenceMemory, access_t
 from langchain_amulet.memory.recall_cache import Recalled
 from langchain_amulet.personalization.caller import AUTHENTICATED_USER_KEY, user_id_of
 from langchain_amulet.personalization.outage_log import OutageLog
-from langchain_amulet.personalization.resolved import ResolvedPreferences
+from langchain_amulet.personalization.resolved import ResolvedPreferences, preferences_of
 
 _RUNTIME_KEY = "__pregel_runtime"  # where LangGraph stores the Runtime of the run
 
@@ -63,7 +63,7 @@ async def alook_up(
 
 
 def _resolved(recalled: Recalled, default: ResolvedPreferences) -> ResolvedPreferences:
-    return ResolvedPreferences(recalled.preferences or default.preferences, age_s=recalled.age_s)
+    return ResolvedPreferences(recalled.preferences or preferences_of(default), age_s=recalled.age_s)
 
 
 def _without_store(error: Exception, on_store_error: OnStoreError) -> ResolvedPreferences:

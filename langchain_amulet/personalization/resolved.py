@@ -1,15 +1,33 @@
-"""The preferences of one call as an opaque object, whose `repr` shows a keyed digest.
+"""The preferences of one call as an opaque object, which holds a key in place of their texts.
 
-The entry points resolve the preferences of a call once. After that, LangChain's cache keys, traces and callbacks see
-the digest and never the text.
+The entry points resolve the preferences of a call once. After that, LangChain's cache keys, traces, callbacks and
+serialisers see the key and a digest and never the text, which only `preferences_of` looks up.
 """
 
+import uuid
+from dataclasses import replace
 from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from pydantic_core import CoreSchema, core_schema
 
+from langchain_amulet.exceptions import PreferenceError
 from langchain_amulet.personalization.digest import digest_of
 from langchain_amulet.preferences import Preference, PreferenceLike, as_preferences
+
+
+class _Key:
+    """What travels in place of preferences. Its name is random and says nothing about them."""
+
+    __slots__ = ("__weakref__", "name")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+# Texts are dropped with the last object that holds their key. They never leave the process.
+_preferences: "WeakKeyDictionary[_Key, tuple[Preference, ...]]" = WeakKeyDictionary()
+_keys: "WeakValueDictionary[str, _Key]" = WeakValueDictionary()  # for unpickling
 
 
 class ResolvedPreferences:
@@ -17,7 +35,8 @@ class ResolvedPreferences:
 
     `repr` shows a keyed digest in place of the texts. Equal preferences have equal digests in all processes of the same
     operating system user, so they can share cached answers. The key stays in the user's data directory; without it, a
-    digest does not reveal a text.
+    digest does not reveal a text. No attribute holds a text either; `preferences_of` looks them up. A pickled copy
+    finds them in the process that made them, as long as an original exists, and is an error elsewhere.
 
     Args:
         preferences: The preferences. A preference that expires later is left out from then on.
@@ -25,19 +44,17 @@ class ResolvedPreferences:
         store_error: The name of the error's type if the store failed and the answer is therefore a plain one.
     """
 
-    __slots__ = ("_preferences", "age_s", "store_error")
+    __slots__ = ("_digest", "_key", "age_s", "store_error")
 
     def __init__(
         self, preferences: tuple[Preference, ...], *, age_s: float = 0.0, store_error: str | None = None
     ) -> None:
-        self._preferences = preferences
+        self._key = _Key(uuid.uuid4().hex)
+        self._digest: str | None = None  # of a copy whose texts are in another process
         self.age_s = age_s
         self.store_error = store_error
-
-    @property
-    def preferences(self) -> tuple[Preference, ...]:
-        """The preferences that have not expired. Only prompts may contain them."""
-        return tuple(preference for preference in self._preferences if not preference.is_expired)
+        _keys[self._key.name] = self._key
+        _preferences[self._key] = preferences
 
     @property
     def digest(self) -> str:
@@ -45,7 +62,7 @@ class ResolvedPreferences:
 
         Cached prompt prefixes that contain preferences are reused for the same digest only.
         """
-        return digest_of(self.preferences)
+        return self._digest if self._digest is not None else digest_of(preferences_of(self))
 
     @property
     def notes(self) -> dict[str, Any]:
@@ -64,7 +81,11 @@ class ResolvedPreferences:
 
     def __bool__(self) -> bool:
         """Return whether there are any preferences."""
-        return bool(self.preferences)
+        return self._digest is not None or bool(preferences_of(self))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle and copy the key and the digest, not the texts."""
+        return _from_key, (self._key.name if self else None, self.digest, self.age_s, self.store_error)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _source: Any, _handler: Any) -> CoreSchema:
@@ -76,6 +97,42 @@ class ResolvedPreferences:
 
     def __hash__(self) -> int:
         return hash(repr(self))
+
+
+def _from_key(name: str | None, digest: str, age_s: float, store_error: str | None) -> ResolvedPreferences:
+    """Return the object that was pickled. It shows the same digest even if its texts are in another process."""
+    resolved = ResolvedPreferences((), age_s=age_s, store_error=store_error)
+    if name is not None:
+        key = _keys.get(name)
+        resolved._key, resolved._digest = (_Key(name), digest) if key is None else (key, None)  # noqa: SLF001
+    return resolved
+
+
+def preferences_of(resolved: ResolvedPreferences) -> tuple[Preference, ...]:
+    """Return the preferences that have not expired. Only prompts may contain them.
+
+    Raises:
+        PreferenceError: The object was unpickled in another process, or after its original was gone.
+    """
+    preferences = _preferences.get(resolved._key)  # noqa: SLF001 - a method would be found by those who walk objects
+    if preferences is None:
+        msg = (
+            f"The texts of {resolved!r} stayed in the process that made it, and are not pickled. "
+            "Pass the preferences again, or store them in a PreferenceMemory."
+        )
+        raise PreferenceError(msg)
+    return tuple(preference for preference in preferences if not preference.is_expired)
+
+
+def as_of_now(resolved: ResolvedPreferences) -> ResolvedPreferences:
+    """Return the preferences as they apply now, for the whole of one call.
+
+    The cache key and the prompts of the call must follow the same preferences, so none of them expires in between.
+    """
+    fixed = tuple(replace(preference, expires_at=None) for preference in preferences_of(resolved))
+    if fixed == _preferences[resolved._key]:  # noqa: SLF001
+        return resolved
+    return ResolvedPreferences(fixed, age_s=resolved.age_s, store_error=resolved.store_error)
 
 
 PreferenceArgument: TypeAlias = PreferenceLike | ResolvedPreferences

@@ -1,23 +1,16 @@
 """Who is asking, and what travels on."""
 
-import pickle
-import stat
-import subprocess
-import sys
 import time
-from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
-import platformdirs
 import pytest
 from langgraph.store.memory import InMemoryStore
 
 from langchain_amulet.exceptions import UserIdError
 from langchain_amulet.memory.preference_memory import PreferenceMemory
 from langchain_amulet.memory.recall_cache import caches
-from langchain_amulet.personalization import digest
 from langchain_amulet.personalization.lookup import Lookup, alook_up, find_lookup, look_up
-from langchain_amulet.personalization.resolved import ResolvedPreferences, resolve
+from langchain_amulet.personalization.resolved import preferences_of, resolve
 from langchain_amulet.preferences import Preference
 
 MEMORY = PreferenceMemory()
@@ -82,67 +75,6 @@ def test_store_of_the_run_serves_where_there_is_no_memory():
     assert find_lookup(config("alice", store=store), MEMORY).memory is MEMORY
 
 
-def test_resolved_preferences_show_a_digest_and_never_a_text():
-    resolved = resolve([Preference("I am diabetic.", 0.5)])
-    assert "diabetic" not in repr(resolved) + str(resolved) + f"{resolved}"
-    assert resolve(resolved) is resolved
-    assert resolved == resolve(Preference("I am diabetic.", 0.5)) == pickle.loads(pickle.dumps(resolved))  # noqa: S301
-    assert hash(resolved) == hash(resolve(Preference("I am diabetic.", 0.5)))
-
-
-def test_digests_differ_with_text_weight_order_and_nothing():
-    values = [None, "", "a", "b", Preference("a", 0.5), ["a", "b"], ["b", "a"], ["ab"]]
-    assert len({repr(resolve(value)) for value in values}) == len(values)
-
-
-def test_digest_is_the_same_in_another_process_and_kept_from_others():
-    script = "from langchain_amulet.personalization.resolved import resolve; print(resolve('a'))"
-    output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    assert output.strip() == repr(resolve("a"))
-    key = platformdirs.user_data_path("langchain-amulet") / "digest.key"
-    assert stat.S_IMODE(key.stat().st_mode) == 0o600
-    assert len(key.read_bytes()) == 32
-
-
-def test_digest_depends_on_the_key(monkeypatch):
-    before = repr(resolve("a"))
-    monkeypatch.setattr(digest, "_digest_key", lambda: b"another key")
-    assert repr(resolve("a")) != before
-
-
-def test_key_is_this_processs_own_where_it_cannot_be_kept(monkeypatch, tmp_path):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setattr(platformdirs, "user_data_path", lambda _: tmp_path / "file" / "folder")
-    key = digest._digest_key.__wrapped__
-    assert len(key()) == 32
-    assert key() != key()
-
-
-def test_first_key_written_stands(tmp_path):
-    path = tmp_path / "digest.key"
-    first = digest._read_or_create_key(path)
-    assert digest._read_or_create_key(path) == first
-    assert [p.name for p in tmp_path.iterdir()] == ["digest.key"]
-
-
-def test_damaged_key_is_not_used(tmp_path):
-    path = tmp_path / "digest.key"
-    path.write_bytes(b"short")
-    with pytest.raises(OSError, match="delete the file"):
-        digest._read_or_create_key(path)
-
-
-def test_digest_does_not_depend_on_how_preferences_were_read():
-    fresh, cached = (ResolvedPreferences((Preference("a"),), age_s=age_s) for age_s in (0.0, 3.0))
-    assert cached.digest == fresh.digest == resolve("a").digest != resolve("b").digest
-    assert repr(cached) != repr(fresh)  # an answer reports the age, so response caches keep the two apart
-
-
-def test_resolved_preferences_differ_from_other_things():
-    assert resolve("a") != ("a",)
-    assert isinstance(resolve(None), ResolvedPreferences)
-
-
 # Looking up
 
 
@@ -196,19 +128,9 @@ async def test_preferences_that_were_read_before_are_flagged_by_their_age(looked
     caches.of(memory.store)._clock = lambda: time.monotonic() + 30
     found = await looked_up(memory)
     assert found.notes == {"preferences_age_s": pytest.approx(30, abs=1)}
-    assert found.preferences == resolve("a").preferences
+    assert preferences_of(found) == (Preference("a"),)
     assert found != resolve("a")  # so that a response cache serves nobody an answer that says another age
     bob = await looked_up(memory, "bob", default="b")
     assert bob.notes == {}
     caches.of(memory.store)._clock = lambda: time.monotonic() + 100
     assert (await looked_up(memory)).notes == {}
-
-
-def test_bound_preference_stops_counting_when_it_expires(monkeypatch):
-    preference = Preference("a", expires_at=datetime.now(UTC) + timedelta(hours=1))
-    resolved = resolve([preference, "b"])
-    assert resolved == resolve(["a", "b"])
-    monkeypatch.setattr(Preference, "is_expired", property(lambda self: self.expires_at is not None))
-    assert resolved == resolve("b")
-    assert resolved.preferences == (Preference("b"),)
-    assert not resolve(preference)

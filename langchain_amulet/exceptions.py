@@ -6,6 +6,8 @@
     ├── PreferenceError (TypeError)             a preference has the wrong type
     ├── UserIdError (ValueError)                a user id is missing, invalid, or not the authenticated one
     ├── StoreTypeError (TypeError)              a store has the wrong type, is read-only or async-only
+    ├── StoreError (RuntimeError)               the store, or a function in its place, has raised an error
+    │   └── StoreConnectionError (ConnectionError)  ... because it is not reachable
     ├── StoredPreferenceError (ValueError)      an item of the store cannot be read as a preference
     ├── StoreTimeoutError (TimeoutError)        the store did not respond in time
     ├── UnknownPreferenceError (LookupError)    the preference to change does not exist
@@ -28,7 +30,8 @@
     ├── MaxTokensError (ValueError)             structured output cannot end within max_tokens
     ├── GrammarError (RuntimeError)             a grammar became too complex during generation
     ├── GenerationTimeoutError (TimeoutError)   an answer took longer than its timeout
-    └── ContextLengthError                      a prompt is longer than the model's context
+    ├── ContextLengthError                      a prompt is longer than the model's context
+    └── UnexpectedError (RuntimeError)          an error that the package did not foresee
 
 Each class also inherits from the built-in or LangChain error that it specialises, so existing handlers keep working::
 
@@ -37,7 +40,16 @@ Each class also inherits from the built-in or LangChain error that it specialise
     except AmuletError as error:
         print(error)  # what was found, what is allowed, what to do
 
-For invalid fields of `ChatAmulet`, pydantic raises its `ValidationError` with the same message.
+Every error that langchain-amulet causes or meets is one of these. Neither their messages nor their causes, contexts,
+notes and attributes quote preferences: where a foreign error is behind one, a note says its type and its place in the
+code, and the error itself is kept only if it comes from loading a model or from the engine, which see no text.
+
+These are not converted:
+
+- pydantic's `ValidationError` for invalid fields of `ChatAmulet`, with the same message and without the input;
+- Python's `TypeError` for a call with missing or unknown parameters;
+- errors of your own code that LangChain calls: callbacks, response caches, rate limiters, runnables around the model;
+- what is no `Exception`: `KeyboardInterrupt`, `SystemExit`, `asyncio.CancelledError`.
 """
 
 from langchain_core.exceptions import ContextOverflowError, ModelTimeoutError
@@ -74,6 +86,17 @@ class StoredPreferenceError(AmuletError, ValueError):
 
 class StoreTimeoutError(AmuletError, TimeoutError):
     """The store of preferences did not respond in time."""
+
+
+class StoreError(AmuletError, RuntimeError):
+    """The store of preferences, or the function in its place, has raised an error."""
+
+    kind: str = "StoreError"
+    """The name of the original error's type."""
+
+
+class StoreConnectionError(StoreError, ConnectionError):
+    """The store of preferences is not reachable."""
 
 
 class UnknownPreferenceError(AmuletError, LookupError):
@@ -158,3 +181,7 @@ class GrammarError(AmuletError, RuntimeError):
 
 class GenerationTimeoutError(AmuletError, ModelTimeoutError, TimeoutError):
     """An answer was not complete within its `timeout`."""
+
+
+class UnexpectedError(AmuletError, RuntimeError):
+    """The package met an error that it did not foresee; the notes say which, and where."""

@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 
 from langgraph.store.base import BaseStore
 
+from langchain_amulet.foreign_errors import failed_store, shielded
 from langchain_amulet.memory import operations
 from langchain_amulet.memory.execution import arun, finish, run
 from langchain_amulet.memory.items import PREFERENCES, StoredPreference
@@ -25,7 +26,7 @@ class PrivateCache(Protocol):
         """Drop the cached data."""
 
 
-_private_caches: "weakref.WeakSet[PrivateCache]" = weakref.WeakSet()
+_private_caches: "weakref.WeakValueDictionary[int, PrivateCache]" = weakref.WeakValueDictionary()  # by id
 
 
 def tell_when_forgetting(cache: PrivateCache) -> None:
@@ -33,7 +34,7 @@ def tell_when_forgetting(cache: PrivateCache) -> None:
 
     The cache is held by a weak reference.
     """
-    _private_caches.add(cache)
+    _private_caches[id(cache)] = cache
 
 
 class StoreAccess:
@@ -91,18 +92,22 @@ class StoreAccess:
         """Return the operation that reads a user's preferences without the cache, also for use in other operations."""
         return operations.recall(self.store, user_id, self._langmem_namespace)
 
+    @shielded(failed_store)
     def read(self, operation: StoreOperation[_T]) -> _T:
         """Execute a read-only operation.
 
         Raises:
             StoreTimeoutError: The store did not answer within the read timeout.
+            StoreError: The store has raised an error.
         """
         return run(self.store, operation, self._read_timeout_s)
 
+    @shielded(failed_store)
     async def aread(self, operation: StoreOperation[_T]) -> _T:
         """Async `read`."""
         return await arun(self.store, operation, self._read_timeout_s)
 
+    @shielded(failed_store)
     def write(self, user_id: str, operation: StoreOperation[_T], *, forgets: bool = False) -> _T:
         """Execute an operation that writes, and drop the user's cached preferences.
 
@@ -110,6 +115,9 @@ class StoreAccess:
             user_id: The user whose data the operation writes.
             operation: The operation to execute.
             forgets: Whether the operation deletes or replaces a preference, so that private caches are dropped too.
+
+        Raises:
+            StoreError: The store has raised an error; it may have written a part.
         """
         namespace = namespace_of(PREFERENCES, user_id)
         try:
@@ -117,6 +125,7 @@ class StoreAccess:
         finally:  # a failed write may have written a part
             _drop_caches(namespace, forgets=forgets)
 
+    @shielded(failed_store)
     async def awrite(self, user_id: str, operation: StoreOperation[_T], *, forgets: bool = False) -> _T:
         """Async `write`; the operation is completed even if the caller is cancelled."""
         return await finish(self._awrite(namespace_of(PREFERENCES, user_id), operation, forgets=forgets))
@@ -131,5 +140,6 @@ class StoreAccess:
 def _drop_caches(namespace: tuple[str, ...], *, forgets: bool) -> None:
     drop_everywhere(namespace)
     if forgets:
-        for cache in list(_private_caches):
-            cache.forget_private()
+        for reference in _private_caches.valuerefs():  # copied at once; iterating fails if another thread loads a model
+            if (cache := reference()) is not None:
+                cache.forget_private()

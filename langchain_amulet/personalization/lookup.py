@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from langchain_core.runnables import RunnableConfig, ensure_config
 from langgraph.store.base import BaseStore
 
-from langchain_amulet.exceptions import UserIdError
+from langchain_amulet.exceptions import StoreError, UserIdError
 from langchain_amulet.memory.preference_memory import PreferenceMemory, access_to
 from langchain_amulet.memory.recall_cache import Recalled
 from langchain_amulet.personalization.caller import AUTHENTICATED_USER_KEY, user_id_of
@@ -38,7 +38,7 @@ def look_up(lookup: Lookup | None, default: ResolvedPreferences, on_store_error:
 
     Raises:
         UserIdError: The user id is empty or otherwise invalid.
-        Exception: Any error of the store, if `on_store_error` is `"raise"`.
+        AmuletError: The store failed, if `on_store_error` is `"raise"`: `StoreError`, `StoreTimeoutError`, ...
     """
     if lookup is None:
         return default
@@ -69,7 +69,7 @@ def _resolved(recalled: Recalled, default: ResolvedPreferences) -> ResolvedPrefe
 def _without_store(error: Exception, on_store_error: OnStoreError) -> ResolvedPreferences:
     if on_store_error == "raise" or isinstance(error, UserIdError):
         raise error
-    kind = type(error).__name__
+    kind = error.kind if isinstance(error, StoreError) else type(error).__name__
     _outages.report(kind)
     return ResolvedPreferences((), store_error=kind)
 

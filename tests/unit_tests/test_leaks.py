@@ -28,7 +28,7 @@ from langgraph.store.sqlite import SqliteStore
 from pydantic import BaseModel, ValidationError
 
 from langchain_amulet import ChatAmulet, Preference, PreferenceMemory
-from langchain_amulet.exceptions import ContextLengthError, StoredPreferenceError
+from langchain_amulet.exceptions import ContextLengthError, StoreConnectionError, StoredPreferenceError
 from tests.fakes.leak_watch import (
     ALL_PATHS,
     ENGINE,
@@ -204,7 +204,7 @@ async def test_store_that_fails_in_the_middle_gives_errors_or_right_answers(watc
     received = [reading for outcome in outcomes if isinstance(outcome, list) for reading in outcome]
     for error in errors:
         watch.see("error", printed_error(error))
-    assert {type(error) for error in errors} == {ConnectionError}
+    assert {type(error) for error in errors} == {StoreConnectionError}
     assert min(len(errors), len(received)) > 5
     store.is_broken = False
     assert wrong([*received, *await together([visit(app, "ainvoke", [user]) for user in users])]) == []

@@ -1,0 +1,171 @@
+"""Converts foreign errors at the edge of the package to its own, without the texts that they quote.
+
+`@shielded(...)` is put on what the public surface is made of: a function, coroutine function, generator or async
+generator. Messages, attributes and causes of foreign errors may quote preferences (a JSON error holds the document, a
+database error the row), so an error that leaves tells the type and the place of what went wrong in its notes, as text.
+"""
+
+import functools
+import inspect
+import traceback
+from collections.abc import Callable
+from contextlib import aclosing
+from types import TracebackType
+from typing import Any, TypeVar, cast
+
+from langchain_amulet.exceptions import (
+    AmuletError,
+    EngineMemoryError,
+    GenerationError,
+    ModelClosedError,
+    ModelLoadError,
+    StoreConnectionError,
+    StoreError,
+    StoreTimeoutError,
+    UnexpectedError,
+)
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+_Convert = Callable[[Exception], AmuletError]
+
+# Weights load, and the engine runs, without any text: what made them fail is kept.
+_WITH_CAUSE = (ModelLoadError, GenerationError, EngineMemoryError, ModelClosedError)
+_CODES = ("errno", "sqlstate", "sqlite_errorname")  # of the errors of operating system, PostgreSQL and SQLite
+
+
+def shielded(convert: _Convert) -> Callable[[_Function], _Function]:
+    """Return a decorator that lets errors of this package through, and converts all others.
+
+    What is no `Exception`, such as `KeyboardInterrupt` or the cancellation of a task, passes unchanged.
+
+    Args:
+        convert: Returns the error to raise in place of a foreign one: `unexpected` or `failed_store`.
+    """
+
+    def decorate(function: _Function) -> _Function:
+        wrap = next(wrap for is_kind, wrap in _WRAPPERS if is_kind(function))
+        return cast("_Function", functools.wraps(function)(wrap(function, convert)))
+
+    return decorate
+
+
+# An error is raised after the `except` block, so that Python does not chain it to the foreign one; and from a list, so
+# that no local variable of a frame in its traceback holds it: such a cycle would keep all that the frames hold.
+
+
+def _function(function: Callable[..., Any], convert: _Convert) -> Callable[..., Any]:
+    def shield(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - any foreign one
+            failures = [_own(error, convert)]
+        raise failures.pop()
+
+    return shield
+
+
+def _coroutine(function: Callable[..., Any], convert: _Convert) -> Callable[..., Any]:
+    async def shield(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return await function(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001
+            failures = [_own(error, convert)]
+        raise failures.pop()
+
+    return shield
+
+
+def _generator(function: Callable[..., Any], convert: _Convert) -> Callable[..., Any]:
+    def shield(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return (yield from function(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001
+            failures = [_own(error, convert)]
+        raise failures.pop()
+
+    return shield
+
+
+def _async_generator(function: Callable[..., Any], convert: _Convert) -> Callable[..., Any]:
+    async def shield(*args: Any, **kwargs: Any) -> Any:
+        try:
+            async with aclosing(function(*args, **kwargs)) as items:
+                async for item in items:
+                    yield item
+        except Exception as error:  # noqa: BLE001
+            failures = [_own(error, convert)]
+        else:
+            return
+        raise failures.pop()
+
+    return shield
+
+
+_WRAPPERS: tuple[tuple[Callable[[Any], bool], Callable[..., Any]], ...] = (
+    (inspect.isasyncgenfunction, _async_generator),
+    (inspect.iscoroutinefunction, _coroutine),
+    (inspect.isgeneratorfunction, _generator),
+    (callable, _function),
+)
+
+
+def unexpected(error: Exception) -> AmuletError:
+    """Return the error for a foreign one that the package did not foresee."""
+    kind = type(error).__name__
+    if isinstance(error, MemoryError):
+        return EngineMemoryError("There is not enough memory for this call. Shorten the conversation or the schema.")
+    return UnexpectedError(
+        f"langchain-amulet failed with {kind}, which it did not expect. Check the arguments of the call; if they are "
+        "right, report this error with its notes, which say where it was. The text of the original error is left out, "
+        "since it may quote private text."
+    )
+
+
+def failed_store(error: Exception) -> AmuletError:
+    """Return the error for one that a store of preferences, or a function in its place, has raised."""
+    kind = type(error).__name__
+    codes = "".join(f", {name} {code}" for name in _CODES if (code := getattr(error, name, None)) is not None)
+    msg = (
+        f"The store of preferences failed with {kind}{codes}; the notes of this error say where. The text of the "
+        "original error is left out, since it may quote preferences. To answer without preferences when they cannot be "
+        'read, set ChatAmulet(on_store_error="plain").'
+    )
+    if isinstance(error, TimeoutError):
+        return StoreTimeoutError(msg)
+    failure = StoreConnectionError(msg) if isinstance(error, ConnectionError) else StoreError(msg)
+    failure.kind = kind
+    return failure
+
+
+def _own(error: Exception, convert: _Convert) -> AmuletError:
+    if isinstance(error, AmuletError):
+        return _without_foreign_causes(error)
+    own = convert(error)
+    own.add_note(_told(error))
+    return own
+
+
+def _without_foreign_causes(error: AmuletError) -> AmuletError:
+    """Replace foreign errors in the chain of an error by notes, in place."""
+    if isinstance(error, _WITH_CAUSE):
+        return error
+    cause, context, is_suppressed = error.__cause__, error.__context__, error.__suppress_context__
+    for link in dict.fromkeys((cause, context)):
+        if isinstance(link, AmuletError):
+            _without_foreign_causes(link)
+        elif isinstance(link, Exception):
+            error.add_note(_told(link))
+    error.__cause__ = cause if isinstance(cause, AmuletError) else None
+    error.__context__ = context if isinstance(context, AmuletError) else None
+    error.__suppress_context__ = is_suppressed
+    return error
+
+
+def _told(error: Exception) -> str:
+    """Return the type of an error and where it was raised, without its text and without lines of source code."""
+    return f"Caused by {type(error).__module__}.{type(error).__qualname__}:\n{_places(error.__traceback__)}"
+
+
+def _places(trace: TracebackType | None) -> str:
+    frames = [(frame.f_code, line) for frame, line in traceback.walk_tb(trace)]
+    return "\n".join(f'  File "{code.co_filename}", line {line}, in {code.co_name}' for code, line in frames)

@@ -110,6 +110,8 @@ class ChatAmulet(LocalChatModel):
     """Maximum duration of an answer in seconds, including the queue, excluding the loading of the model."""
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Extra arguments of the model's chat template, such as `{"enable_thinking": False}`."""
+    sanitize_control_tokens: bool = True
+    """Whether control tokens in messages and tools are read as plain text, so that they cannot forge a turn."""
     streaming: bool = False
     """Whether `invoke` also reports each token to callbacks."""
 

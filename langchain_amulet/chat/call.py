@@ -111,6 +111,7 @@ def render(
             instructions=instructions(output, tells_choice=not tool_format.is_native),
             wording=settings.preference_template,
             template_kwargs=settings.chat_template_kwargs,
+            sanitize_control_tokens=settings.sanitize_control_tokens,
         )
         for preferences in plan.preferences
     ]

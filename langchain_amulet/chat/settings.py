@@ -49,6 +49,7 @@ class CallSettings:
     top_logprobs: int | None = None
     timeout: float | None = field(default=None, metadata=_DOES_NOT_CHANGE_ANSWERS)
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    sanitize_control_tokens: bool = True
     tools: Sequence[Any] = ()
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
@@ -67,6 +68,7 @@ class CallSettings:
         _check_timeout(self.timeout)
         _check_type("steer_structured", self.steer_structured, bool)
         _check_type("ignore_unsupported_keywords", self.ignore_unsupported_keywords, bool)
+        _check_type("sanitize_control_tokens", self.sanitize_control_tokens, bool)
         _check_type("chat_template_kwargs", self.chat_template_kwargs, Mapping)
         object.__setattr__(self, "output", output_spec({name: getattr(self, name) for name in _SETTINGS}))
 

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, cast
 
 import jinja2
@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from langchain_amulet.exceptions import ChatTemplateError, MessageError
 from langchain_amulet.preferences import DEFAULT_WORDING, PREFERENCES_SLOT
+from langchain_amulet.prompts.control_tokens import ControlTokens, map_texts, texts_of, unused_character
 from langchain_amulet.prompts.conversation import (
     Turn,
     append,
@@ -28,6 +29,8 @@ _ASSISTANT_PROBE = "AMULET-ASSISTANT-PROBE"
 _TOOL_PROBE = "amulet_tool_probe"
 _PROBE_ID = "AmuletId1"
 _MIN_MARKER_LENGTH = 3  # characters
+_ROLES = ("system", "user", "assistant", "tool")
+_OWN_ROLES = ("system", "assistant")  # written by the application and the model
 
 
 class PromptRenderer:
@@ -62,6 +65,7 @@ class PromptRenderer:
         instructions: str = "",
         wording: str = DEFAULT_WORDING,
         template_kwargs: Mapping[str, Any] | None = None,
+        sanitize_control_tokens: bool = True,
     ) -> list[int]:
         """Return the token ids of one stream's prompt, including the generation prompt.
 
@@ -73,40 +77,68 @@ class PromptRenderer:
             instructions: Text to add to the system message of every stream.
             wording: The text to add for preferences; `{preferences}` is replaced by their texts, one per line.
             template_kwargs: Extra arguments of the chat template.
+            sanitize_control_tokens: Whether control tokens in messages, tools, instructions and documents are encoded
+                as the plain text that they are, so that only the template writes control tokens. In system and AI
+                messages, tokens that do not end or begin turns stay as they are, such as `<think>`.
 
         Raises:
             MessageError: The conversation is empty, contains something other than text, or the template rejects it.
         """
-        conversation = to_conversation(messages)
+        arguments = dict(template_kwargs or {})
+        inputs = {"turns": to_conversation(messages), "tools": list(tools), "documents": arguments.get("documents")}
+        mark = unused_character([*texts_of(inputs), instructions, wording, *preferences])
+        if sanitize_control_tokens:
+            inputs = self._broken(inputs, mark)
+            instructions = self._control_tokens.broken(instructions, mark)
+        conversation, tools = inputs["turns"], inputs["tools"]
+        if inputs["documents"]:
+            arguments["documents"] = inputs["documents"]
         if not self.tool_format.is_native:
             conversation = without_tools(conversation, self.tool_format)
             instructions = "\n\n".join(filter(None, (_tool_prompt(tools), instructions)))
+        elif tools:
+            arguments["tools"] = tools
         if not self._has_system_role:
             conversation = fold_system_into_user(conversation)
-        preference = "\n".join(filter(None, map(self._sanitise, preferences)))
-        if preference:
-            preference = wording.replace(PREFERENCES_SLOT, preference)
-        for text in filter(None, (instructions, preference)):
+        for text in filter(None, (instructions, self._preference_text(preferences, wording, mark))):
             conversation = self._with_system_text(conversation, text)
-        arguments = dict(template_kwargs or {})
-        if tools and self.tool_format.is_native:
-            arguments["tools"] = list(tools)
-        return cast(
-            "list[int]", self._tokenizer(self._write(conversation, arguments), add_special_tokens=False).input_ids
-        )
+        prompt = self._write(conversation, arguments, is_private=bool(preferences))
+        return self._control_tokens.encode(prompt, mark)
 
-    def _write(self, conversation: list[Turn], arguments: Mapping[str, Any]) -> str:
-        """Render the prompt as text."""
+    def clean(self, preference: str) -> str:
+        """Return a preference as it is rendered: without control tokens, turn markers and whitespace around it."""
+        return self._control_tokens.remove(preference)
+
+    def _preference_text(self, preferences: Sequence[str], wording: str, mark: str) -> str:
+        """Return the text to add for preferences; empty if there are none, or only control tokens."""
+        cleaned = "\n".join(filter(None, map(self.clean, preferences)))
+        return wording.replace(PREFERENCES_SLOT, self._control_tokens.broken(cleaned, mark)) if cleaned else ""
+
+    def _broken(self, inputs: dict[str, Any], mark: str) -> dict[str, Any]:
+        """Return turns, tools and documents with a break in each control token."""
+        broken = partial(self._control_tokens.broken, mark=mark)
+        copy: dict[str, Any] = map_texts(inputs, broken)
+        for turn, original in zip(copy["turns"], inputs["turns"], strict=True):
+            if original["role"] in _ROLES:
+                turn["role"] = original["role"]
+            if original["role"] in _OWN_ROLES:
+                turn["content"] = broken(original["content"], is_own=True)
+        return copy
+
+    def _write(self, conversation: list[Turn], arguments: Mapping[str, Any], *, is_private: bool) -> str:
+        """Render the prompt as text; if it is private, errors do not repeat what the template says of it."""
         try:
             text = self._write_calls(conversation, arguments)
             first = conversation[0]
             if first["role"] == "system" and first["content"].strip() not in text:
                 # Mistral's template omits the system text after tool results.
                 text = self._write_calls(fold_system_into_user(conversation), arguments)
-        except (jinja2.TemplateError, TypeError) as error:
-            msg = f"The model's chat template rejects these messages: {error}"
-            raise MessageError(msg) from error
-        return text
+        except Exception as error:  # noqa: BLE001 - a template is a program, and may raise anything
+            reason, cause = ("", None) if is_private else (f": {error}", error)
+        else:
+            return text
+        msg = f"The model's chat template rejects these messages{reason or ', with preferences in them.'}"
+        raise MessageError(msg) from cause
 
     def _write_calls(self, conversation: list[Turn], arguments: Mapping[str, Any]) -> str:
         try:
@@ -151,10 +183,7 @@ class PromptRenderer:
     @cached_property
     def _system_slot(self) -> tuple[str, str] | None:
         """The prompt's text before and after the system text; `None` if the template has no system role."""
-        try:
-            before, found, after = self._render_probe(with_system=True).partition(_SYSTEM_PROBE)
-        except jinja2.TemplateError:
-            return None
+        before, found, after = self._render_probe(with_system=True).partition(_SYSTEM_PROBE)
         return (before, after) if found else None
 
     @property
@@ -173,23 +202,21 @@ class PromptRenderer:
 
     def _render_probe(self, *, with_system: bool) -> str:
         system = [{"role": "system", "content": _SYSTEM_PROBE}] if with_system else []
-        return self._render_text([*system, {"role": "user", "content": _USER_PROBE}], add_generation_prompt=True)
+        return self._try_to_render([*system, {"role": "user", "content": _USER_PROBE}])
+
+    def _try_to_render(self, conversation: list[Turn]) -> str:
+        """Return a prompt, or an empty text if the template does not accept the conversation."""
+        try:
+            return self._render_text(conversation, add_generation_prompt=True)
+        except Exception:  # noqa: BLE001 - not every template supports every role, and templates may raise anything
+            return ""
 
     def _render_text(self, conversation: list[Turn], **kwargs: Any) -> str:
         return cast("str", self._tokenizer.apply_chat_template(conversation, tokenize=False, **kwargs))
 
-    def _sanitise(self, text: str) -> str:
-        """Remove control tokens and turn markers, including those that form when others are removed."""
-        while (cleaned := self._control_tokens.sub("", text)) != text:
-            text = cleaned
-        return text.strip()
-
     @cached_property
-    def _control_tokens(self) -> re.Pattern[str]:
-        """A pattern that matches every control token and turn marker."""
-        added = (token.content for token in self._tokenizer.added_tokens_decoder.values())
-        forbidden = {*(token for token in added if not token.isspace()), *self._turn_markers}
-        return re.compile("|".join(map(re.escape, sorted(forbidden, key=len, reverse=True))) or "(?!)")
+    def _control_tokens(self) -> ControlTokens:
+        return ControlTokens(self._tokenizer, self._turn_markers)
 
     @cached_property
     def _turn_markers(self) -> set[str]:
@@ -198,10 +225,7 @@ class PromptRenderer:
         turns = [user, {"role": "assistant", "content": _ASSISTANT_PROBE}, user]
         markers: set[str] = set()
         for conversation in ([system, *turns], turns, [system, user], [user]):
-            try:
-                text = self._render_text(conversation, add_generation_prompt=True)
-            except jinja2.TemplateError:  # not every template supports every role
-                continue
+            text = self._try_to_render(conversation)
             before, *between = re.split(f"{_SYSTEM_PROBE}|{_USER_PROBE}|{_ASSISTANT_PROBE}", text)
             # Role names are not markers; nor are ordinary words with punctuation before the first turn.
             markers |= {word for word in " ".join(between).split() if not word.isalnum()}

@@ -326,6 +326,7 @@ CHANGES = {
     "max_streams": 2,
     "realignment": RealignmentConfig(guidance_scale=1.5),
     "chat_template_kwargs": {"enable_thinking": False},
+    "sanitize_control_tokens": False,
     "model_kwargs": {"revision": "x"},
     "preference": "Be loud.",
     "preference_template": "{preferences} Heed it.",

@@ -56,6 +56,7 @@ def test_stop_strings_of_the_model_are_not_named_like_those_of_a_call():
         ("preference_template", 5, "must contain"),
         ("chat_template_kwargs", 5, "must be a Mapping, got int"),
         ("steer_structured", "no", "must be a bool, got str"),
+        ("sanitize_control_tokens", "no", "must be a bool, got str"),
         ("ignore_unsupported_keywords", "no", "must be a bool, got str"),
         ("max_streams", 1, "at least 2"),
     ],

@@ -172,3 +172,18 @@ def test_messages_that_no_template_takes_are_refused(messages, remedy):
 def test_missing_chat_template_is_refused_with_the_remedy():
     with pytest.raises(ChatTemplateError, match="instruction-tuned"):
         PromptRenderer(byte_tokenizer(None))
+
+
+@pytest.mark.parametrize("failure", ["{{ raise_exception(messages[-1].content) }}", "{{ 1 // 0 }}", "{{ none.x() }}"])
+def test_any_error_of_a_template_is_ours_and_tells_no_preference(failure):
+    template = "{% if messages | length == 1 and 'PROBE' not in messages[0].content %}" + failure + "{% endif %}"
+    with pytest.raises(MessageError, match="rejects these messages"):
+        render(template, [QUESTION])
+    with pytest.raises(MessageError, match="with preferences in them") as caught:
+        render(template, [QUESTION], PREFERENCE)
+    assert (caught.value.__cause__, caught.value.__context__) == (None, None)
+
+
+def test_template_that_requires_a_system_message_takes_preferences():
+    template = "{{ raise_exception('no system') if messages[0].role != 'system' }}{{ messages[0].content }}"
+    assert render(template, [QUESTION], PREFERENCE) == PREFERENCE

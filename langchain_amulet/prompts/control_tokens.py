@@ -73,10 +73,9 @@ class ControlTokens:
         todo = pieces[::-1]
         while todo:
             piece = todo.pop()
-            encoding = self._tokenizer.backend_tokenizer.encode(piece, add_special_tokens=False)
-            spans = [
-                span for token_id, span in zip(encoding.ids, encoding.offsets, strict=True) if token_id in token_ids
-            ]
+            encoding = self._tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True)
+            found = zip(encoding["input_ids"], encoding["offset_mapping"], strict=True)
+            spans = [(start, end) for token_id, (start, end) in found if token_id in token_ids and end > start]
             # A character that is a token by itself is left out.
             edges = [0, *(edge for start, end in spans for edge in _edges(start, end)), len(piece)]
             if spans:

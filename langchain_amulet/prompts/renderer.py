@@ -85,7 +85,11 @@ class PromptRenderer:
             MessageError: The conversation is empty, contains something other than text, or the template rejects it.
         """
         arguments = dict(template_kwargs or {})
-        inputs = {"turns": to_conversation(messages), "tools": list(tools), "documents": arguments.get("documents")}
+        inputs: dict[str, Any] = {
+            "turns": to_conversation(messages),
+            "tools": list(tools),
+            "documents": arguments.get("documents"),
+        }
         mark = unused_character([*texts_of(inputs), instructions, wording, *preferences])
         if sanitize_control_tokens:
             inputs = self._broken(inputs, mark)

@@ -13,10 +13,10 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
-from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
 from langchain_amulet.chat.call import Call, prepare_call, render
-from langchain_amulet.chat.field_types import from_dict, opaque
+from langchain_amulet.chat.field_types import from_dict, opaque, without_input
 from langchain_amulet.chat.identity import identifying_params, saved_attributes
 from langchain_amulet.chat.inspection import BASE_STREAM, mean_gains, prompts_of, score_response
 from langchain_amulet.chat.local_model import LocalChatModel
@@ -24,15 +24,20 @@ from langchain_amulet.chat.settings import (
     CALL_ARGUMENTS,
     IGNORED_ARGUMENTS,
     CallSettings,
-    warn_of_unknown,
+    check_tools,
+    is_langchains,
+    known_arguments,
 )
 from langchain_amulet.engine.params import SamplingParams
+from langchain_amulet.foreign_errors import shielded, unexpected
 from langchain_amulet.memory.preference_memory import PreferenceMemory, as_memory
 from langchain_amulet.models.identity import model_profile
 from langchain_amulet.personalization.entry_points import PreferenceSettings
 from langchain_amulet.personalization.lookup import OnStoreError
 from langchain_amulet.personalization.resolved import PreferenceArgument, resolve
 from langchain_amulet.preferences import DEFAULT_MAX_STREAMS, DEFAULT_WORDING, Preference
+from langchain_amulet.prompts.conversation import check_messages
+from langchain_amulet.prompts.encoding import encode
 from langchain_amulet.realignment import RealignmentConfig
 from langchain_amulet.structured.output_spec import as_openai_tool, parse_tool_choice
 from langchain_amulet.structured.structured_output import Method, structured
@@ -105,7 +110,7 @@ class ChatAmulet(LocalChatModel):
     logprobs: bool | None = None
     """Whether to report the log-probability of each token, after guards and grammar and before temperature."""
     top_logprobs: int | None = None
-    """How many of the most likely tokens to report at each position."""
+    """How many of the most likely tokens to report at each position, at most 20."""
     timeout: float | None = None
     """Maximum duration of an answer in seconds, including the queue, excluding the loading of the model."""
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
@@ -121,7 +126,7 @@ class ChatAmulet(LocalChatModel):
     @classmethod
     def _warn_of_unknown_arguments(cls, values: Any) -> Any:
         if isinstance(values, Mapping):
-            warn_of_unknown(values, known={*cls.model_fields, *IGNORED_ARGUMENTS}, place="ChatAmulet")
+            known_arguments(values, known={*cls.model_fields, *IGNORED_ARGUMENTS}, place="ChatAmulet")
         return values
 
     @model_validator(mode="after")
@@ -130,6 +135,17 @@ class ChatAmulet(LocalChatModel):
         self._add_version("langchain-amulet", version("langchain-amulet"))
         return self
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _show_no_input_in_errors(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        # The last validator is the outermost: it sees the errors of all others.
+        try:
+            return handler(values)
+        except ValidationError as error:
+            failures = [without_input(error)]
+        raise failures.pop()
+
+    @shielded(unexpected)
     def bind_tools(
         self,
         tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
@@ -152,11 +168,13 @@ class ChatAmulet(LocalChatModel):
             ToolError: A tool cannot be converted, or `tool_choice` names no tool.
             SchemaError: A tool's parameters are not a JSON schema.
         """
+        check_tools(tools)
         described = [as_openai_tool(tool, strict=strict) for tool in tools]
         parse_tool_choice(tool_choice, [tool["function"]["name"] for tool in described])  # raises ToolError
         bound: Runnable[LanguageModelInput, AIMessage] = self.bind(tools=described, tool_choice=tool_choice, **kwargs)
         return bound
 
+    @shielded(unexpected)
     def with_structured_output(
         self,
         schema: dict[str, Any] | type,
@@ -187,6 +205,7 @@ class ChatAmulet(LocalChatModel):
         """
         return structured(self, schema, method=method, include_raw=include_raw, strict=strict, **kwargs)
 
+    @shielded(unexpected)
     def prompt_streams(self, messages: LanguageModelInput, preference: PreferenceArgument = _UNSET) -> list[list[int]]:
         """Return the token ids of the prompts that a call would run.
 
@@ -200,10 +219,12 @@ class ChatAmulet(LocalChatModel):
         resolved = self.preference_settings.default if preference is _UNSET else resolve(preference)
         return prompts_of(self.load(), self._messages(messages), resolved, self._settings({}))
 
+    @shielded(unexpected)
     def sampling_params(self, **kwargs: Any) -> SamplingParams:
         """Return the sampling parameters of a call with these arguments; fields and generation config set the rest."""
-        return self._settings(kwargs).sampling_params(self.load().model.generation_config)
+        return self._settings(self.checked_arguments(kwargs)).sampling_params(self.load().model.generation_config)
 
+    @shielded(unexpected)
     def evidence(
         self, messages: LanguageModelInput, response: str, preferences: Sequence[str | Preference]
     ) -> list[float]:
@@ -221,6 +242,7 @@ class ChatAmulet(LocalChatModel):
         future = score_response(self.load(), self._messages(messages), response, preferences, self._settings({}))
         return mean_gains(future.result())
 
+    @shielded(unexpected)
     async def aevidence(
         self, messages: LanguageModelInput, response: str, preferences: Sequence[str | Preference]
     ) -> list[float]:
@@ -229,6 +251,7 @@ class ChatAmulet(LocalChatModel):
         future = await asyncio.to_thread(lambda: score_response(self.load(), *inputs))  # renders, and may load
         return mean_gains(await asyncio.wrap_future(future))
 
+    @shielded(unexpected)
     def token_logprobs(self, messages: LanguageModelInput, response: str) -> list[float]:
         """Return log p(token | prompt, tokens before) of each token of a response, without preferences.
 
@@ -242,14 +265,17 @@ class ChatAmulet(LocalChatModel):
         future = score_response(self.load(), self._messages(messages), response, [], self._settings({}))
         return cast("list[float]", future.result()[0].tolist())
 
+    @shielded(unexpected)
     def get_token_ids(self, text: str) -> list[int]:
         """Return the token ids of a text by the model's tokenizer, without special tokens around it."""
         if self.custom_get_token_ids is not None:
             return self.custom_get_token_ids(text)
-        return cast("list[int]", self.load().tokenizer.encode(text, add_special_tokens=False))
+        return encode(self.load().tokenizer, text)
 
+    @shielded(unexpected)
     def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
         """Return the number of prompt tokens of messages and tools, as `usage_metadata` counts them."""
+        check_messages(messages)
         [base] = render(self.load(), messages, BASE_STREAM, self._settings({"tools": tools}))
         return len(base)
 
@@ -298,12 +324,17 @@ class ChatAmulet(LocalChatModel):
                     await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
 
+    @shielded(unexpected)
     def _prepare(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]) -> Call:
         """Build the request of a call; invalid arguments raise before the model is loaded."""
-        warn_of_unknown(kwargs, known=CALL_ARGUMENTS, place="A call of ChatAmulet")
         settings = self._settings({**kwargs, "stop": stop})
         resolved = resolve(kwargs["preference"]) if "preference" in kwargs else self.preference_settings.default
         return prepare_call(self.load(), messages, resolved, settings)
+
+    def checked_arguments(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments of a call without those that the model does not know, with a warning."""
+        known = {*CALL_ARGUMENTS, *filter(is_langchains, kwargs)}
+        return known_arguments(kwargs, known=known, place="A call of ChatAmulet")
 
     def _settings(self, call: Mapping[str, Any]) -> CallSettings:
         return CallSettings.merge(dict(self), call)
@@ -321,6 +352,7 @@ class ChatAmulet(LocalChatModel):
         return "amulet"
 
     @property
+    @shielded(unexpected)
     def _identifying_params(self) -> dict[str, Any]:
         return identifying_params(dict(self))
 

@@ -17,6 +17,8 @@ from langchain_amulet.exceptions import (
     AmuletError,
     EngineMemoryError,
     GenerationError,
+    InvalidParameterError,
+    MessageError,
     ModelClosedError,
     ModelLoadError,
     StoreConnectionError,
@@ -39,7 +41,7 @@ def shielded(convert: _Convert) -> Callable[[_Function], _Function]:
     What is no `Exception`, such as `KeyboardInterrupt` or the cancellation of a task, passes unchanged.
 
     Args:
-        convert: Returns the error to raise in place of a foreign one: `unexpected` or `failed_store`.
+        convert: Returns the error to raise in place of a foreign one, such as `unexpected`.
     """
 
     def decorate(function: _Function) -> _Function:
@@ -121,6 +123,37 @@ def unexpected(error: Exception) -> AmuletError:
     )
 
 
+def failed_rendering(error: Exception) -> AmuletError:
+    """Return the error for one that was raised while messages, tools and preferences became a prompt."""
+    return MessageError(
+        f"The messages, tools or chat_template_kwargs cannot be written as a prompt: {type(error).__name__}. The notes "
+        "of this error say where. Tool calls must have arguments that JSON can represent, nested less than 100 deep."
+    )
+
+
+def failed_input(error: Exception) -> AmuletError:
+    """Return the error for one that LangChain raised when it converted the input of a call to messages."""
+    return MessageError(
+        f"The input cannot be converted to messages: {type(error).__name__}. Pass a string, a prompt value, or a list "
+        'of messages such as HumanMessage("..."), ("human", "...") or {"role": "user", "content": "..."}.'
+    )
+
+
+def failed_load(error: Exception) -> AmuletError:
+    """Return the error for one that was raised while a model was loaded. It keeps its text: no preference is near."""
+    failure = ModelLoadError(f"The model cannot be loaded: {type(error).__name__}: {error}. Check model_kwargs.")
+    failure.__cause__ = error
+    return failure
+
+
+def failed_config(error: Exception) -> AmuletError:
+    """Return the error for one that LangChain raised when it read the config of a call."""
+    return InvalidParameterError(
+        f"The config is not one that LangChain accepts: {type(error).__name__}. Pass a dict such as "
+        '{"configurable": {"user_id": "alice"}}, or for a batch one such dict per input.'
+    )
+
+
 def failed_store(error: Exception) -> AmuletError:
     """Return the error for one that a store of preferences, or a function in its place, has raised."""
     kind = type(error).__name__
@@ -137,7 +170,9 @@ def failed_store(error: Exception) -> AmuletError:
     return failure
 
 
-def _own(error: Exception, convert: _Convert) -> AmuletError:
+def _own(error: Exception, convert: _Convert) -> Exception:
+    if isinstance(error, TypeError) and error.__traceback__ is not None and error.__traceback__.tb_next is None:
+        return error  # the function was called with other parameters than it has
     if isinstance(error, AmuletError):
         return _without_foreign_causes(error)
     own = convert(error)

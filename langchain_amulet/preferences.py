@@ -1,11 +1,11 @@
 """`Preference`, and the plan of prompt streams for a list of weighted preferences."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
+from langchain_amulet.caller_warnings import warn_caller
 from langchain_amulet.exceptions import InvalidParameterError, PreferenceError
 
 DEFAULT_MAX_STREAMS = 4
@@ -183,7 +183,7 @@ def _merge_smallest(likes: list[_Step], dislikes: list[_Step], max_steps: int) -
             f"{1 + max_steps}. The closest weights are treated as equal. Use fewer distinct weights, or raise "
             "max_streams."
         )
-        warnings.warn(msg, stacklevel=2)
+        warn_caller(msg)
     while len(likes) + len(dislikes) > max_steps:
         side = min((side for side in (dislikes, likes) if side), key=lambda side: min(step.size for step in side))
         index = min(range(len(side)), key=lambda i: side[i].size)

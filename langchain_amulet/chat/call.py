@@ -13,6 +13,7 @@ from langchain_amulet.chat.settings import CallSettings
 from langchain_amulet.engine.engine import Engine
 from langchain_amulet.engine.generation import Generation
 from langchain_amulet.engine.params import Request
+from langchain_amulet.foreign_errors import failed_rendering, shielded, unexpected
 from langchain_amulet.models.registry import LoadedModel
 from langchain_amulet.personalization.resolved import ResolvedPreferences, preferences_of
 from langchain_amulet.preferences import StreamPlan, plan_streams
@@ -31,6 +32,7 @@ class Call(NamedTuple):
     answer: Callable[[Generation], AnswerStream]
     """Creates the converter from the request's token stream to message chunks."""
 
+    @shielded(unexpected)
     def stream(self) -> Generator[ChatGenerationChunk]:
         """Submit the request and yield the answer in chunks; closing the iterator cancels the request."""
         answer = self.answer(self.engine.submit(self.request))
@@ -42,6 +44,7 @@ class Call(NamedTuple):
         finally:
             answer.generation.cancel()
 
+    @shielded(unexpected)
     async def astream(self) -> AsyncGenerator[ChatGenerationChunk]:
         """Async `stream`."""
         answer = self.answer(await self.engine.asubmit(self.request))
@@ -55,6 +58,7 @@ class Call(NamedTuple):
             answer.generation.cancel()
 
 
+@shielded(unexpected)
 def prepare_call(
     loaded: LoadedModel, messages: Sequence[BaseMessage], resolved: ResolvedPreferences, settings: CallSettings
 ) -> Call:
@@ -98,10 +102,15 @@ def prepare_call(
     return Call(loaded.engine, request, answer)
 
 
+@shielded(failed_rendering)
 def render(
     loaded: LoadedModel, messages: Sequence[BaseMessage], plan: StreamPlan, settings: CallSettings
 ) -> list[list[int]]:
-    """Return the token ids of each stream's prompt, in the order of the plan."""
+    """Return the token ids of each stream's prompt, in the order of the plan.
+
+    Raises:
+        MessageError: The messages or tools cannot be written as a prompt, or the template rejects them.
+    """
     output, tool_format = settings.output, loaded.renderer.tool_format
     return [
         loaded.renderer.render(

@@ -12,7 +12,8 @@ from langchain_amulet.chat.settings import CallSettings
 from langchain_amulet.exceptions import NumericalError
 from langchain_amulet.models.registry import LoadedModel
 from langchain_amulet.personalization.resolved import ResolvedPreferences, preferences_of
-from langchain_amulet.preferences import Preference, StreamPlan, plan_streams
+from langchain_amulet.preferences import PreferenceLike, StreamPlan, as_preferences, plan_streams
+from langchain_amulet.prompts.encoding import encode
 
 BASE_STREAM = StreamPlan(((),), ())
 """The plan of an answer without preferences."""
@@ -31,7 +32,7 @@ def score_response(
     loaded: LoadedModel,
     messages: Sequence[BaseMessage],
     response: str,
-    preferences: Sequence[str | Preference],
+    preferences: PreferenceLike,
     settings: CallSettings,
 ) -> "Future[Tensor]":
     """Compute the log-probabilities of a response's tokens without preferences, and with each preference alone.
@@ -40,13 +41,14 @@ def score_response(
         A future of log-probabilities in nats, `(1 + num_preferences, num_tokens)`; row 0 is without preferences.
 
     Raises:
-        InvalidParameterError: The response is empty.
+        InvalidParameterError: The response is empty or not a string.
+        MessageError: The messages or the response cannot be encoded.
         ContextLengthError: Messages and response are longer than the model's context.
     """
-    texts = [item.text if isinstance(item, Preference) else item for item in preferences]
+    texts = [preference.text for preference in as_preferences(preferences)]
     prompts = render(loaded, messages, StreamPlan(((), *((text,) for text in texts)), ()), settings)
     # ChatAmulet.get_token_ids may use another tokenizer.
-    return loaded.engine.score(prompts, loaded.tokenizer.encode(response, add_special_tokens=False))
+    return loaded.engine.score(prompts, encode(loaded.tokenizer, response))
 
 
 def mean_gains(log_probs: Tensor) -> list[float]:

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, PlainValidator, PrivateAttr
 from langchain_amulet.chat.field_types import from_dict
 from langchain_amulet.engine.config import EngineConfig
 from langchain_amulet.engine.engine import Engine
+from langchain_amulet.foreign_errors import failed_load, shielded
 from langchain_amulet.memory.access import tell_when_forgetting
 from langchain_amulet.models.identity import closed_source
 from langchain_amulet.models.registry import LoadedModel, load
@@ -40,6 +41,7 @@ class LocalChatModel(PersonalizedChatModel, ABC):
 
     _loaded: LoadedModel | None = PrivateAttr(default=None)  # keeps the model in memory; `load` says which one it is
 
+    @shielded(failed_load)
     def load(self) -> LoadedModel:
         """Load the model that the fields name, or return it if this process has loaded it already.
 

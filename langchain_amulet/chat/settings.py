@@ -5,21 +5,24 @@ same name to `ChatAmulet`. All parameters of `SamplingParams` are settings too.
 """
 
 import difflib
-import warnings
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from transformers import GenerationConfig
 
+from langchain_amulet.caller_warnings import warn_caller
 from langchain_amulet.engine.params import SamplingParams
-from langchain_amulet.exceptions import InvalidParameterError
+from langchain_amulet.exceptions import InvalidParameterError, ToolError
 from langchain_amulet.models.defaults import stop_token_ids
 from langchain_amulet.preferences import DEFAULT_MAX_STREAMS, DEFAULT_WORDING, PREFERENCES_SLOT
 from langchain_amulet.realignment import RealignmentConfig
 from langchain_amulet.structured.output_spec import OutputSpec, output_spec
 
 DEFAULT_MAX_TOKENS = 512
+MAX_TOP_LOGPROBS = 20
+"""The most alternatives that an answer reports per token, as in hosted models: each one costs all users time."""
 IGNORED_ARGUMENTS = {"api_key", "base_url", "max_retries", "preference_digest"}
 """Arguments that `ChatAmulet` accepts and ignores: those of hosted models, and one that saved copies contain."""
 
@@ -64,6 +67,7 @@ class CallSettings:
         _check_max_streams(self.max_streams)
         _check_template(self.preference_template)
         _check_stop(self.stop)
+        check_tools(self.tools)
         _check_logprobs(self.logprobs, self.top_logprobs)
         _check_timeout(self.timeout)
         _check_type("steer_structured", self.steer_structured, bool)
@@ -116,6 +120,10 @@ class CallSettings:
 
 _SETTINGS = tuple(setting.name for setting in fields(CallSettings) if setting.init and setting.name != "sampling")
 
+_NEARLY = 0.8  # the similarity from which a name is taken for a misspelt one
+_LANGCHAINS = {"callbacks", "metadata", "run_id", "run_name", "structured_output_format", "tags", "version"}
+_LANGCHAINS |= {"auto_close", "diff", "with_streamed_output_list"}
+
 CALL_ARGUMENTS = {*_SAMPLING, *_SETTINGS, "preference", "stream"}
 """The names of all arguments of a call."""
 
@@ -131,12 +139,24 @@ def answer_settings(model_fields: Mapping[str, Any]) -> dict[str, Any]:
     return {**settings, "default_stop": default_stop, "realignment": asdict(model_fields["realignment"])}
 
 
-def warn_of_unknown(arguments: Mapping[str, Any], *, known: set[str], place: str) -> None:
-    """Warn about arguments with unknown names, which LangChain lets through, and suggest the nearest known name."""
-    for name in arguments.keys() - known:
+def known_arguments(arguments: Mapping[str, Any], *, known: AbstractSet[str], place: str) -> dict[str, Any]:
+    """Return the arguments with known names. Warn about the others, which LangChain would let through and trace.
+
+    Raises:
+        InvalidParameterError: A name is nearly "preference": the answer would silently be a plain one.
+    """
+    for name in sorted(arguments.keys() - known):
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-        msg = f"{place} has no argument {name!r}, so it is ignored. Did you mean {nearest!r}?"
-        warnings.warn(msg, stacklevel=2)
+        if difflib.get_close_matches(name, ["preference"], cutoff=_NEARLY):
+            msg = f"{place} has no argument {name!r}. Did you mean 'preference'? It takes one preference or a list."
+            raise InvalidParameterError(msg)
+        warn_caller(f"{place} has no argument {name!r}, so it is ignored. Did you mean {nearest!r}?")
+    return {name: value for name, value in arguments.items() if name in known}
+
+
+def is_langchains(name: str) -> bool:
+    """Return whether an argument of a call is for LangChain's own methods, which take it from the others."""
+    return name in _LANGCHAINS or name.startswith(("ls_", "include_", "exclude_"))
 
 
 def _check_realignment(realignment: Any) -> None:
@@ -174,6 +194,17 @@ def _check_logprobs(logprobs: Any, top_logprobs: Any) -> None:
     if top_logprobs is not None and logprobs is False:
         msg = "top_logprobs needs logprobs=True."
         raise InvalidParameterError(msg)
+    is_number = isinstance(top_logprobs, int) and not isinstance(top_logprobs, bool)
+    if top_logprobs is not None and not (is_number and 0 <= top_logprobs <= MAX_TOP_LOGPROBS):
+        msg = f"top_logprobs must be a whole number from 0 to {MAX_TOP_LOGPROBS}; got {top_logprobs!r}."
+        raise InvalidParameterError(msg)
+
+
+def check_tools(tools: Any) -> None:
+    """Raise `ToolError` if the tools are not a list."""
+    if not isinstance(tools, Sequence) or isinstance(tools, str | bytes):
+        msg = f"tools must be a list of functions, classes, LangChain tools or dicts; got {type(tools).__name__}."
+        raise ToolError(msg)
 
 
 def _check_type(name: str, value: Any, expected: type) -> None:

@@ -7,6 +7,7 @@ from langchain_core.runnables import RunnableConfig, ensure_config
 from langgraph.store.base import BaseStore
 
 from langchain_amulet.exceptions import StoreError, UserIdError
+from langchain_amulet.foreign_errors import failed_config, shielded
 from langchain_amulet.memory.preference_memory import PreferenceMemory, access_to
 from langchain_amulet.memory.recall_cache import Recalled
 from langchain_amulet.personalization.caller import AUTHENTICATED_USER_KEY, user_id_of
@@ -101,6 +102,11 @@ def find_lookup(
 def _configurable(config: RunnableConfig | None) -> dict[str, Any]:
     """Return the values of the surrounding run, updated by those of the call where a call may override them."""
     run_values = ensure_config(None).get("configurable", {})
-    call_values = ensure_config(config).get("configurable", {})
+    call_values = _read(config).get("configurable", {})
     protected = {key: run_values[key] for key in (_RUNTIME_KEY, AUTHENTICATED_USER_KEY) if key in run_values}
     return {**run_values, **call_values, **protected}
+
+
+@shielded(failed_config)
+def _read(config: RunnableConfig | None) -> RunnableConfig:
+    return ensure_config(config)

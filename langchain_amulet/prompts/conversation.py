@@ -46,6 +46,22 @@ def to_conversation(messages: Sequence[BaseMessage]) -> list[Turn]:
     return [_to_turn(message) for message in merge_message_runs(messages)]
 
 
+def check_messages(messages: Sequence[BaseMessage]) -> None:
+    """Check that all messages can be read, before LangChain's own code reads them.
+
+    Raises:
+        MessageError: `messages` is not a list of messages, or one contains something other than text.
+    """
+    if not isinstance(messages, list | tuple):
+        msg = f"Messages must be a list, got {type(messages).__name__}."
+        raise MessageError(msg)
+    for message in messages:
+        if not isinstance(message, BaseMessage):
+            msg = f"A message must be a LangChain message such as HumanMessage(...), got {type(message).__name__}."
+            raise MessageError(msg)
+        _text_of(message)
+
+
 def _to_turn(message: BaseMessage) -> Turn:
     # A ChatMessage has the role as an attribute.
     role = next((role for kind, role in _ROLES if isinstance(message, kind)), getattr(message, "role", None))
@@ -79,16 +95,23 @@ def _short_id(call_id: str) -> str:
 def _text_of(message: BaseMessage) -> str:
     if isinstance(message.content, str):
         return message.content
-    return "".join(filter(None, map(_text_of_block, message.content)))
+    if not isinstance(message.content, list):
+        msg = f"The content of a message must be a string or a list of parts, got {type(message.content).__name__}."
+        raise MessageError(msg)
+    return "".join(map(_text_of_block, message.content))
 
 
 def _text_of_block(block: str | dict[str, Any]) -> str:
     if isinstance(block, str):
         return block
-    kind = block.get("type")
+    kind = block.get("type") if isinstance(block, dict) else type(block).__name__
     if kind == "text":
-        return str(block["text"])
-    if kind in _HIDDEN_BLOCKS:  # in `tool_calls`, or not shown to the model again
+        text = block.get("text")
+        if not isinstance(text, str):
+            msg = f'A part of type "text" must have a string as its "text", got {type(text).__name__}.'
+            raise MessageError(msg)
+        return text
+    if isinstance(kind, str) and kind in _HIDDEN_BLOCKS:  # in `tool_calls`, or not shown to the model again
         return ""
     msg = f"This model reads text only; a message has a block of type {kind!r}. Remove it, or describe it in words."
     raise MessageError(msg)

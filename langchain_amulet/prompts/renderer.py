@@ -21,6 +21,7 @@ from langchain_amulet.prompts.conversation import (
     to_conversation,
     without_tools,
 )
+from langchain_amulet.prompts.encoding import check_encodable
 from langchain_amulet.structured.tool_formats import GENERIC, OTHER, TOOL_PROMPT, ToolFormat, detect
 
 _SYSTEM_PROBE = "AMULET-SYSTEM-PROBE"
@@ -107,6 +108,7 @@ class PromptRenderer:
         for text in filter(None, (instructions, self._preference_text(preferences, wording, mark))):
             conversation = self._with_system_text(conversation, text)
         prompt = self._write(conversation, arguments, is_private=bool(preferences))
+        check_encodable(prompt)
         return self._control_tokens.encode(prompt, mark)
 
     def clean(self, preference: str) -> str:

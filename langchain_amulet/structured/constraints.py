@@ -3,12 +3,12 @@
 import contextlib
 import json
 import re
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any, NamedTuple
 
+from langchain_amulet.caller_warnings import warn_caller
 from langchain_amulet.engine.guide import GuideFactory
 from langchain_amulet.exceptions import SchemaError
 from langchain_amulet.structured.grammar import Grammar, GrammarCompiler
@@ -193,7 +193,7 @@ def _warn_if_ignored(spec: OutputSpec, compiled: _Compiled) -> None:
     """Warn in the caller's thread; Python shows equal warnings once, so it reports each schema once."""
     if compiled.unsupported is not None:
         msg = f"A part of the schema {_subject(spec)} is ignored, so the JSON may violate it: {compiled.unsupported}."
-        warnings.warn(msg, stacklevel=2)
+        warn_caller(msg)
 
 
 def _subject(spec: OutputSpec) -> str:

@@ -73,7 +73,13 @@ def everything_of(error: BaseException | None) -> str:
     """All that an error and the errors behind it hold, except local variables."""
     if error is None:
         return ""
-    held = [repr(error), str(error), repr(error.args), repr(vars(error)), *getattr(error, "__notes__", [])]
+    held = [
+        repr(error),
+        str(error),
+        repr(error.args),
+        repr(getattr(error, "__dict__", "")),
+        *getattr(error, "__notes__", []),
+    ]
     return " ".join([*held, everything_of(error.__cause__), everything_of(error.__context__)])
 
 

@@ -3,6 +3,10 @@
 import copy
 
 import pytest
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.load import dumps
+from langchain_core.messages import HumanMessage
+from langchain_core.runnables import ConfigurableField
 from pydantic import ValidationError
 
 from langchain_amulet import ChatAmulet, PreferenceMemory, RealignmentConfig
@@ -16,6 +20,7 @@ from langchain_amulet.exceptions import (
 )
 from tests.fakes.chats import (
     ALICE,
+    BRIEF,
     MODEL,
     QUESTION,
     SHORT,
@@ -89,17 +94,76 @@ def test_end_of_turn_token_ends_the_answer(llm):
 # Construction, sharing, closing
 
 
-@pytest.mark.parametrize(
-    ("name", "nearest"), [("temprature", "temperature"), ("max_token", "max_tokens"), ("preferences", "preference")]
-)
+@pytest.mark.parametrize(("name", "nearest"), [("temprature", "temperature"), ("max_token", "max_tokens")])
 def test_unknown_constructor_argument_warns_with_the_nearest_valid_one(name, nearest):
     with pytest.warns(UserWarning, match=f"no argument {name!r}.*Did you mean {nearest!r}"):
         ChatAmulet(**{name: None})
 
 
 def test_unknown_call_argument_warns_with_the_nearest_valid_one(llm):
-    with pytest.warns(UserWarning, match="no argument 'max_token'.*Did you mean 'max_tokens'"):
+    with pytest.warns(UserWarning, match="no argument 'max_token'.*Did you mean 'max_tokens'") as warned:
         llm.invoke(QUESTION, max_token=3)
+    assert [warning.filename for warning in warned] == [__file__]
+
+
+def test_warning_names_the_line_that_binds(llm):
+    with pytest.warns(UserWarning, match="no argument 'max_token'") as warned:
+        bound = llm.bind(stop=["x"]).bind(max_token=3)
+    assert [warning.filename for warning in warned] == [__file__]
+    assert bound.kwargs == {"stop": ["x"]}
+
+
+@pytest.mark.parametrize("name", ["preferences", "prefrence", "user_preference"])
+def test_misspelt_preference_is_an_error(llm, name):
+    calls = [llm.invoke, llm.bind().invoke, lambda question, **given: llm.bind(**given).invoke(question)]
+    calls += [lambda _, **given: llm.with_structured_output({"type": "object", "title": "x"}, **given)]
+    calls += [
+        lambda _, **given: llm.bind_tools([], **given),
+        lambda question, **given: [*llm.stream(question, **given)],
+    ]
+    for call in calls:
+        with pytest.raises(InvalidParameterError, match=f"no argument {name!r}. Did you mean 'preference'"):
+            call(QUESTION, **{name: BRIEF})
+    with pytest.raises(ValidationError, match="Did you mean 'preference'"):
+        ChatAmulet(**{name: BRIEF})
+
+
+class Recorder(BaseCallbackHandler):
+    """Keeps what a callback is told about the start of a call."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def on_chat_model_start(self, *args, **kwargs):
+        self.seen.append(repr((args, kwargs)))
+
+
+@pytest.mark.filterwarnings("ignore:.*no argument 'instructions'")
+async def test_unknown_argument_reaches_neither_callbacks_nor_cache_keys(llm, cache):
+    recorder, given = Recorder(), {"instructions": BRIEF}
+    config, model = {"callbacks": [recorder]}, llm.model_copy(update={"cache": cache})
+    model.invoke(QUESTION, config, **given)
+    list(model.stream(QUESTION, config, **given))
+    await model.ainvoke(QUESTION, config, **given)
+    model.bind(**given).invoke(QUESTION, config)
+    model.batch([QUESTION], config, **given)
+    model.generate([[HumanMessage(QUESTION)]], **given)
+    [event async for event in model.astream_events(QUESTION, config, version="v2", include_names=["x"], **given)]
+    assert len(recorder.seen) == 6
+    assert BRIEF not in repr(recorder.seen) + repr(cache._cache)
+
+
+def test_langchains_own_arguments_pass(llm, answers):
+    named = {"run_name": "x", "tags": ["x"], "metadata": {"x": 1}, "ls_structured_output_format": None}
+    assert llm.generate([[HumanMessage(QUESTION)]], **named).generations[0][0].text == answers["visitor"]
+
+
+def test_preference_bound_to_configurable_fields_is_opaque_and_counts(llm, answers):
+    fields = llm.configurable_fields(temperature=ConfigurableField(id="temperature"))
+    for bound in (fields.bind(preference=BRIEF), fields.with_config(tags=["x"]).bind(preference=BRIEF)):
+        assert BRIEF not in repr(bound)
+        assert BRIEF not in dumps(bound)
+        assert bound.invoke(QUESTION).text == answers["alice"]
 
 
 @pytest.mark.parametrize(
@@ -113,6 +177,7 @@ def test_unknown_call_argument_warns_with_the_nearest_valid_one(llm):
         ({"memory": 7}, StoreTypeError, "PreferenceMemory"),
         ({"realignment": 2.0}, ValidationError, "RealignmentConfig"),
         ({"stop": [""]}, ValidationError, "list of non-empty strings"),
+        ({"top_logprobs": -3}, ValidationError, "whole number from 0 to 20"),
     ],
 )
 def test_wrong_constructor_argument_is_refused(arguments, error, remedy):
@@ -128,6 +193,8 @@ def test_wrong_constructor_argument_is_refused(arguments, error, remedy):
         ({"realignment": 0}, InvalidParameterError, "RealignmentConfig"),
         ({"stop": "END"}, InvalidParameterError, "list of non-empty strings"),
         ({"stop": [""]}, InvalidParameterError, "list of non-empty strings"),
+        ({"logprobs": True, "top_logprobs": 21}, InvalidParameterError, "whole number from 0 to 20; got 21"),
+        ({"top_logprobs": True}, InvalidParameterError, "whole number from 0 to 20"),
     ],
 )
 def test_wrong_call_argument_is_refused(llm, arguments, error, remedy):

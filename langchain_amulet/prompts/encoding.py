@@ -1,0 +1,30 @@
+"""Encodes text to token ids, and refuses text that no tokenizer can encode."""
+
+from transformers import PreTrainedTokenizerFast
+
+from langchain_amulet.exceptions import InvalidParameterError, MessageError
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    """Return the token ids of a text, without special tokens around it.
+
+    Raises:
+        InvalidParameterError: `text` is not a string.
+        MessageError: `text` contains a lone surrogate.
+    """
+    if not isinstance(text, str):
+        msg = f"A text to encode must be a string, got {type(text).__name__}."
+        raise InvalidParameterError(msg)
+    check_encodable(text)
+    token_ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
+    return token_ids
+
+
+def check_encodable(text: str) -> None:
+    """Raise `MessageError` if a text contains a lone surrogate."""
+    if any("\ud800" <= character <= "\udfff" for character in text if character > "\ud7ff"):
+        msg = (
+            "A message, tool, schema or response contains a lone surrogate, which UTF-8 cannot encode. Decode the text "
+            'again, or replace it: text.encode("utf-8", "replace").decode().'
+        )
+        raise MessageError(msg)

@@ -1,14 +1,10 @@
 """Describes a model for cache keys, traces, LangChain's model profiles and saved copies."""
 
-import json
 import os
 import uuid
-from collections.abc import Mapping
 from functools import cache
-from typing import Any
 from weakref import WeakKeyDictionary
 
-import torch
 from langchain_core.language_models import ModelProfile
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
@@ -45,23 +41,6 @@ def closed_source(model: ModelSource) -> ClosedModel:
     except ModelNotFoundError:  # a path that does not exist any more
         name = str(model)
     return ClosedModel(name, identity(model))
-
-
-def serializable_kwargs(model_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments that JSON can represent, without the token; dtypes become names such as `"float32"`."""
-    named = {
-        name: str(value).removeprefix("torch.") if isinstance(value, torch.dtype) else value
-        for name, value in model_kwargs.items()
-    }
-    return {name: value for name, value in named.items() if name != "token" and _is_json(value)}
-
-
-def _is_json(value: Any) -> bool:
-    try:
-        json.dumps(value)
-    except (TypeError, ValueError):
-        return False
-    return True
 
 
 def model_profile(model: ModelSource, *, name: str) -> ModelProfile:

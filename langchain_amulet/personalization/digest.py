@@ -26,6 +26,15 @@ def digest_of(preferences: tuple[Preference, ...]) -> str:
     It is equal in all processes of the same operating system user, and reveals nothing without the key.
     """
     content = json.dumps([_WORDING_VERSION, *([p.text, float(p.weight)] for p in preferences)])
+    return _hmac(content)
+
+
+def digest_of_text(text: str) -> str:
+    """Return the HMAC-SHA256 of another private text than a preference, such as a token, as 32 hexadecimal digits."""
+    return _hmac(json.dumps({"text": text}))
+
+
+def _hmac(content: str) -> str:
     return hmac.new(_digest_key(), content.encode(), hashlib.sha256).hexdigest()[:32]
 
 

@@ -135,6 +135,11 @@ class PersonalizedChatModel(BaseChatModel, ABC):
         configurable: Any = super().configurable_fields(**kwargs)
         return PersonalizedConfigurable(**dict(configurable))
 
+    def with_config(self, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        """Return the model with a config. Preferences that are bound to it stay opaque."""
+        binding: Any = super().with_config(config, **kwargs)
+        return PersonalizedBinding(**dict(binding))
+
     @shielded(failed_input)
     def _convert_input(self, model_input: LanguageModelInput) -> PromptValue:
         value = super()._convert_input(model_input)

@@ -158,9 +158,10 @@ def test_langchains_own_arguments_pass(llm, answers):
     assert llm.generate([[HumanMessage(QUESTION)]], **named).generations[0][0].text == answers["visitor"]
 
 
-def test_preference_bound_to_configurable_fields_is_opaque_and_counts(llm, answers):
+def test_preference_bound_to_a_configured_model_is_opaque_and_counts(llm, answers):
     fields = llm.configurable_fields(temperature=ConfigurableField(id="temperature"))
-    for bound in (fields.bind(preference=BRIEF), fields.with_config(tags=["x"]).bind(preference=BRIEF)):
+    for configured in (fields, fields.with_config(tags=["x"]), llm.with_config(tags=["x"]), llm.bind(stop=["x"])):
+        bound = configured.bind(preference=BRIEF)
         assert BRIEF not in repr(bound)
         assert BRIEF not in dumps(bound)
         assert bound.invoke(QUESTION).text == answers["alice"]

@@ -21,11 +21,10 @@ from langchain_amulet.chat.identity import identifying_params, saved_attributes
 from langchain_amulet.chat.inspection import BASE_STREAM, mean_gains, prompts_of, score_response
 from langchain_amulet.chat.local_model import LocalChatModel
 from langchain_amulet.chat.settings import (
-    CALL_ARGUMENTS,
     IGNORED_ARGUMENTS,
     CallSettings,
     check_tools,
-    is_langchains,
+    checked_arguments,
     known_arguments,
 )
 from langchain_amulet.engine.params import SamplingParams
@@ -333,8 +332,7 @@ class ChatAmulet(LocalChatModel):
 
     def checked_arguments(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments of a call without those that the model does not know, with a warning."""
-        known = {*CALL_ARGUMENTS, *filter(is_langchains, kwargs)}
-        return known_arguments(kwargs, known=known, place="A call of ChatAmulet")
+        return checked_arguments(kwargs)
 
     def _settings(self, call: Mapping[str, Any]) -> CallSettings:
         return CallSettings.merge(dict(self), call)

@@ -121,8 +121,10 @@ class CallSettings:
 _SETTINGS = tuple(setting.name for setting in fields(CallSettings) if setting.init and setting.name != "sampling")
 
 _NEARLY = 0.8  # the similarity from which a name is taken for a misspelt one
-_LANGCHAINS = {"callbacks", "metadata", "run_id", "run_name", "structured_output_format", "tags", "version"}
-_LANGCHAINS |= {"auto_close", "diff", "with_streamed_output_list"}
+# What LangChain's own methods take from the arguments of a call.
+_LANGCHAINS = {"callbacks", "metadata", "run_id", "run_name", "tags", "version", "diff", "with_streamed_output_list"}
+_LANGCHAINS |= {f"{verb}_{what}" for verb in ("include", "exclude") for what in ("names", "types", "tags")}
+_LANGCHAINS |= {"ls_structured_output_format", "structured_output_format"}
 
 CALL_ARGUMENTS = {*_SAMPLING, *_SETTINGS, "preference", "stream"}
 """The names of all arguments of a call."""
@@ -139,6 +141,11 @@ def answer_settings(model_fields: Mapping[str, Any]) -> dict[str, Any]:
     return {**settings, "default_stop": default_stop, "realignment": asdict(model_fields["realignment"])}
 
 
+def checked_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call without unknown ones; see `known_arguments`."""
+    return known_arguments(arguments, known=CALL_ARGUMENTS | _LANGCHAINS, place="A call of ChatAmulet")
+
+
 def known_arguments(arguments: Mapping[str, Any], *, known: AbstractSet[str], place: str) -> dict[str, Any]:
     """Return the arguments with known names. Warn about the others, which LangChain would let through and trace.
 
@@ -152,11 +159,6 @@ def known_arguments(arguments: Mapping[str, Any], *, known: AbstractSet[str], pl
             raise InvalidParameterError(msg)
         warn_caller(f"{place} has no argument {name!r}, so it is ignored. Did you mean {nearest!r}?")
     return {name: value for name, value in arguments.items() if name in known}
-
-
-def is_langchains(name: str) -> bool:
-    """Return whether an argument of a call is for LangChain's own methods, which take it from the others."""
-    return name in _LANGCHAINS or name.startswith(("ls_", "include_", "exclude_"))
 
 
 def _check_realignment(realignment: Any) -> None:

@@ -94,6 +94,17 @@ class PersonalizedChatModel(BaseChatModel, ABC):
         """Answer all inputs in one batch of the engine; yield `(index, answer)` when an answer is complete."""
         return super().batch_as_completed(inputs, _unbounded(inputs, config), **kwargs)
 
+    async def abatch(self, inputs: list[LanguageModelInput], config: Any = None, **kwargs: Any) -> list[AIMessage]:
+        """Async `batch`."""
+        return await super().abatch(inputs, _one_each(inputs, config), **kwargs)
+
+    async def abatch_as_completed(
+        self, inputs: Sequence[LanguageModelInput], config: Any = None, **kwargs: Any
+    ) -> AsyncIterator[tuple[int, Any]]:
+        """Async `batch_as_completed`."""
+        async for answer in super().abatch_as_completed(inputs, _one_each(inputs, config), **kwargs):
+            yield answer
+
     def stream_events(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """Stream the events of an answer as the config's user prefers."""
         return super().stream_events(input, config, **self._with_preference(config, kwargs))
@@ -184,11 +195,18 @@ def opaque_arguments(kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @shielded(failed_config)
+def _one_each(
+    inputs: Sequence[LanguageModelInput], config: RunnableConfig | Sequence[RunnableConfig] | None
+) -> list[RunnableConfig]:
+    """Return one config per input."""
+    return get_config_list(config, len(inputs))
+
+
 def _unbounded(
     inputs: Sequence[LanguageModelInput], config: RunnableConfig | Sequence[RunnableConfig] | None
 ) -> list[RunnableConfig]:
     """Return configs with which inputs queue in the engine rather than in LangChain's small thread pool."""
-    configs = get_config_list(config, len(inputs))
+    configs = _one_each(inputs, config)
     return [{**item, "max_concurrency": item.get("max_concurrency") or _MAX_THREADS} for item in configs]
 
 

@@ -112,6 +112,17 @@ def test_wrong_argument_is_an_error_of_ours(kind, call):
         call()
 
 
+async def test_batches_with_a_wrong_number_of_configs_are_refused():
+    for config in ([{}, {}], 7):
+        for call in (LLM.batch, lambda *given: list(LLM.batch_as_completed(*given))):
+            with pytest.raises(InvalidParameterError, match="one such dict per input"):
+                call([QUESTION], config)
+        with pytest.raises(InvalidParameterError, match="one such dict per input"):
+            await LLM.abatch([QUESTION], config)
+        with pytest.raises(InvalidParameterError, match="one such dict per input"):
+            [answer async for answer in LLM.abatch_as_completed([QUESTION], config)]
+
+
 def test_calls_with_other_parameters_are_type_errors_as_everywhere():
     for call in (LLM.evidence, LLM.bind_tools, LLM.get_token_ids):
         with pytest.raises(TypeError) as caught:

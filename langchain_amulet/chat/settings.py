@@ -57,7 +57,7 @@ class CallSettings:
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
     response_format: Any = None
-    output: OutputSpec = field(init=False)
+    output: OutputSpec = field(init=False, repr=False)  # a refused instance has none, and may be shown
     """What the answer may contain, derived from the fields above."""
 
     def __post_init__(self) -> None:

@@ -1,8 +1,12 @@
 """Encodes text to token ids, and refuses text that no tokenizer can encode."""
 
+import re
+
 from transformers import PreTrainedTokenizerFast
 
 from langchain_amulet.exceptions import InvalidParameterError, MessageError
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
@@ -22,7 +26,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
 
 def check_encodable(text: str) -> None:
     """Raise `MessageError` if a text contains a lone surrogate."""
-    if any("\ud800" <= character <= "\udfff" for character in text if character > "\ud7ff"):
+    if _LONE_SURROGATE.search(text):
         msg = (
             "A message, tool, schema or response contains a lone surrogate, which UTF-8 cannot encode. Decode the text "
             'again, or replace it: text.encode("utf-8", "replace").decode().'

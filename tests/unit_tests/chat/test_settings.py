@@ -1,5 +1,6 @@
 """Settings of calls: each is listed once, and merged once per call."""
 
+import traceback
 from dataclasses import fields
 
 import pytest
@@ -87,3 +88,13 @@ def test_max_streams_and_template_may_be_set_per_call(llm):
         shouted.usage_metadata["input_token_details"]["preference_streams"]
         > (llm.invoke("Hi", preference="Be brief.").usage_metadata["input_token_details"]["preference_streams"])
     )
+
+
+def test_settings_that_were_refused_can_be_shown():
+    with pytest.raises(InvalidParameterError) as refused:
+        CallSettings.merge({}, {"stop": [1]})
+    frames = [frame.f_locals for frame, _ in traceback.walk_tb(refused.tb)]
+    [settings] = {
+        id(local["self"]): local["self"] for local in frames if isinstance(local.get("self"), CallSettings)
+    }.values()
+    assert "stop=[1]" in repr(settings)

@@ -130,17 +130,17 @@ def test_calls_with_other_parameters_are_type_errors_as_everywhere():
         assert not isinstance(caught.value, AmuletError)
 
 
-async def test_error_that_nobody_foresaw_is_ours_and_quotes_nothing(monkeypatch):
+@pytest.mark.parametrize("where", ["plan_streams", "AnswerStream.push", "AnswerStream.finish"])
+async def test_error_that_nobody_foresaw_is_ours_and_quotes_nothing(monkeypatch, where):
     def fail(*_args, **_kwargs):
         raise LookupError(PRIVATE)
 
-    for where in ("langchain_amulet.chat.call.plan_streams", "langchain_amulet.chat.call.AnswerStream.push"):
-        monkeypatch.setattr(where, fail)
-        with pytest.raises(UnexpectedError, match="LookupError") as caught:
-            LLM.invoke(QUESTION, preference=PRIVATE)
-        assert "diabetic" not in everything_of(caught.value) + "".join(traceback.format_exception(caught.value))
-        with pytest.raises(UnexpectedError, match="LookupError"):
-            [chunk async for chunk in LLM.astream(QUESTION, preference=PRIVATE)]
+    monkeypatch.setattr(f"langchain_amulet.chat.call.{where}", fail)
+    with pytest.raises(UnexpectedError, match="LookupError") as caught:
+        LLM.invoke(QUESTION, preference=PRIVATE)
+    assert "diabetic" not in everything_of(caught.value) + "".join(traceback.format_exception(caught.value))
+    with pytest.raises(UnexpectedError, match="LookupError"):
+        [chunk async for chunk in LLM.astream(QUESTION, preference=PRIVATE)]
 
 
 def test_error_while_the_prompt_is_written_quotes_no_preference(monkeypatch):

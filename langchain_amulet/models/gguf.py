@@ -4,17 +4,20 @@ import copy
 import hashlib
 import importlib.util
 import logging
-import shutil
-import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 import platformdirs
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from langchain_amulet.exceptions import ModelLoadError
+from langchain_amulet.models import conversion_cache
 
 logger = logging.getLogger(__name__)
+
+_NOT_CACHED = "Cannot cache the converted weights of %s, so each load converts them again: %s"
 
 MAX_CONVERTED_BYTES = 2**31
 """Larger files are dequantised on every load, because their converted weights would take too much disk space."""
@@ -28,12 +31,15 @@ def check_gguf_installed() -> None:
         raise ModelLoadError(msg)
 
 
-def converted_folder(path: Path, dtype: torch.dtype) -> Path | None:
+def converted_folder(path: Path, dtype: torch.dtype, *, reads_all: bool = False) -> Path | None:
     """Return the folder with the converted weights and tokenizer of a GGUF file; convert them on first use.
+
+    A folder whose files have changed since they were written is removed, and the file is converted anew.
 
     Args:
         path: A GGUF file.
         dtype: The dtype of the converted weights.
+        reads_all: Whether to read the files for the check, even those whose size and time of change are as noted.
 
     Returns:
         The folder, or `None` if the file is larger than `MAX_CONVERTED_BYTES` or the cache directory is not writable.
@@ -41,13 +47,25 @@ def converted_folder(path: Path, dtype: torch.dtype) -> Path | None:
     if path.stat().st_size > MAX_CONVERTED_BYTES:
         return None
     folder = Path(platformdirs.user_cache_path("langchain-amulet")) / "gguf" / _folder_name(path, dtype)
-    if not folder.is_dir():
+    if conversion_cache.is_intact(folder, reads_all=reads_all):
+        return folder
+    with ExitStack() as stack:
         try:
-            _convert(path, dtype, folder)
+            stack.enter_context(conversion_cache.locked(folder.parent))
+            if conversion_cache.is_intact(folder, reads_all=reads_all):  # another process has converted it meanwhile
+                return folder
+            conversion_cache.remove(folder)
+            draft = stack.enter_context(conversion_cache.draft_of(folder))
         except OSError as error:
-            logger.warning(
-                "Cannot cache the converted weights of %s, so each load converts them again: %s", path, error
-            )
+            logger.warning(_NOT_CACHED, path, error)
+            return None
+        model, tokenizer = _without_quantization(_dequantise(path, dtype)), _tokenizer(path)
+        try:
+            model.save_pretrained(draft)
+            tokenizer.save_pretrained(draft)
+            conversion_cache.publish(draft, folder)
+        except (OSError, SafetensorError) as error:  # a full disk is a SafetensorError
+            logger.warning(_NOT_CACHED, path, error)
             return None
     return folder
 
@@ -58,19 +76,9 @@ def _folder_name(path: Path, dtype: torch.dtype) -> str:
     return f"{digest[:32]}-{str(dtype).removeprefix('torch.')}"
 
 
-def _convert(path: Path, dtype: torch.dtype, folder: Path) -> None:
-    """Convert into a temporary folder and rename it, so that other processes never see an incomplete folder."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
-    try:
-        _without_quantization(_dequantise(path, dtype)).save_pretrained(draft)
-        AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(draft)
-        draft.rename(folder)
-    except OSError:
-        if not folder.is_dir():  # otherwise another process has written the same content
-            raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+def _tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    return tokenizer
 
 
 def _dequantise(path: Path, dtype: torch.dtype) -> PreTrainedModel:

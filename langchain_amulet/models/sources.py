@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, TypeAlias, cast
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from langchain_amulet.exceptions import ModelLoadError, ModelNotFoundError
+from langchain_amulet.exceptions import AmuletError, ModelLoadError, ModelNotFoundError
+from langchain_amulet.models.conversion_cache import is_intact
 from langchain_amulet.models.defaults import default_device, default_dtype
 from langchain_amulet.models.gguf import check_gguf_installed, converted_folder
 
@@ -139,29 +140,47 @@ def from_pretrained(
 
     Raises:
         ModelLoadError: The tokenizer is not a fast one, or packages that read GGUF files are not installed.
-        OSError, ValueError, KeyError, ImportError: As transformers raises them; see `errors_explained`.
+        Exception: Any that transformers raises; see `errors_explained`.
     """
     device = default_device()
     settings = {"dtype": kwargs.get("torch_dtype", default_dtype(device)), **kwargs}
     settings.pop("torch_dtype", None)  # the deprecated name of `dtype`
-    location = source.location
     if source.is_gguf:
-        location, settings = _gguf_location(source.path, settings)
+        return _from_gguf(source.path, tokenizer, settings)
+    return _from_location(source.location, tokenizer, settings)
+
+
+def _from_location(
+    location: str, tokenizer: TokenizerSource, settings: dict[str, Any]
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     model: Any = AutoModelForCausalLM.from_pretrained(location, **settings)
-    if not kwargs.keys() & {"device_map", "quantization_config"}:  # otherwise transformers has moved it already
-        model = model.to(device=device)
+    if not settings.keys() & {"device_map", "quantization_config"}:  # otherwise transformers has moved it already
+        model = model.to(device=default_device())
     names = _TOKENIZER_KWARGS if tokenizer is None else _TOKENIZER_ACCESS  # `revision` and the like belong to the model
     tokenizer_kwargs = {name: settings[name] for name in names if name in settings}
     return model.eval(), _fast_tokenizer(location if tokenizer is None else tokenizer, tokenizer_kwargs)
 
 
-def _gguf_location(path: Path, settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def _from_gguf(
+    path: Path, tokenizer: TokenizerSource, settings: dict[str, Any]
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    location, gguf_settings = _gguf_location(path, settings)
+    try:
+        return _from_location(location, tokenizer, gguf_settings)
+    except Exception:
+        if "gguf_file" in gguf_settings or is_intact(Path(location), reads_all=True):
+            raise  # the fault is not in the cache
+    location, gguf_settings = _gguf_location(path, settings, reads_all=True)
+    return _from_location(location, tokenizer, gguf_settings)
+
+
+def _gguf_location(path: Path, settings: dict[str, Any], *, reads_all: bool = False) -> tuple[str, dict[str, Any]]:
     """Return the location and keyword arguments to load a GGUF file: its converted weights, else the file itself."""
     check_gguf_installed()
     dtype = settings["dtype"]
     if isinstance(dtype, str):  # a name such as "float16"; for "auto", the dtype of dequantised weights
         dtype = getattr(torch, dtype, torch.float32)
-    folder = None if "quantization_config" in settings else converted_folder(path, dtype)
+    folder = None if "quantization_config" in settings else converted_folder(path, dtype, reads_all=reads_all)
     if folder is not None:
         return str(folder), settings
     return str(path.parent), {**settings, "gguf_file": path.name}
@@ -202,12 +221,20 @@ def errors_explained(source: _Source) -> Iterator[None]:
     """
     try:
         yield
+    except AmuletError:
+        raise
     except ImportError as error:
         msg = f"Loading {source.location!r} requires a package that is not installed: {error}"
         raise ModelLoadError(msg) from error
-    except (OSError, ValueError, KeyError) as error:
-        if source.is_local or not isinstance(error, OSError):
+    except Exception as error:
+        if source.is_local:
             msg = f"{source.location!r} cannot be loaded as a transformers model: {error}"
+            raise ModelLoadError(msg) from error
+        if not isinstance(error, OSError):
+            msg = (
+                f"{source.location!r} cannot be loaded as a transformers model: {error} If its downloaded files may be "
+                f"damaged, download them again: model_kwargs={{'force_download': True}}."
+            )
             raise ModelLoadError(msg) from error
         msg = (
             f"The model {source.location!r} could not be loaded from the Hugging Face hub. Check its spelling and the "

@@ -1,16 +1,13 @@
 """Loading, sharing and converting models, on tiny ones saved to disk."""
 
-import errno
 import gc
 import importlib.util
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
-import platformdirs
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, CanineTokenizer, MambaConfig
+from transformers import AutoModelForCausalLM, CanineTokenizer, MambaConfig
 
 from langchain_amulet import ChatAmulet
 from langchain_amulet.engine.params import Request, SamplingParams
@@ -28,22 +25,6 @@ def folder(tmp_path_factory) -> Path:
     tiny_model(dtype=torch.float32).save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
     return folder
-
-
-@pytest.fixture
-def gguf_file(tmp_path, monkeypatch) -> Path:
-    """A file whose conversion yields the tiny model: reading real GGUF is tested on the packaged model."""
-    monkeypatch.setattr(platformdirs, "user_cache_path", lambda _: tmp_path / "cache")
-    monkeypatch.setattr(gguf, "_dequantise", lambda _, dtype: tiny_model(dtype=dtype))
-    from_pretrained = AutoTokenizer.from_pretrained
-
-    def tokenizer(source, gguf_file=None, **keywords):
-        return byte_tokenizer() if gguf_file else from_pretrained(source, **keywords)
-
-    monkeypatch.setattr(AutoTokenizer, "from_pretrained", tokenizer)
-    path = tmp_path / "tiny.gguf"
-    path.write_bytes(b"GGUF")
-    return path
 
 
 @pytest.mark.default_dtype
@@ -171,38 +152,6 @@ def test_converted_weights_are_cached_per_content_and_dtype(gguf_file):
     assert len({float32, float64, changed}) == 3
     assert sorted(p.name for p in float32.parent.iterdir()) == sorted(p.name for p in (float32, float64, changed))
     assert AutoModelForCausalLM.from_pretrained(float64).dtype == torch.float64
-
-
-def test_interrupted_conversion_leaves_no_files(gguf_file, monkeypatch, tmp_path):
-    def fail(*_args, **_keywords):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(AutoTokenizer, "from_pretrained", fail)
-    with pytest.raises(KeyboardInterrupt):
-        gguf.converted_folder(gguf_file, torch.float32)
-    assert list((tmp_path / "cache" / "gguf").iterdir()) == []
-
-
-def test_conversion_by_another_process_is_used(gguf_file, monkeypatch):
-    rename = Path.rename
-
-    def late(draft, folder):
-        shutil.copytree(draft, folder)
-        return rename(draft, folder)
-
-    monkeypatch.setattr(Path, "rename", late)
-    folder = gguf.converted_folder(gguf_file, torch.float32)
-    assert (folder / "config.json").exists()
-    assert len(list(folder.parent.iterdir())) == 1
-
-
-def test_full_disk_is_a_warning_and_no_error(gguf_file, monkeypatch, caplog):
-    def fail(*_args, **_keywords):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(gguf, "_convert", fail)
-    assert gguf.converted_folder(gguf_file, torch.float32) is None
-    assert "No space left" in caplog.text
 
 
 def test_large_gguf_is_not_cached(gguf_file, monkeypatch):

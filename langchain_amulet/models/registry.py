@@ -60,7 +60,17 @@ class LoadedModel:
 
 # Holds weak references, so that a model is freed with the last object that uses it.
 _loaded: "weakref.WeakValueDictionary[tuple[object, ...], LoadedModel]" = weakref.WeakValueDictionary()
-_loading = threading.Lock()
+_loading = threading.Lock()  # one at a time: transformers sets the default dtype of the process meanwhile
+
+
+def _unlock_in_child() -> None:
+    """Let a forked process load models, although another thread was loading one at the time of the fork."""
+    global _loading  # noqa: PLW0603 - a lock that another thread holds cannot be released
+    _loading = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unlock_in_child)
 
 
 def load(

@@ -45,7 +45,7 @@ class PromptRenderer:
         tokenizer: A fast tokenizer with a chat template.
 
     Raises:
-        ChatTemplateError: The tokenizer has no chat template.
+        ChatTemplateError: The tokenizer has no chat template, or one that is not valid.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -56,6 +56,15 @@ class PromptRenderer:
             )
             raise ChatTemplateError(msg)
         self._tokenizer = tokenizer
+        try:
+            self._render_text([{"role": "user", "content": _USER_PROBE}])
+        except jinja2.TemplateSyntaxError as error:
+            msg = (
+                f"The tokenizer's chat template has an error in line {error.lineno}: {error.message}. Set another one."
+            )
+            raise ChatTemplateError(msg) from error
+        except Exception:  # noqa: BLE001, S110 - whether it accepts the messages of a call is seen then
+            pass
 
     def render(
         self,

@@ -2,11 +2,17 @@
 
 import gc
 import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, CanineTokenizer, MambaConfig
 
 from langchain_amulet import ChatAmulet
@@ -90,7 +96,47 @@ def test_one_line_names_the_model_its_dtype_and_device(folder, default_dtype, ca
     assert f"Loaded tiny-llama: 0M parameters, {dtype} on cpu" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_forked_process_loads_although_a_thread_was_loading_then(folder):
+    script = (
+        "import os, sys, threading\n"
+        "from langchain_amulet.models import registry\n"
+        "threading.Thread(target=registry._loading.acquire).start()\n"
+        "if not os.fork():\n"
+        "    registry.load(sys.argv[1])\n"
+        "    print('loaded', flush=True)\n"
+        "    os._exit(0)\n"
+        "os.wait()"
+    )
+    command = [sys.executable, "-c", script, str(folder)]
+    assert "loaded" in subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
+
+
+def test_threads_that_ask_at_once_load_once(folder):
+    with ThreadPoolExecutor(4) as pool:
+        loaded = list(pool.map(lambda _: load(folder, None, {"dtype": torch.float16, "revision": "main"}), range(8)))
+    assert all(each is loaded[0] for each in loaded)
+
+
 # Errors
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("content", [b"", b"null", b"[1]", bytes(range(256))])
+def test_damaged_file_of_a_model_is_a_load_error(folder, tmp_path, name, content):
+    damaged = shutil.copytree(folder, tmp_path / "damaged")
+    (damaged / name).write_bytes(content)
+    with pytest.raises(ModelLoadError, match="damaged' cannot be loaded"):
+        load(damaged)
+
+
+def test_damaged_download_names_the_remedy(monkeypatch):
+    def fail(*_args, **_keywords):
+        raise SafetensorError("header too small")  # noqa: EM101, TRY003 - as safetensors says it
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", fail)
+    with pytest.raises(ModelLoadError, match="header too small.*force_download"):
+        load("some/model")
 
 
 @pytest.mark.parametrize("path", ["./no-such-folder", "/no/such/folder", "no-such.gguf", Path("no-such-folder")])

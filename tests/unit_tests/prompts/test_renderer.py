@@ -187,3 +187,8 @@ def test_any_error_of_a_template_is_ours_and_tells_no_preference(failure):
 def test_template_that_requires_a_system_message_takes_preferences():
     template = "{{ raise_exception('no system') if messages[0].role != 'system' }}{{ messages[0].content }}"
     assert render(template, [QUESTION], PREFERENCE) == PREFERENCE
+
+
+def test_template_that_is_not_valid_is_refused_with_its_line():
+    with pytest.raises(ChatTemplateError, match="error in line 2: "):
+        PromptRenderer(byte_tokenizer("{{ messages }}\n{% if %}"))

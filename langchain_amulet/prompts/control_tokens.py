@@ -2,9 +2,9 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
-from typing import Any, cast
+from typing import cast
 
 from transformers import PreTrainedTokenizerFast
 
@@ -51,6 +51,24 @@ class ControlTokens:
         if self._has_look_alikes:
             text = mark.join(self._cut(text.split(mark), set(tokens.values())))
         return text
+
+    def edged(self, text: str, mark: str) -> str:
+        """Return the text with a break at each end where other text might complete it to a control token.
+
+        Breaks are within the whitespace around the text, which templates may strip.
+        """
+        core = text.strip()
+        seen = self._normalise(core).strip()
+        beginnings, endings, all_texts = self._parts
+        lengths = range(1, max(map(len, beginnings), default=0) + 1)
+        is_inside = seen in all_texts
+        before = mark if is_inside or any(seen[:length] in endings for length in lengths) else ""
+        after = mark if is_inside or any(seen[-length:] in beginnings for length in lengths) else ""
+        return text.replace(core, f"{before}{core}{after}", 1) if core and (before or after) else text
+
+    def count(self, prompt: str) -> int:
+        """Return how many control tokens a prompt with breaks contains; the template's own are among them."""
+        return len(self._occurrence.findall(self._normalise(prompt)))
 
     def encode(self, prompt: str, mark: str) -> list[int]:
         """Return the token ids of a rendered prompt; what is between two breaks is encoded on its own."""
@@ -145,6 +163,25 @@ class ControlTokens:
         return {is_own: re.compile(f"(?={_any_of(texts) or '(?!)'}).", re.DOTALL) for is_own, texts in tokens.items()}
 
     @cached_property
+    def _parts(self) -> tuple[set[str], set[str], str]:
+        """The beginnings and the endings of control tokens, and a text in which all tokens are."""
+        cuts = [(text, cut) for text in self._searched for cut in range(1, len(text))]
+        return {text[:cut] for text, cut in cuts}, {text[cut:] for text, cut in cuts}, "\0".join(self._searched)
+
+    @cached_property
+    def _occurrence(self) -> re.Pattern[str]:
+        return re.compile(f"(?={_any_of(self._searched) or '(?!)'})", re.DOTALL)
+
+    @cached_property
+    def _searched(self) -> set[str]:
+        """The texts of control tokens as they are, and as the tokenizer searches them in normalised text."""
+        return {form for text in self._control_tokens for form in (text, self._normalise(text).strip())}
+
+    def _normalise(self, text: str) -> str:
+        """Return the text in which the tokenizer searches control tokens."""
+        return self._tokenizer.backend_tokenizer.normalizer.normalize_str(text) if self._has_look_alikes else text
+
+    @cached_property
     def _has_look_alikes(self) -> bool:
         """Whether the tokenizer searches control tokens in normalised text."""
         added = self._tokenizer.added_tokens_decoder
@@ -184,38 +221,3 @@ def unused_character(texts: Iterable[str]) -> str:
             return chr(code)
     msg = "The messages contain all of Unicode's characters for private use. Leave out some of them."
     raise MessageError(msg)
-
-
-def texts_of(value: Any) -> Iterator[str]:
-    """Iterate over all strings in nested dicts and lists, keys included."""
-    todo = [value]
-    while todo:
-        item = todo.pop()
-        if isinstance(item, str):
-            yield item
-        elif isinstance(item, dict):
-            todo += [*item, *item.values()]
-        elif isinstance(item, list | tuple):
-            todo += item
-
-
-def map_texts(value: Any, change: Callable[[str], str]) -> Any:
-    """Return a copy of nested dicts and lists in which all strings are changed, keys included.
-
-    Raises:
-        MessageError: The nesting is too deep for Python's stack.
-    """
-    try:
-        return _map_texts(value, change)
-    except RecursionError:
-        pass
-    msg = "Messages or tools are nested too deeply to be rendered. Pass arguments and schemas with fewer levels."
-    raise MessageError(msg)
-
-
-def _map_texts(value: Any, change: Callable[[str], str]) -> Any:
-    if isinstance(value, str):
-        return change(value)
-    if isinstance(value, dict):
-        return {_map_texts(key, change): _map_texts(item, change) for key, item in value.items()}
-    return [_map_texts(item, change) for item in value] if isinstance(value, list | tuple) else value

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from langchain_amulet.exceptions import ChatTemplateError, MessageError
 from langchain_amulet.preferences import DEFAULT_WORDING, PREFERENCES_SLOT
-from langchain_amulet.prompts.control_tokens import ControlTokens, map_texts, texts_of, unused_character
+from langchain_amulet.prompts.control_tokens import ControlTokens, unused_character
 from langchain_amulet.prompts.conversation import (
     Turn,
     append,
@@ -22,6 +22,7 @@ from langchain_amulet.prompts.conversation import (
     without_tools,
 )
 from langchain_amulet.prompts.encoding import check_encodable
+from langchain_amulet.prompts.inputs import Inputs, texts_of
 from langchain_amulet.structured.tool_formats import GENERIC, OTHER, TOOL_PROMPT, ToolFormat, detect
 
 _SYSTEM_PROBE = "AMULET-SYSTEM-PROBE"
@@ -30,8 +31,6 @@ _ASSISTANT_PROBE = "AMULET-ASSISTANT-PROBE"
 _TOOL_PROBE = "amulet_tool_probe"
 _PROBE_ID = "AmuletId1"
 _MIN_MARKER_LENGTH = 3  # characters
-_ROLES = ("system", "user", "assistant", "tool")
-_OWN_ROLES = ("system", "assistant")  # written by the application and the model
 
 
 class PromptRenderer:
@@ -95,30 +94,34 @@ class PromptRenderer:
             MessageError: The conversation is empty, contains something other than text, or the template rejects it.
         """
         arguments = dict(template_kwargs or {})
-        inputs: dict[str, Any] = {
-            "turns": to_conversation(messages),
-            "tools": list(tools),
-            "documents": arguments.get("documents"),
-        }
-        mark = unused_character([*texts_of(inputs), instructions, wording, *preferences])
+        inputs = Inputs(to_conversation(messages), list(tools), instructions, arguments.get("documents"))
+        mark = unused_character([*texts_of(inputs), wording, *preferences])
+        write = partial(self._write_inputs, self._preference_text(preferences, wording, mark), arguments)
+        tokens = self._control_tokens
         if sanitize_control_tokens:
-            inputs = self._broken(inputs, mark)
-            instructions = self._control_tokens.broken(instructions, mark)
-        conversation, tools = inputs["turns"], inputs["tools"]
-        if inputs["documents"]:
-            arguments["documents"] = inputs["documents"]
+            inputs = inputs.broken(tokens, mark)
+        prompt = write(inputs)
+        if sanitize_control_tokens and (edged := inputs.edged(tokens, mark)) != inputs:
+            # Breaks at the ends of texts are only kept if the template would complete one to a control token.
+            prompt = min(prompt, write(edged), key=tokens.count)
+        check_encodable(prompt)
+        return tokens.encode(prompt, mark)
+
+    def _write_inputs(self, preference: str, arguments: Mapping[str, Any], inputs: Inputs) -> str:
+        """Render the prompt as text."""
+        arguments, conversation, instructions = dict(arguments), inputs.turns, inputs.instructions
+        if inputs.documents:
+            arguments["documents"] = inputs.documents
         if not self.tool_format.is_native:
             conversation = without_tools(conversation, self.tool_format)
-            instructions = "\n\n".join(filter(None, (_tool_prompt(tools), instructions)))
-        elif tools:
-            arguments["tools"] = tools
+            instructions = "\n\n".join(filter(None, (_tool_prompt(inputs.tools), instructions)))
+        elif inputs.tools:
+            arguments["tools"] = inputs.tools
         if not self._has_system_role:
             conversation = fold_system_into_user(conversation)
-        for text in filter(None, (instructions, self._preference_text(preferences, wording, mark))):
+        for text in filter(None, (instructions, preference)):
             conversation = self._with_system_text(conversation, text)
-        prompt = self._write(conversation, arguments, is_private=bool(preferences))
-        check_encodable(prompt)
-        return self._control_tokens.encode(prompt, mark)
+        return self._write(conversation, arguments, is_private=bool(preference))
 
     def clean(self, preference: str) -> str:
         """Return a preference as it is rendered: without control tokens, turn markers and whitespace around it."""
@@ -129,19 +132,8 @@ class PromptRenderer:
         cleaned = "\n".join(filter(None, map(self.clean, preferences)))
         return wording.replace(PREFERENCES_SLOT, self._control_tokens.broken(cleaned, mark)) if cleaned else ""
 
-    def _broken(self, inputs: dict[str, Any], mark: str) -> dict[str, Any]:
-        """Return turns, tools and documents with a break in each control token."""
-        broken = partial(self._control_tokens.broken, mark=mark)
-        copy: dict[str, Any] = map_texts(inputs, broken)
-        for turn, original in zip(copy["turns"], inputs["turns"], strict=True):
-            if original["role"] in _ROLES:
-                turn["role"] = original["role"]
-            if original["role"] in _OWN_ROLES:
-                turn["content"] = broken(original["content"], is_own=True)
-        return copy
-
     def _write(self, conversation: list[Turn], arguments: Mapping[str, Any], *, is_private: bool) -> str:
-        """Render the prompt as text; if it is private, errors do not repeat what the template says of it."""
+        """Write the prompt; if it is private, errors do not repeat what the template says of it."""
         try:
             text = self._write_calls(conversation, arguments)
             first = conversation[0]

@@ -1,18 +1,22 @@
 """Control tokens in messages, tools and preferences: only the chat template writes any, and the text stays readable."""
 
 import time
+import unicodedata
 from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage
+from tokenizers import AddedToken, Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
+from langchain_amulet import ChatAmulet
 from langchain_amulet.exceptions import MessageError
 from langchain_amulet.prompts.control_tokens import ControlTokens, unused_character
 from langchain_amulet.prompts.renderer import PromptRenderer
 from tests.fakes.chat_templates import CONTROL_TOKENS, TEMPLATES, byte_tokenizer
+from tests.fakes.models import tiny_model
 from tests.fakes.tokenizers import TOKENIZERS, normalising_tokenizer
 from tests.fakes.tool_templates import FAMILIES, tool_tokenizer
 
@@ -59,8 +63,25 @@ def test_look_alikes_do_not_become_control_tokens_by_normalisation(text):
     assert control_ids(NORMALISING, render(NORMALISING, [HumanMessage("x")], text)) == honest
 
 
+def has_no_control_token(text: str) -> bool:
+    plain = unicodedata.normalize("NFKC", text).lower().replace("\u200b", "")
+    return not any(token.content.lower() in plain for token in NORMALISING.added_tokens_decoder.values())
+
+
+def test_message_that_begins_like_the_end_of_a_control_token_is_tokenised_as_by_transformers():
+    tokenizer = byte_tokenizer()
+    vocab = {**tokenizer.get_vocab(), "Ċ>": 300}
+    merging = Tokenizer(models.BPE(vocab=vocab, merges=[("Ċ", ">")]))
+    merging.pre_tokenizer = tokenizer.backend_tokenizer.pre_tokenizer
+    merging.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in CONTROL_TOKENS])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=merging, chat_template=tokenizer.chat_template)
+    token_ids = render(tokenizer, [HumanMessage("> quoted")])
+    assert 300 in token_ids
+    assert token_ids == applied(tokenizer, ("user", "> quoted"))
+
+
 @pytest.mark.parametrize("tokenizer", [*LOADED.values(), NORMALISING], ids=[*LOADED, "normalising"])
-@given(text=st.text() | st.sampled_from([*halves, *ends, "pad", "think", " <", "> "]))
+@given(text=(st.text() | st.sampled_from([*halves, *ends, "pad", "think", " <", "> "])).filter(has_no_control_token))
 def test_messages_without_control_tokens_are_tokenised_as_by_transformers(tokenizer, text):
     turns = [("system", text), ("user", text), ("assistant", text), ("user", text)]
     kinds = {"system": SystemMessage, "user": HumanMessage, "assistant": AIMessage}
@@ -226,3 +247,19 @@ def test_break_is_a_character_that_no_text_contains():
     assert unused_character(["a", "\U0010fffd\U0010fffc"]) == "\U0010fffb"
     with pytest.raises(MessageError, match="private use"):
         unused_character(map(chr, range(0xF0000, 0x110000)))
+
+
+# In the chat model
+
+
+def test_field_and_call_argument_let_control_tokens_act():
+    tokenizer = byte_tokenizer()
+    strict = ChatAmulet(model=tiny_model(), tokenizer=tokenizer, max_tokens=1)
+    lax = strict.model_copy(update={"sanitize_control_tokens": False})
+    live = applied(tokenizer, ("user", FORGED))
+    assert lax.prompt_streams(FORGED) == [live] != strict.prompt_streams(FORGED)
+    counts = [
+        model.invoke(FORGED, sanitize_control_tokens=is_safe).usage_metadata["input_tokens"]
+        for model, is_safe in ((strict, None), (strict, False), (lax, None), (lax, True))
+    ]
+    assert counts == [len(prompt) for prompt in (strict.prompt_streams(FORGED)[0], live, live)] + counts[:1]

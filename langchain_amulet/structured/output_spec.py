@@ -1,7 +1,7 @@
 """What an answer may contain (text, tool calls, JSON), as read from the arguments of a call."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -18,7 +18,13 @@ CALL_PROMPT = "Answer with a call of {which} now."
 ToolChoice: TypeAlias = Literal["auto", "none", "any"]
 """Whether a tool may (`"auto"`), must (`"any"`) or must not (`"none"`) be called."""
 
+CONVERSION_ERRORS = (TypeError, ValueError, KeyError, AttributeError)
+"""What LangChain raises if it cannot convert an object to a tool or a schema."""
+
 _ANY_TOOL = ("any", "required")
+_JSON_TYPES = frozenset(("array", "boolean", "integer", "null", "number", "object", "string"))
+_FUNCTION_KEYS = frozenset(("name", "description", "strict"))
+_MAX_DEPTH = 126  # levels of dicts and lists; llguidance parses no more
 # With these keywords, another part of the schema may add properties to an object.
 _COMBINING_KEYWORDS = ("allOf", "if", "not", "dependentSchemas", "patternProperties", "unevaluatedProperties")
 _LITERAL_KEYWORDS = ("enum", "const", "default", "examples")  # their values are JSON, not schemas
@@ -110,9 +116,11 @@ def as_openai_tool(tool: Any, *, strict: bool | None = None) -> dict[str, Any]:
         ToolError: LangChain cannot convert `tool`, or it runs on a provider's servers, such as OpenAI's web search.
         SchemaError: The schema of its parameters is not a dict, or cannot be written as JSON.
     """
+    if isinstance(tool, Mapping) and not is_tool(tool):
+        tool = _titled_function(check_schema(tool))
     try:
         described = convert_to_openai_tool(tool, strict=strict)
-    except (TypeError, ValueError) as error:
+    except CONVERSION_ERRORS as error:
         msg = f"Cannot bind {tool!r} as a tool: {error}"
         raise ToolError(msg) from error
     function = described.get("function")
@@ -125,6 +133,39 @@ def as_openai_tool(tool: Any, *, strict: bool | None = None) -> dict[str, Any]:
         raise ToolError(msg)
     check_schema(function.get("parameters") or {})
     return described
+
+
+def is_tool(schema: Mapping[str, Any]) -> bool:
+    """Return whether a dict describes a tool, in a format that LangChain accepts; otherwise it is a JSON schema.
+
+    A dict with a `name` and other keywords of schemas, such as `properties`, is a schema: as a tool it would lose them.
+    """
+    kind = schema.get("type")
+    if isinstance(kind, str) and kind not in _JSON_TYPES:
+        return True  # such as {"type": "function", "function": {...}}, or a tool that runs on a provider's servers
+    is_function = "name" in schema and ("parameters" in schema or schema.keys() <= _FUNCTION_KEYS)
+    return is_function or "toolSpec" in schema or {"name", "input_schema"} <= schema.keys()
+
+
+def _titled_function(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an OpenAI function whose parameters are all of a JSON schema with a title.
+
+    LangChain's own conversion drops schemas without `properties`, such as those of maps and references.
+    """
+    kind = schema.get("type", "object")
+    if kind != "object":
+        msg = (
+            f"The arguments of a tool are an object, but the schema {schema.get('title')!r} has type {kind!r}. Make it "
+            'a property of an object, or use with_structured_output with method="json_schema".'
+        )
+        raise ToolError(msg)
+    name = schema.get("title") or schema.get("name")
+    if not isinstance(name, str):
+        msg = "A JSON schema that is used as a tool needs a title, which becomes the name of the tool. Add a title."
+        raise ToolError(msg)
+    function = {"name": name, **{key: schema[key] for key in ("description",) if key in schema}}
+    parameters = {key: value for key, value in schema.items() if key not in ("title", "description", "name")}
+    return {**function, "parameters": parameters} if parameters else function
 
 
 def parse_tool_choice(choice: Any, names: Sequence[str]) -> tuple[ToolChoice, tuple[str, ...]]:
@@ -178,6 +219,9 @@ def check_schema(schema: Any) -> Mapping[str, Any]:
     Raises:
         SchemaError: It is not a dict, or cannot be written as JSON.
     """
+    if _is_deeper(schema, _MAX_DEPTH):
+        msg = f"A JSON schema may nest up to {_MAX_DEPTH} dicts and lists. Name the inner parts in $defs, and use $ref."
+        raise SchemaError(msg)
     try:
         json.dumps(schema, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -188,6 +232,21 @@ def check_schema(schema: Any) -> Mapping[str, Any]:
         msg = f"A JSON schema must be a dict such as {{'type': 'object', 'properties': ...}}; got {kind}."
         raise SchemaError(msg)
     return schema
+
+
+def _is_deeper(schema: Any, limit: int) -> bool:
+    """Return whether dicts and lists nest more than `limit` levels deep; also true of one that contains itself."""
+    level = [schema]
+    for _ in range(limit + 1):
+        level = [item for part in {id(part): part for part in level}.values() for item in _items(part)]
+    return bool(level)
+
+
+def _items(part: Any) -> Iterable[Any]:
+    """Return the values within a part of a schema; none if it is not a dict or a list."""
+    if isinstance(part, Mapping):
+        return part.values()
+    return part if isinstance(part, (list, tuple)) else ()
 
 
 def instructions(spec: OutputSpec, *, tells_choice: bool) -> str:

@@ -8,15 +8,14 @@ from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.output_parsers import BaseOutputParser, JsonOutputParser, PydanticOutputParser
 from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
 from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
-from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
+from langchain_core.utils.function_calling import convert_to_json_schema
 from langchain_core.utils.pydantic import is_basemodel_subclass, is_pydantic_v1_subclass
 
-from langchain_amulet.exceptions import SchemaError
+from langchain_amulet.exceptions import SchemaError, ToolError
+from langchain_amulet.structured.output_spec import CONVERSION_ERRORS, as_openai_tool, check_schema, is_tool
 
 Method: TypeAlias = Literal["json_schema", "function_calling", "json_mode"]
 """How the schema reaches the model; see `structured`."""
-
-_SCHEMA_KEYWORDS = {"type", "properties", "$ref", "anyOf", "oneOf", "allOf", "enum", "const", "$defs", "definitions"}
 
 
 def structured(
@@ -59,8 +58,8 @@ def structured(
 
 def _tool_name(schema: Any) -> str:
     try:
-        name: str = convert_to_openai_tool(schema)["function"]["name"]
-    except (TypeError, ValueError) as error:
+        name: str = as_openai_tool(schema)["function"]["name"]
+    except ToolError as error:
         raise SchemaError(_not_a_schema(schema, error)) from error
     return name
 
@@ -82,11 +81,11 @@ def json_schema_of(schema: Any) -> dict[str, Any]:
         model: Any = schema
         json_schema: dict[str, Any] = model.schema() if is_pydantic_v1_subclass(schema) else model.model_json_schema()
         return json_schema
-    if isinstance(schema, Mapping) and "name" not in schema and _SCHEMA_KEYWORDS & schema.keys() != {"type"}:
-        return dict(schema)
+    if isinstance(schema, Mapping) and not is_tool(schema):
+        return dict(check_schema(schema))
     try:
         return convert_to_json_schema(schema)
-    except (TypeError, ValueError) as error:
+    except CONVERSION_ERRORS as error:
         raise SchemaError(_not_a_schema(schema, error)) from error
 
 

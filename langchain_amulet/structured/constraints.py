@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 from langchain_amulet.caller_warnings import warn_caller
@@ -61,27 +61,20 @@ class Constraints:
         if not spec.may_call:
             return None
         if not self._format.is_known:
-            self._continuation(replace(spec, ignore_unsupported_keywords=True), b"")  # raises if a schema is invalid
+            spec = replace(spec, ignore_unsupported_keywords=True)
+            self._compile(partial(self._calls_after_marker, spec), spec)  # raises if a schema is invalid
             return None
-        first = self._continuation(spec, b"")  # raises SchemaError before the first token
-        if first is None:
-            return None
-        _warn_if_ignored(spec, first)
+        compiled = self._compile(partial(self._calls_after_marker, spec), spec)  # raises before the first token
+        _warn_if_ignored(spec, compiled)
         marker, vocabulary = self._format.marker.encode(), self._compiler.vocabulary
-        vocabulary.openers(
-            marker, is_leading=self._format.is_leading
-        )  # cached; computed while decoding, it would delay all requests
-
-        @cache
-        def continuation(after_marker: bytes) -> Grammar | None:
-            compiled = self._continuation(spec, after_marker) if after_marker else first
-            return compiled and compiled.grammar
-
+        vocabulary.prepare(marker, is_leading=self._format.is_leading)  # while decoding, it would delay all requests
+        shortest = compiled.grammar.shortest
         return lambda _max_tokens: TriggeredGuide(
             vocabulary,
             marker,
-            continuation,
-            num_needed=len(marker) + len(first.grammar.shortest),
+            compiled.grammar,
+            self._opening_after,
+            num_needed=len(marker) + len(shortest or ()),
             is_leading=self._format.is_leading,
             is_steered=is_steered,
         )
@@ -105,30 +98,27 @@ class Constraints:
             rules += self._calls(spec, opening, is_parallel=bool(spec.is_parallel), **options)
         return "\n".join(["%llguidance {}", *rules])
 
-    def _continuation(self, spec: OutputSpec, after_marker: bytes) -> _Compiled | None:
-        """Compile the grammar of what follows the marker of a call in an answer that is otherwise free text.
+    def _calls_after_marker(self, spec: OutputSpec, **options: bool) -> str:
+        """Return the grammar of what follows the marker of a call in an answer that is otherwise free text."""
+        is_list = bool(self._format.suffix) and spec.is_parallel is not False
+        rules = self._calls(spec, self._literal(self._format.continuation), is_parallel=is_list, **options)
+        return "\n".join(["%llguidance {}", "start: calls", *rules])
+
+    def _opening_after(self, after_marker: bytes) -> bytes | None:
+        """Return which part of the grammar is written where a token has completed the marker.
 
         Args:
-            spec: What the answer may contain.
-            after_marker: The text after the marker within the token that completed the marker.
+            after_marker: The text after the marker within that token. Whitespace in it may differ from the grammar's.
 
         Returns:
             `None` if `after_marker` begins a call in another layout. Such a call is not constrained, but the parser may
             understand it.
         """
         expected = self._format.continuation.encode()
-        if not expected.startswith(after_marker):
-            expected, after_marker = expected.lstrip(), after_marker.strip()
-        if not expected.startswith(after_marker):
-            return None
-        rest = self._literal(expected[len(after_marker) :].decode())
-        is_list = bool(self._format.suffix) and spec.is_parallel is not False
-
-        def text(**options: bool) -> str:
-            rules = self._calls(spec, rest, is_parallel=is_list, **options)
-            return "\n".join(["%llguidance {}", "start: calls", *rules])
-
-        return self._compile(text, spec)
+        if expected.startswith(after_marker):
+            return after_marker
+        start, text = len(expected) - len(expected.lstrip()), after_marker.strip()
+        return expected[: start + len(text)] if expected.startswith(text, start) else None
 
     def _calls(self, spec: OutputSpec, opening: str, *, is_parallel: bool, **options: bool) -> list[str]:
         """Return the rules of one or more calls; `opening` matches everything before the first tool's name."""

@@ -1,35 +1,31 @@
 """Compiles grammars with llguidance; guides keep answers within grammar and token budget."""
 
-import random
 import re
-from collections.abc import Callable, Iterable
-from functools import cached_property, lru_cache, partial
-from typing import TypeAlias
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
+from concurrent.futures import Future
+from functools import cached_property, partial
 
-import numpy as np
 import torch
 from llguidance import LLMatcher
-from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from langchain_amulet.exceptions import GrammarError, MaxTokensError, SchemaError
-from langchain_amulet.structured.vocabulary import OTHER_KIND, RANKS_PER_KIND, Vocabulary
+from langchain_amulet.exceptions import MaxTokensError, SchemaError
+from langchain_amulet.structured.endings import Hints, ending_after_draw, shortest_ending
+from langchain_amulet.structured.vocabulary import Vocabulary
+from langchain_amulet.structured.walk import Walk
 
-_MAX_DEPTH = 2048  # tokens; a grammar raises SchemaError if no text of up to this length is found
-_DEPTHS = (32, 128, 512, _MAX_DEPTH)  # search depths in tokens, in this order
-_CACHE_SIZE = 256  # compiled grammars
+_CACHE_SIZE = 256  # compiled and refused grammars
 _MAX_SUFFIXES = 6  # number of suffixes of the planned ending that are tried before a search for a new one
-_QUICK_DEPTH = 128  # tokens; depth of random searches between two draws
-_NUM_RANDOM_SEARCHES = 4  # after the deterministic ones
+_MIN_SPARE = 256  # tokens that must be left for a draw to stand although no ending is known after it
+_MAX_PAUSE = 64  # tokens between two searches while no ending is known
 
 # "at 2(8): failed to compile JSON schema: REASON", followed by a listing of the grammar's lines.
 _COMPILER_MESSAGE = re.compile(
     r"(?:at \d+\(\d+\): )?(?:failed to compile JSON schema: )?(?P<reason>.*?)(?:\n +\d+ \| .*)?", re.DOTALL
 )
-
-_Picker: TypeAlias = Callable[[NDArray[np.int64], NDArray[np.int64]], int]
-"""Picks one of several token ids of the same kind. Arguments: the ids, `(N,)`, and their ranks, `(N,)`."""
 
 
 class Grammar:
@@ -48,53 +44,71 @@ class Grammar:
         self._matcher = LLMatcher(vocabulary.tokenizer, text, log_level=0)
         if self._matcher.is_error():
             raise SchemaError(_reason(self._matcher.get_error()))
+        self._hints = Hints(vocabulary, text)
+        self._lock = threading.Lock()
+        self._found: list[list[int] | None] = []  # the result of the search, once it has been made
 
-    @cached_property
-    def shortest(self) -> list[int]:
-        """Token ids of a short text that satisfies the grammar.
+    @property
+    def shortest(self) -> list[int] | None:
+        """Token ids of a short text that satisfies the grammar; `None` if a search of limited length finds none.
 
-        Raises:
-            SchemaError: A search of 2,048 tokens finds no such text.
+        The first use takes the time of the search, up to about half a second.
         """
-        try:
-            ending = _Walk(self._vocabulary, self._matcher.deep_copy()).find_shortest(_MAX_DEPTH)
-        except GrammarError:
-            ending = None
-        if ending is None:
-            msg = f"no text of up to {_MAX_DEPTH} tokens satisfies it; a part of it may contain itself without end"
-            raise SchemaError(msg)
-        return ending
+        with self._lock:
+            if not self._found:
+                self._found.append(shortest_ending(self._vocabulary, self._walk(), self._hints))
+        return self._found[0]
 
     def check_satisfiable(self) -> None:
-        """Compute `shortest`, so that an unsatisfiable grammar raises now and later calls find it cached.
+        """Raise if it is certain that no text satisfies the grammar; and compute `shortest` for later calls.
 
         Raises:
-            SchemaError: A search of 2,048 tokens finds no such text.
+            SchemaError: A part of each schema contains itself without end, or has no value.
         """
+        if self._hints.is_endless:
+            msg = "no text satisfies it: a part of it would contain itself without end, or allows no value"
+            raise SchemaError(msg)
         _ = self.shortest
 
-    def start(self, max_tokens: int, *, is_steered: bool = False) -> "GrammarGuide":
+    def start(self, max_tokens: int, *, is_steered: bool = False, written: bytes = b"") -> "GrammarGuide":
         """Create the guide of one answer.
 
         Args:
             max_tokens: The token budget of the answer.
             is_steered: Whether preferences act within the structure.
+            written: The start of the text, if it is written already; control tokens must not be part of it.
 
         Raises:
             MaxTokensError: `shortest` has more than `max_tokens` tokens.
         """
-        if len(self.shortest) > max_tokens:
+        ending = self.shortest
+        if ending is not None and len(ending) > max_tokens:
             msg = (
-                f"The required tool call or JSON takes at least {len(self.shortest)} tokens; the answer may have "
+                f"The shortest tool call or JSON that was found takes {len(ending)} tokens; the answer may have "
                 f"{max_tokens}. Raise max_tokens, shorten the conversation, or use a smaller schema."
             )
             raise MaxTokensError(msg)
-        walk = _Walk(self._vocabulary, self._matcher.deep_copy())
-        return GrammarGuide(self._vocabulary, walk, self.shortest, is_steered=is_steered)
+        walk = self._walk()
+        if written:
+            walk.take(self._vocabulary.spelled(written))
+            ending = self._after(written, ending, walk)
+        return GrammarGuide(self._vocabulary, walk, self._hints, ending, is_steered=is_steered)
+
+    def _after(self, written: bytes, ending: list[int] | None, walk: Walk) -> list[int] | None:
+        """Return the rest of an ending after its first bytes; `None` if that does not end the text."""
+        rest, num_bytes = list(ending or ()), len(written)
+        while rest and num_bytes > 0:
+            token = self._vocabulary.token_bytes[rest.pop(0)]
+            rest = [*self._vocabulary.spelled(token[num_bytes:]), *rest]
+            num_bytes -= len(token)
+        return rest if walk.would_end(rest) else None
+
+    def _walk(self) -> Walk:
+        return Walk(self._vocabulary, self._matcher.deep_copy())
 
 
 class GrammarCompiler:
-    """Compiles grammars over one model's tokens, and caches the most recently used 256.
+    """Compiles grammars over one model's tokens, and remembers the last 256 of them, with those that are refused.
 
     Args:
         tokenizer: A fast tokenizer.
@@ -104,41 +118,80 @@ class GrammarCompiler:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, vocab_size: int, stop_token_ids: Iterable[int]) -> None:
         self._make_vocabulary = partial(Vocabulary, tokenizer, vocab_size, frozenset(stop_token_ids))
-        self.compile = lru_cache(maxsize=_CACHE_SIZE)(self._compile)
-        """Compile the text of a grammar to a `Grammar`. Raises `SchemaError` if that fails."""
+        self._results: OrderedDict[str, Future[Grammar | str]] = OrderedDict()  # grammars, or reasons of refusals
+        self._lock = threading.Lock()
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """The model's tokens; built on first use, which takes about a second for 100,000 tokens."""
         return self._make_vocabulary()
 
-    def _compile(self, text: str) -> Grammar:
-        return Grammar(self.vocabulary, text)
+    def compile(self, text: str) -> Grammar:
+        """Compile the text of a grammar, or return what it was compiled to before; equal texts are compiled once.
+
+        Raises:
+            SchemaError: The grammar is invalid, or one of its JSON schemas is invalid or not supported.
+        """
+        with self._lock:
+            result = self._results.get(text)
+            is_new = result is None
+            if result is None:
+                result = self._results[text] = Future()
+            self._results.move_to_end(text)
+            while len(self._results) > _CACHE_SIZE:
+                self._results.popitem(last=False)
+        if is_new:
+            self._compile(text, result)
+        grammar = result.result()
+        if isinstance(grammar, str):
+            raise SchemaError(grammar)
+        return grammar
+
+    def _compile(self, text: str, result: "Future[Grammar | str]") -> None:
+        """Set the result, for all threads that wait for it. An unexpected error is not remembered."""
+        try:
+            result.set_result(Grammar(self.vocabulary, text))
+        except SchemaError as error:
+            result.set_result(str(error))
+        except BaseException as error:
+            with self._lock:
+                self._results.pop(text, None)
+            result.set_exception(error)
+            raise
 
 
 class GrammarGuide:
     """Keeps one answer within a grammar and within its token budget; implements `Guide`.
 
-    The guide always has a planned ending: tokens that complete the text within the remaining budget. After each draw it
+    The guide has a planned ending: tokens that complete the text within the remaining budget. After each draw it
     searches for a new ending. If it finds none that fits, the first token of the planned ending replaces the drawn
     token. So strings, arrays and recursion of any schema end in time, and no other draw is changed.
+
+    Searches are short, because all requests wait for them. If one finds no ending within a string, and more than 256
+    tokens are left, the draw stands and there is no planned ending until a later search finds one. An answer without a
+    planned ending follows the grammar, but may be cut off by its budget.
 
     Args:
         vocabulary: The model's tokens.
         walk: The position at the start of the grammar.
-        ending: Token ids that complete a text from that position.
+        hints: Texts that may complete a position.
+        ending: Token ids that complete a text from that position; `None` if they are not known.
         is_steered: Whether preferences act within the structure.
     """
 
-    def __init__(self, vocabulary: Vocabulary, walk: "_Walk", ending: list[int], *, is_steered: bool) -> None:
+    def __init__(
+        self, vocabulary: Vocabulary, walk: Walk, hints: Hints, ending: list[int] | None, *, is_steered: bool
+    ) -> None:
         self.is_steered = is_steered
         self.is_complete = False
         """Whether the text is complete, and the grammar or the budget allows no further token."""
         self._vocabulary = vocabulary
         self._walk = walk
+        self._hints = hints
         self._ending = ending
         self._allowed: Tensor | None = None  # cache of allowed()
         self._string_limit = self._string_length = 0  # tokens of the current JSON string
+        self._pause = self._num_paused = 0  # tokens between searches without a planned ending
 
     def allowed(self, num_left: int) -> Tensor:  # noqa: ARG002 - accept() enforces the budget
         """Return the tokens that the grammar allows next, bool `(V,)` on the CPU."""
@@ -170,17 +223,39 @@ class GrammarGuide:
         """Advance by the drawn token if an ending of up to `num_left` tokens is found after it; return whether."""
         state = self._walk.state
         self._walk.push(token_id)
+        if self._ending is None:
+            self._search_at_times(num_left)
+            return True
         if self._ending[:1] == [token_id]:
             self._ending = self._ending[1:]
             return True
-        suffixes = (self._ending[start:] for start in range(min(len(self._ending), _MAX_SUFFIXES)))
-        reusable = (suffix for suffix in suffixes if len(suffix) <= num_left and self._walk.would_end(suffix))
-        ending = next(reusable, None) or self._walk.find_end(num_left)
+        ending = self._new_ending(num_left)
+        if ending is None and self._walk.is_in_string and num_left > max(_MIN_SPARE, 2 * len(self._ending)):
+            self._ending = None
+            return True
         if ending is None or self._is_string_too_long(ending):
             self._walk.back(state)
             return False
         self._ending = ending
         return True
+
+    def _new_ending(self, num_left: int) -> list[int] | None:
+        """Return an ending that completes the text at this position, perhaps a part of the planned one."""
+        planned = self._ending or []
+        suffixes = (planned[start:] for start in range(min(len(planned), _MAX_SUFFIXES)))
+        reusable = (suffix for suffix in suffixes if len(suffix) <= num_left and self._walk.would_end(suffix))
+        suffix = next(reusable, None)
+        return suffix or ending_after_draw(self._vocabulary, self._walk, self._hints, num_left, planned)
+
+    def _search_at_times(self, num_left: int) -> None:
+        """Search for an ending where none is known, after pauses that grow from 1 to 64 tokens."""
+        if self._num_paused < self._pause:
+            self._num_paused += 1
+            return
+        self._pause, self._num_paused = min(2 * self._pause + 1, _MAX_PAUSE), 0
+        self._ending = self._new_ending(num_left)
+        if self._ending is not None:
+            self._pause = 0
 
     def _is_string_too_long(self, ending: list[int]) -> bool:
         """Return whether the current string has used its share of the budget, and other values must follow it."""
@@ -195,101 +270,8 @@ class GrammarGuide:
             self._string_length = 0
             return
         if self._string_length == 0:
-            self._string_limit = max(1, (num_left - len(self._ending)) // 2)
+            self._string_limit = max(1, (num_left - len(self._ending or ())) // 2)
         self._string_length += 1
-
-
-class _Walk:
-    """A position in a grammar, and in the JSON text written so far."""
-
-    def __init__(self, vocabulary: Vocabulary, matcher: LLMatcher) -> None:
-        self._vocabulary = vocabulary
-        self._matcher = matcher
-        self.state = (False, False)
-        """Whether the position is within a JSON string, and whether a backslash precedes it there."""
-
-    @property
-    def is_in_string(self) -> bool:
-        return self.state[0]
-
-    @property
-    def is_stopped(self) -> bool:
-        """Whether the grammar allows no further token."""
-        return self._matcher.is_stopped()
-
-    @property
-    def may_end(self) -> bool:
-        """Whether the text is complete at this position."""
-        may_end: bool = self._matcher.is_accepting()
-        return may_end
-
-    def allowed(self) -> NDArray[np.bool_]:
-        """Return the tokens that may come next, bool `(V,)`."""
-        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
-        self._check()
-        return np.unpackbits(bits, bitorder="little")[: self._vocabulary.size].astype(bool)
-
-    def push(self, token_id: int) -> None:
-        """Advance by one token."""
-        self._matcher.consume_token(token_id)
-        self._check()
-        self.state = _read(self.state, self._vocabulary.token_bytes[token_id])
-
-    def back(self, state: tuple[bool, bool], num_tokens: int = 1) -> None:
-        """Go back by `num_tokens`, to the `state` that the walk had there."""
-        self._matcher.rollback(num_tokens)
-        self.state = state
-
-    def would_end(self, token_ids: list[int]) -> bool:
-        """Return whether the text would be complete after these tokens. The position does not change."""
-        num_taken = self._matcher.try_consume_tokens(token_ids)
-        is_end = num_taken == len(token_ids) and self._matcher.is_accepting()
-        self._matcher.rollback(num_taken)
-        return is_end
-
-    def find_end(self, max_tokens: int) -> list[int] | None:
-        """Return up to `max_tokens` token ids that complete the text, or `None` if a quick search finds no ending."""
-        fixed, randomised = _pickers(self._vocabulary)
-        quick_depth = min(max_tokens, _QUICK_DEPTH)
-        searches = [*((pick, max_tokens) for pick in fixed), *((pick, quick_depth) for pick in randomised)]
-        endings = (self._search(depth, pick) for pick, depth in searches)
-        return next((ending for ending in endings if ending is not None), None)
-
-    def find_shortest(self, max_tokens: int) -> list[int] | None:
-        """Return the shortest ending that a thorough search finds, or `None` if it finds no ending."""
-        fixed, randomised = _pickers(self._vocabulary)
-        for depth in _DEPTHS:
-            endings = (self._search(min(depth, max_tokens), pick) for pick in (*fixed, *randomised))
-            best = min((ending for ending in endings if ending is not None), key=len, default=None)
-            if best is not None or depth >= max_tokens:
-                return best
-        return None
-
-    def _search(self, max_tokens: int, pick: _Picker) -> list[int] | None:
-        """Search greedily for an ending: at each step, pick a token of the best kind. The position does not change."""
-        state, ending = self.state, list[int]()
-        while not self.may_end and len(ending) < max_tokens:
-            ending.append(self._step(pick))
-        is_end = self.may_end
-        self.back(state, len(ending))
-        return ending if is_end else None
-
-    def _step(self, pick: _Picker) -> int:
-        """Advance by a token of the best kind that is allowed, and return its id."""
-        token_ids = self.allowed().nonzero()[0]
-        ranks = (self._vocabulary.inside_rank if self.is_in_string else self._vocabulary.outside_rank)[token_ids]
-        kinds = ranks // RANKS_PER_KIND
-        best = kinds == kinds.min()
-        token_id = pick(token_ids[best], ranks[best])
-        self.push(token_id)
-        return token_id
-
-    def _check(self) -> None:
-        if self._matcher.is_error():
-            msg = (
-                f"llguidance cannot follow this grammar any further: {self._matcher.get_error()}. Simplify the schema."
-            )
-            raise GrammarError(msg)
 
 
 def _reason(message: str) -> str:
@@ -299,33 +281,3 @@ def _reason(message: str) -> str:
     if reason.startswith("oneOf constraints are not supported"):
         return "oneOf whose branches are not clearly disjoint"
     return reason.strip().removesuffix(".")
-
-
-def _read(state: tuple[bool, bool], text: bytes) -> tuple[bool, bool]:
-    """Return the state of a `_Walk` after further text: whether it is within a JSON string, and after a backslash."""
-    is_in_string, is_escaped = state
-    for character in text:
-        if is_escaped:
-            is_escaped = False
-        elif character == ord('"'):
-            is_in_string = not is_in_string
-        else:
-            is_escaped = is_in_string and character == ord("\\")
-    return is_in_string, is_escaped
-
-
-def _pickers(vocabulary: Vocabulary) -> tuple[list[_Picker], list[_Picker]]:
-    """Return functions that pick one of several tokens of the same kind: deterministic ones, and random ones."""
-    draw = random.Random(0)  # noqa: S311 - a reproducible search
-
-    def longest(token_ids: NDArray[np.int64], ranks: NDArray[np.int64]) -> int:
-        return int(token_ids[ranks.argmin()])
-
-    def punctuation(token_ids: NDArray[np.int64], ranks: NDArray[np.int64]) -> int:
-        marks = vocabulary.punctuation[np.isin(vocabulary.punctuation, token_ids)]
-        return int(marks[0]) if len(marks) and ranks[0] >= OTHER_KIND * RANKS_PER_KIND else longest(token_ids, ranks)
-
-    def random_token(token_ids: NDArray[np.int64], _ranks: NDArray[np.int64]) -> int:
-        return int(draw.choice(token_ids))
-
-    return [longest, punctuation], [random_token] * _NUM_RANDOM_SEARCHES

@@ -8,8 +8,8 @@ from torch import Tensor
 from langchain_amulet.structured.grammar import Grammar, GrammarGuide
 from langchain_amulet.structured.vocabulary import Vocabulary
 
-Continuation: TypeAlias = Callable[[bytes], Grammar | None]
-"""Returns the grammar of the text after the marker, or `None` if that is free text.
+Opening: TypeAlias = Callable[[bytes], bytes | None]
+"""Returns the start of the structure that is written already, or `None` if the text after the marker is free.
 
 The argument is the text that follows the marker within the token that completed it.
 """
@@ -24,7 +24,8 @@ class TriggeredGuide:
     Args:
         vocabulary: The model's tokens.
         marker: The text that begins a structure; control tokens by their names.
-        continuation: Returns the grammar that holds after the marker.
+        grammar: The grammar that holds after the marker.
+        opening_after: Returns which part of the grammar is written already, after the marker.
         num_needed: The number of tokens of the shortest structure. No structure begins with fewer tokens left.
         is_leading: Whether a structure can only begin the answer, and nothing follows it.
         is_steered: Whether preferences act on the whole answer.
@@ -34,7 +35,8 @@ class TriggeredGuide:
         self,
         vocabulary: Vocabulary,
         marker: bytes,
-        continuation: Continuation,
+        grammar: Grammar,
+        opening_after: Opening,
         *,
         num_needed: int = 0,
         is_leading: bool = False,
@@ -44,7 +46,8 @@ class TriggeredGuide:
         """Whether no token may follow."""
         self._vocabulary = vocabulary
         self._marker = marker
-        self._continuation = continuation
+        self._grammar = grammar
+        self._opening_after = opening_after
         self._num_needed = num_needed
         self._is_leading = is_leading
         self._is_steered = is_steered
@@ -110,9 +113,9 @@ class TriggeredGuide:
         self._text += text
         before, marker, behind = self._text.partition(self._marker)
         if marker and not (self._is_leading and before.strip()):
-            grammar, self._text = self._continuation(behind), b""
-            if grammar is not None and len(grammar.shortest) <= num_left:
-                self._inner = grammar.start(num_left, is_steered=self._is_steered)
+            written, self._text = self._opening_after(behind), b""
+            if written is not None and len(self._grammar.shortest or ()) <= num_left:
+                self._inner = self._grammar.start(num_left, is_steered=self._is_steered, written=written)
             self._may_open = not self._is_leading
         elif self._is_leading:
             self._may_open = self._marker.startswith(self._text.lstrip())

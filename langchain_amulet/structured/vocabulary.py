@@ -1,4 +1,4 @@
-"""A model's tokens as bytes, masks of them, and their ranks in the search for an ending."""
+"""A model's tokens as bytes, masks of them, and their ranks in searches for an ending."""
 
 from collections.abc import Callable, Iterable
 from functools import cached_property
@@ -60,6 +60,18 @@ class Vocabulary:
         ids = {token: token_id for token_id, token in enumerate(self.token_bytes)}
         marks = (bytes([character]) for character in _PUNCTUATION)
         return np.array([ids[mark] for mark in marks if mark in ids], dtype=np.int64)
+
+    def spelled(self, text: bytes) -> list[int]:
+        """Return token ids that spell a text, each as long as possible; empty if the model lacks one of them."""
+        token_ids: list[int] = self.tokenizer.greedy_tokenize(text.decode(errors="ignore"))
+        return token_ids if max(token_ids, default=0) < self.size else []
+
+    def prepare(self, marker: bytes, *, is_leading: bool) -> None:
+        """Compute the masks of a marker, so that they are not computed while answers wait."""
+        self.openers(marker, is_leading=is_leading)
+        self.containing(marker)
+        for start in range(1, len(marker)):
+            self.starting_with(marker[start : start + 1])
 
     def containing(self, marker: bytes) -> Tensor:
         """Return the tokens that contain the whole marker, bool `(V,)` on the CPU."""

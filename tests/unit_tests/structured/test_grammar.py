@@ -1,6 +1,8 @@
 """Whatever tokens are drawn, answers follow the grammar and end within their budget."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import cast
 
@@ -14,6 +16,7 @@ from langchain_amulet.engine.params import Request, SamplingParams
 from langchain_amulet.engine.runners.batched import TransformersRunner
 from langchain_amulet.exceptions import GrammarError, MaxTokensError, SchemaError
 from langchain_amulet.realignment import RealignmentConfig
+from langchain_amulet.structured import grammar as grammars
 from langchain_amulet.structured.grammar import Grammar, GrammarCompiler, GrammarGuide
 from tests.fakes.chat_templates import byte_tokenizer
 from tests.fakes.models import VOCAB_SIZE, tiny_model
@@ -109,7 +112,7 @@ def test_last_string_may_use_the_whole_budget():
 
 def test_insufficient_budget_is_refused_with_the_remedy():
     grammar = grammar_of(CONTACT)
-    with pytest.raises(MaxTokensError, match=rf"at least {len(grammar.shortest)} tokens.*Raise max_tokens"):
+    with pytest.raises(MaxTokensError, match=rf"takes {len(grammar.shortest)} tokens.*Raise max_tokens"):
         grammar.start(len(grammar.shortest) - 1)
 
 
@@ -122,7 +125,7 @@ def test_invalid_grammar_is_refused(text):
 def test_grammar_without_end_is_refused():
     endless = {"type": "object", "properties": {"next": {"$ref": "#"}}, "required": ["next"]}
     with pytest.raises(SchemaError, match="contain itself without end"):
-        _ = grammar_of(endless).shortest
+        grammar_of(endless).check_satisfiable()
 
 
 def test_equal_grammars_are_compiled_once():
@@ -234,3 +237,16 @@ def test_grammar_that_fails_ends_its_own_answer_only(monkeypatch):
         list(failing)
     assert len(list(free)) == 40
     assert len(list(engine.submit(guided(TREE, seed=3, is_steered=True)))) > 5
+
+
+def test_other_answers_go_on_while_a_grammar_is_searched(monkeypatch):
+    engine, is_searching, may_end = an_engine(), threading.Event(), threading.Event()
+    search = grammars.shortest_ending
+    monkeypatch.setattr(grammars, "shortest_ending", lambda *arguments: (
+        is_searching.set(), may_end.wait(30), search(*arguments))[2])  # fmt: skip
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(lambda: list(engine.submit(guided({"const": "searched"}, seed=1, is_steered=False))))
+        assert is_searching.wait(30)
+        assert len(list(engine.submit(mixed_requests()[5]))) == 40
+        may_end.set()
+        assert json.loads(text_of(waiting.result())) == "searched"

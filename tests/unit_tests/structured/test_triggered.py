@@ -34,7 +34,8 @@ def new_guide(_max_tokens: int = 0, *, is_leading: bool = False, is_steered: boo
     return TriggeredGuide(
         COMPILER.vocabulary,
         MARKER,
-        lambda behind: None if behind else BODY,
+        BODY,
+        lambda behind: None if behind else b"",
         num_needed=len(MARKER) + len(BODY.shortest),
         is_leading=is_leading,
         is_steered=is_steered,
@@ -118,11 +119,19 @@ def test_structure_ends_within_the_budget():
 
 
 def test_structure_in_another_layout_is_not_constrained():
-    guide = TriggeredGuide(COMPILER.vocabulary, b"<go", lambda behind: None if behind == b">" else BODY)
+    guide = TriggeredGuide(COMPILER.vocabulary, b"<go", BODY, lambda behind: None if behind == b">" else b"")
     guide.accept(ids("<")[0], 9)
     guide.accept(ids("g")[0], 8)
     guide.accept(ids("o")[0], 7)
     assert allowed_text(guide) == "["
+
+
+def test_structure_goes_on_where_the_token_with_the_marker_has_left_off():
+    whole, begun = BODY.start(20), BODY.start(20, written=b"[4")
+    for token_id in ids("[4"):
+        whole.accept(token_id, 20)
+    assert torch.equal(begun.allowed(20), whole.allowed(20))
+    assert text_of([begun.accept(ids("7")[0], left) for left in (2, 1)]) == "7]"
 
 
 def test_stop_token_completes_the_answer():

@@ -219,11 +219,11 @@ class _Parser:
         """Return a member of a class of characters."""
         if isinstance(characters, str):
             return characters
-        tried = (*_TRIED, *_PRINTABLE, *self._seen)
-        found = next((character for character in tried if characters(character)), None)
-        if found is None:
-            raise _UnreadableError
-        return found
+        tried: tuple[str, ...] = (*_TRIED, *_PRINTABLE, *self._seen)
+        for character in tried:
+            if characters(character):
+                return character
+        raise _UnreadableError
 
     def _escape(self) -> str | _Test:
         """Read what follows a backslash: one character, or a class."""

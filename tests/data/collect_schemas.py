@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jsonschema import Draft4Validator, Draft7Validator, Draft202012Validator
+
 MOST_BYTES = 1000  # of one schema as JSON
 MOST_CHARACTERS = 400  # of one pattern
 NUM_LONGEST = 12  # patterns that are taken although they are longer
@@ -39,6 +41,7 @@ SOURCES = {
 }
 SUITE = "jsonschema-*/json/tests/draft2020-12/**/*.json"
 LICENSED_OTHERWISE = {"renovate.json", "snapcraft.json"}  # AGPL and GPL
+DRAFTS = (Draft202012Validator, Draft7Validator, Draft4Validator)
 RANDOM = random.Random(0)
 
 
@@ -102,8 +105,7 @@ def candidates(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def is_schema(node: dict[str, Any]) -> bool:
-    is_type = isinstance(node.get("type", "string"), str | list)
-    return is_type and all(isinstance(node.get(key, []), list) for key in ("anyOf", "oneOf", "allOf", "enum"))
+    return any(draft(draft.META_SCHEMA).is_valid(node) for draft in DRAFTS)
 
 
 def bare(value: Any) -> Any:

@@ -2,13 +2,11 @@
 
 import asyncio
 import json
-from decimal import Decimal
 from typing import Any, NamedTuple
 
 import pytest
 import torch
-from jsonschema import Draft202012Validator, FormatChecker
-from jsonschema.exceptions import best_match
+from jsonschema import Draft202012Validator
 from langchain_core.messages import AIMessage
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
@@ -17,8 +15,9 @@ from langchain_amulet.engine.config import EngineConfig
 from langchain_amulet.engine.engine import Engine
 from langchain_amulet.exceptions import AmuletError, MaxTokensError, SchemaError
 from tests.fakes.chat_templates import byte_tokenizer
+from tests.fakes.judge import exact, fault_of
 from tests.fakes.models import GROUPED
-from tests.fakes.schema_parts import INTEGER, Schema, closed, text
+from tests.fakes.schema_parts import INTEGER, closed, text
 from tests.fakes.schemas import BAD_SCHEMAS, KINDS, NUM_PER_KIND, BadSchema, NamedSchema, corpus
 
 QUESTION = "Tell me."
@@ -29,9 +28,6 @@ STEERING = {"guidance_scale": 3.0, "plausibility": 0.1, "max_kl": 2.0}
 PREFERENCES = [Preference("Answer cheerfully."), Preference("Write like a lawyer.", -0.5)]
 TOKENIZER = byte_tokenizer()
 ENGINE = EngineConfig(max_rows=3 * NUM_BY_DEFAULT, max_waiting=NUM_PER_KIND * len(KINDS))
-
-# Formats that jsonschema checks without further packages. Not dates: Python's dates have no year 0, the grammar's do.
-FORMATS = FormatChecker(["email", "ipv4", "ipv6", "uuid"])
 
 
 def long_context_model() -> PreTrainedModel:
@@ -74,17 +70,6 @@ class Outcome(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.name}: {self.fault or 'cut'}: {self.text[:200]!r}"
-
-
-def exact(text: str) -> Decimal | float:
-    """Return a number as it is written: 0.99999999999999999999 is below 1, but not as a float."""
-    return float(text) if "e" in text.lower() else Decimal(text)  # exponents may exceed the range of decimals
-
-
-def fault_of(value: Any, schema: Schema) -> str | None:
-    exact_schema = json.loads(json.dumps(schema), parse_float=exact)
-    error = best_match(Draft202012Validator(exact_schema, format_checker=FORMATS).iter_errors(value))
-    return None if error is None else f"{error.json_path} {error.message[:200]}"
 
 
 def judge(case: NamedSchema, message: AIMessage | BaseException) -> Outcome:

@@ -121,6 +121,10 @@ class StreamPlan(NamedTuple):
     weights: tuple[float, ...]
     """Per stream after the first, its weight v. Empty if there is only one stream."""
 
+    def __repr__(self) -> str:
+        """Show how many texts each stream has, but never a text."""
+        return f"StreamPlan(num_texts={[len(texts) for texts in self.preferences]}, weights={self.weights})"
+
 
 class _Step(NamedTuple):
     texts: tuple[str, ...]

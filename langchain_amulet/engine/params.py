@@ -80,7 +80,7 @@ class Request:
         InvalidParameterError: There is no stream, a stream is empty, or the number of weights or keys is wrong.
     """
 
-    prompts: Sequence[Sequence[int]]
+    prompts: Sequence[Sequence[int]] = field(repr=False)  # token ids reveal preferences as their text does
     """Token ids of each stream, the base stream first. One stream means decoding without realignment."""
     weights: Sequence[float] = ()
     """v, the weight of each stream after the first."""

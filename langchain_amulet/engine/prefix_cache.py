@@ -1,7 +1,7 @@
 """Saved rows of earlier requests, for later requests with the same prefix."""
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic
 
 from langchain_amulet.engine.runners.protocol import SavedRow
@@ -12,7 +12,7 @@ from langchain_amulet.engine.tokens import Tokens, common_prefix_length
 class Prefix(Generic[SavedRow]):
     """One saved row."""
 
-    tokens: Tokens
+    tokens: Tokens = field(repr=False)  # token ids reveal preferences as their text does
     key: str
     """The key of the requests that may reuse it; empty for all requests."""
     saved: SavedRow

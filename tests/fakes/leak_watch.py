@@ -38,7 +38,7 @@ from tests.fakes.chat_templates import MISTRAL, byte_tokenizer
 from tests.fakes.models import GROUPED
 
 TOKENIZER = byte_tokenizer(MISTRAL)  # the template with the shortest prompts
-_PREFERENCE_IDS = r",\s?".join(map(str, TOKENIZER.encode("pref-", add_special_tokens=False)))
+_PREFERENCE_IDS = r",\s*".join(map(str, TOKENIZER.encode("pref-", add_special_tokens=False)))
 # A prompt's token ids reveal its text, too.
 _SECRET = re.compile(rf"(?:user|asks|pref)-[0-9a-f]{{12,}}|{_PREFERENCE_IDS}")
 

@@ -19,6 +19,7 @@ from langgraph.store.memory import InMemoryStore
 from langchain_amulet import ChatAmulet, Preference, PreferenceMemory
 from langchain_amulet.exceptions import AmuletError
 from langchain_amulet.preferences import StreamPlan
+from tests.fakes.databases import KINDS, opened
 from tests.fakes.exporters import EXPORTERS, attributes
 from tests.fakes.leak_watch import (
     ALL_PATHS,
@@ -83,6 +84,24 @@ async def test_words_and_tool_results_reach_their_own_users_callbacks_only(watch
     answers = [app.llm.ainvoke(conversation_of(call.users[0]), call.config) for call in calls]
     for call, answer in zip(calls, await asyncio.gather(*answers), strict=True):
         call.see(answer)
+    assert watch.leaks == []
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "async sqlite"])  # that one logs what it writes
+async def test_no_store_and_no_event_loop_logs_a_preference_at_debug(watch, kind, tmp_path, empty_postgres):
+    loop = asyncio.get_running_loop()
+    loop.set_debug(True)
+    loop.slow_callback_duration = 0  # asyncio logs each callback with its arguments
+    async with opened(kind, tmp_path, empty_postgres) as store:
+        memory = PreferenceMemory(store)
+        for each in BOTH:
+            await memory.aremember("somebody", each.text, each.weight)
+        llm = make_llm(memory=memory)
+        await llm.ainvoke(ASKED, USER)
+        [chunk async for chunk in llm.astream(ASKED, USER)]
+        await memory.aforget("somebody", LIKE)
+        await memory.aforget_user("somebody")
+    assert watch.num_seen["log line"] > 10
     assert watch.leaks == []
 
 

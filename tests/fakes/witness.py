@@ -40,7 +40,7 @@ def _enforceable(schema: Any) -> Any:
 
 
 def _matcher(schema: Schema) -> LLMatcher:
-    grammar = LLMatcher.grammar_from_json_schema(_enforceable(schema), overrides=LAYOUT)
+    grammar = LLMatcher.grammar_from_json_schema(json.dumps(_enforceable(schema)), overrides=LAYOUT)
     return LLMatcher(_tokenizer(), grammar, log_level=0)
 
 

@@ -41,8 +41,8 @@ coverage: $(VENV)/.dev  ## tests, with the coverage floor
 bench: $(VENV)/.dev  ## speed, as ratios side by side in one run
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
-campaign: $(VENV)/.dev  ## the property tests with 1000 examples each, the soak with 2000 requests
-	$(BIN)/python -m pytest --hypothesis-profile=campaign --timeout=7200 tests/unit_tests $(ARGS)
+campaign: $(VENV)/.dev  ## fuzzers, watches and property tests at full length; prints a table of figures
+	$(BIN)/python -m pytest --hypothesis-profile=campaign --timeout=7200 tests/campaign tests/unit_tests $(ARGS)
 
 clean:  ## remove the virtual environment
 	rm -rf $(VENV)

@@ -22,6 +22,7 @@ import torch  # noqa: E402
 from langchain_core.caches import InMemoryCache  # noqa: E402
 
 from langchain_amulet.models import defaults, registry  # noqa: E402
+from tests.fakes import figures  # noqa: E402
 
 DEFAULT_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -39,7 +40,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Apply `--default-dtype` and `--threads`, in each worker too."""
+    """Apply `--default-dtype` and `--threads`, in each worker too, and add up the figures of the campaign."""
+    config.pluginmanager.register(figures)
     if dtype := config.getoption("--default-dtype"):
         _force_default_dtype(pytest.MonkeyPatch(), dtype)
     if threads := config.getoption("--threads"):
@@ -88,3 +90,9 @@ def cache() -> InMemoryCache:
 def is_campaign(request: pytest.FixtureRequest) -> bool:
     """Whether the long tests run in full, as in `make campaign`."""
     return request.config.getoption("--hypothesis-profile") == "campaign"
+
+
+@pytest.fixture(scope="session")
+def progress(request: pytest.FixtureRequest, is_campaign) -> figures.Progress:
+    """Progress bars, shown in `make campaign` only."""
+    return figures.Progress(request.config, is_on=is_campaign)

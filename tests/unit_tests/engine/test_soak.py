@@ -19,6 +19,7 @@ from langchain_amulet.engine.params import Request, SamplingParams
 from langchain_amulet.engine.runners.batched import TransformersRunner
 from langchain_amulet.realignment import RealignmentConfig
 from tests.fakes.engines import wait_until
+from tests.fakes.figures import count
 from tests.fakes.models import VOCAB_SIZE, tiny_model
 
 NUM_READERS = 16
@@ -148,6 +149,10 @@ async def test_soak(is_campaign):
     soak.num_left = num_requests // 2
     await soak.run()
     growth = resident_bytes() - memory
+    count("requests", num_requests)
+    count("answers compared", num_requests)
+    count("requests cancelled", soak.num_cancelled)
+    count("wrong answers", soak.num_wrong)
     assert soak.num_wrong == 0
     assert soak.num_complete + soak.num_cancelled == num_requests
     assert num_requests / 6 < soak.num_cancelled < num_requests / 2

@@ -1,0 +1,87 @@
+"""Answers to calls of all kinds, asked at once, equal the plain, slow decoding of each alone."""
+
+import asyncio
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from langchain_core.messages import HumanMessage
+
+from tests.fakes.chat_templates import DEFAULT_SYSTEM_TEXTS
+from tests.fakes.figures import count
+from tests.fakes.fuzzed_calls import Call, calls, texts
+from tests.fakes.fuzzed_models import KINDS, PRESSED_TOKENS, RECURRENT, fuzzed_llm, pressed, tokenizer_of
+from tests.fakes.fuzzed_runs import ended, fault_of, fuzzed, rests, run_all
+from tests.fakes.reference_answers import expected_message, expected_outcome, plain_text, rendered_streams
+from tests.fakes.reference_decoding import decode
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:These preferences need"),
+    pytest.mark.filterwarnings("ignore:A part of the schema"),
+]
+PROBE = Call([HumanMessage("Why?")], {"max_tokens": 4}, [])
+
+
+def check_all(kind: str, asked: list[Call], *, is_pressed: bool) -> None:
+    """Ask all at once, and one after that; compare each answer with its own reference."""
+    threads = {*threading.enumerate()}
+    llm = fuzzed_llm(kind, pressed(kind) if is_pressed else None)
+    asked = [*asked, *asked[:1], PROBE]  # the first call again meets its own rows
+    max_cached = PRESSED_TOKENS if is_pressed and kind != RECURRENT else None
+    expected = [expected_outcome(llm, call, max_cached) for call in asked]
+    results = asyncio.run(run_all(llm, asked))
+    rests(llm.engine)
+    results += asyncio.run(run_all(llm, [PROBE]))
+    count("tokens reused", llm.engine.stats.num_reused_tokens)
+    count("rows lost and read again", llm.engine.stats.num_preemptions)
+    ended(llm.engine, threads)
+    faults = [
+        f"{call}: {fault}"
+        for call, got, want in zip([*asked, PROBE], results, [*expected, expected[-1]], strict=True)
+        for result in got
+        if (fault := fault_of(result, want))
+    ]
+    assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_asked_at_once_equal_those_decoded_alone(kind, is_campaign, progress):
+    @fuzzed(300 if is_campaign else 4, progress, f"answers of {kind}")
+    @given(st.lists(calls(), min_size=1, max_size=5), st.booleans())
+    def check(asked, is_pressed):
+        check_all(kind, asked, is_pressed=is_pressed)
+
+    check()
+
+
+def test_answers_of_recurrent_models_equal_those_decoded_alone(is_campaign, progress):
+    @fuzzed(100 if is_campaign else 3, progress, "answers of a recurrent model")
+    @given(st.lists(calls(max_tokens=4, is_plain=True), min_size=1, max_size=3), st.booleans())
+    def check(asked, is_pressed):
+        check_all(RECURRENT, asked, is_pressed=is_pressed)
+
+    check()
+
+
+def test_prompts_and_texts_of_plain_calls_follow_from_the_template_alone(is_campaign, progress):
+    kinds = {"llama": "smollm2", "qwen2": "qwen2.5"}
+    llms = {kind: fuzzed_llm(kind) for kind in kinds}
+
+    @fuzzed(2000 if is_campaign else 20, progress, "plain prompts and texts")
+    @given(st.sampled_from([*kinds]), calls(is_plain=True, all_texts=texts))
+    def check(kind, call):
+        call = call._replace(settings={**call.settings, "max_streams": 9})
+        arguments = {**call.settings, "preference": call.preferences}
+        stops = arguments.pop("stop", None)
+        request = llms[kind]._prepare(call.messages, stops, arguments).request
+        count("prompts compared")
+        expected = rendered_streams(tokenizer_of(kind), DEFAULT_SYSTEM_TEXTS[kinds[kind]], call)
+        assert [list(prompt) for prompt in request.prompts] == expected
+        message = expected_message(llms[kind], call)
+        token_ids = decode(llms[kind].load().model, request).token_ids
+        text, num_tokens, is_stopped = plain_text(tokenizer_of(kind), token_ids, stops or ())
+        assert (message.text, message.usage_metadata["output_tokens"]) == (text, num_tokens)
+        assert message.response_metadata["finish_reason"] == "stop" or not is_stopped
+
+    check()

@@ -20,16 +20,17 @@ from langchain_amulet import ChatAmulet
 from langchain_amulet.exceptions import MaxTokensError, SchemaError
 from tests.fakes.chat_templates import byte_tokenizer
 from tests.fakes.counted_matcher import CountedMatcher, count_matchers
+from tests.fakes.figures import count
 from tests.fakes.judge import exact, fault_of
 from tests.fakes.models import GROUPED
 from tests.fakes.real_schemas import RealSchema, real_schemas, some_real_schemas
 from tests.fakes.witness import refusal_of_llguidance, witness
 
 MAX_TOKENS = 512
-NUM_AT_ONCE = 60
-NUM_BY_DEFAULT = 60
-MOST_WORK = 5_000  # calls of llguidance until the first token of an answer
-MOST_WORK_AGAIN = 100  # the same, the second time
+NUM_AT_ONCE = 40
+NUM_BY_DEFAULT = 40
+MOST_WORK = 10_000  # calls of llguidance before the first token of an answer
+MOST_WORK_AGAIN = 10  # the same, the second time
 MOST_CUT = 0.02  # of the answers may reach max_tokens before their end
 MOST_UNJUDGED = 0.05
 
@@ -95,7 +96,7 @@ def judge_refusal(case: RealSchema, message: str) -> Outcome:
     reason = refusal_of_llguidance(case.schema)
     if reason:
         return Outcome(case, "refused", None if is_same_reason(message, reason) else f"{message!r} is not {reason!r}")
-    needed = re.search(r"takes at least (\d+)", message)
+    needed = re.search(r"takes (?:at least )?(\d+)", message)
     text = witness(case, int(needed[1]) - 1 if needed else MAX_TOKENS)
     return Outcome(case, "refused", text and f"{text!r} would do, but {message!r}")
 
@@ -112,7 +113,12 @@ def outcomes(is_campaign) -> list[Outcome]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         cases = [*real_schemas()] if is_campaign else some_real_schemas(NUM_BY_DEFAULT)
-        return asyncio.run(outcomes_of(cases))
+        outcomes = asyncio.run(outcomes_of(cases))
+    for outcome in outcomes:
+        count(f"published schemas {outcome.kind}")
+        count("wrong answers" if outcome.kind == "followed" else "false refusals", bool(outcome.fault))
+    count("requests", len(outcomes))
+    return outcomes
 
 
 def test_published_schemas_are_followed_or_refused_with_the_true_reason(outcomes):
@@ -132,7 +138,7 @@ def test_nearly_all_are_judged(outcomes):
 
 
 def work_of_first_token(case: RealSchema, matchers: type[CountedMatcher]) -> int:
-    """Ask for an answer of one token's worth of patience; return the calls of llguidance that this took."""
+    """Return the calls of llguidance outside the engine's thread until the first chunk of an answer, or a refusal."""
     before = matchers.num_calls
     with contextlib.suppress(SchemaError, MaxTokensError), contextlib.closing(asked(case).stream("Go.")) as stream:
         next(stream)
@@ -143,7 +149,6 @@ def work_of_first_token(case: RealSchema, matchers: type[CountedMatcher]) -> int
 def test_work_before_the_first_token_is_bounded_and_done_once(monkeypatch, is_campaign):
     matchers = count_matchers(monkeypatch)
     cases = [*real_schemas()] if is_campaign else some_real_schemas(NUM_BY_DEFAULT, seed=1)
-    first = {case.name: work_of_first_token(case, matchers) for case in cases}
-    again = {case.name: work_of_first_token(case, matchers) for case in cases}
-    assert {name: work for name, work in first.items() if work > MOST_WORK} == {}
-    assert {name: work for name, work in again.items() if work > MOST_WORK_AGAIN} == {}
+    works = {case.name: [work_of_first_token(case, matchers) for _ in range(2)] for case in cases}
+    assert {name: work for name, work in works.items() if work[0] > MOST_WORK} == {}
+    assert {name: work for name, work in works.items() if work[1] > MOST_WORK_AGAIN} == {}

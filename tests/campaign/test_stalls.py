@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from langchain_amulet import ChatAmulet, Preference, RealignmentConfig
 from langchain_amulet.engine.config import EngineConfig
 from tests.fakes.chat_templates import byte_tokenizer
+from tests.fakes.figures import count
 from tests.fakes.models import GROUPED
 from tests.fakes.stall_watch import Gaps, StallWatch
 
@@ -86,7 +87,7 @@ def abandoned_calls(llm: ChatAmulet) -> None:
 
 
 def refused_calls(llm: ChatAmulet) -> None:
-    for _ in range(50):
+    for _ in range(10):
         with contextlib.suppress(Exception):
             llm.invoke("x" * 20_000)
 
@@ -94,13 +95,13 @@ def refused_calls(llm: ChatAmulet) -> None:
 WEIGHTED = [Preference(f"Be {word}. " * 10, weight) for word, weight in [("kind", 1), ("brief", 0.5), ("loud", -0.5)]]
 ATTACKS: dict[str, Callable[[ChatAmulet], object]] = {
     "a long conversation": lambda llm: llm.invoke("word " * 1200),
-    "many long conversations": lambda llm: llm.batch([f"{i} " * 300 for i in range(20)]),
+    "many long conversations": lambda llm: llm.batch([f"{i} " * 300 for i in range(8)]),
     "a huge preference": lambda llm: llm.invoke("Go.", preference="Be kind. " * 600),
-    "nested control tokens": lambda llm: llm.invoke("Go.", preference="<|im_" * 3000 + "end|>" * 3000, timeout=5),
+    "nested control tokens": lambda llm: llm.invoke("Go.", preference="<|im_" * 1500 + "end|>" * 1500, timeout=5),
     "control tokens in a message": lambda llm: llm.invoke("<|im_" * 500 + "end|>" * 500),
     "many preferences": lambda llm: llm.invoke("Go.", preference=WEIGHTED),
     "a large schema": lambda llm: in_schema(llm, large_schema(300), max_tokens=100),
-    "a deep schema": lambda llm: in_schema(llm, deep_schema(60), max_tokens=600),
+    "a deep schema": lambda llm: in_schema(llm, deep_schema(60), max_tokens=300),
     "a suffix": matching("^.+\\.py$"),
     "a question": matching("^[^?]+\\?$"),
     "an ambiguous pattern": matching("^(a|b|ab)*c(a|b|ab)*d$"),
@@ -111,7 +112,7 @@ ATTACKS: dict[str, Callable[[ChatAmulet], object]] = {
         llm, {"$ref": "#/$defs/N", "$defs": {"N": {"type": "array", "items": {"$ref": "#/$defs/N"}}}}, max_tokens=200
     ),
     "thousands of stops": lambda llm: llm.invoke("Go.", stop=[f"{i}" + "a" * 50 for i in range(2000)]),
-    "broken bytes": lambda llm: llm.invoke("Go.", max_tokens=1500, temperature=5.0),
+    "broken bytes": lambda llm: llm.invoke("Go.", max_tokens=500, temperature=5.0),
     "a huge list of tools": lambda llm: llm.bind_tools(tools(100), tool_choice="any").invoke("Go.", max_tokens=200),
     "tools that may be called": lambda llm: llm.bind_tools(tools(60)).invoke("Go."),
     "all probabilities": lambda llm: llm.invoke("Go.", logprobs=True, top_logprobs=20, repetition_penalty=1.3),
@@ -125,10 +126,11 @@ ATTACKS: dict[str, Callable[[ChatAmulet], object]] = {
 
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")
 @pytest.mark.parametrize("name", ATTACKS)
-def test_another_users_next_token_comes_within_five_steps(watch, llm, name, record_property):
+def test_another_users_next_token_comes_within_five_steps(watch, llm, name):
     gaps: Gaps = watch.during(lambda: ATTACKS[name](llm))
-    record_property("gaps", gaps)
-    print(f"{name:32} {gaps}")  # noqa: T201 - a figure of the campaign
+    print(f"{name:32} {gaps}")  # noqa: T201 - shown by pytest -s
+    count("attacks on another user's answer")
+    count("stalls", gaps.steps >= MOST_STEPS or gaps.calls >= MOST_WORK)
     assert gaps.num_tokens > 3
     assert gaps.steps < MOST_STEPS
     assert gaps.calls < MOST_WORK

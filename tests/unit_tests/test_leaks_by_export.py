@@ -21,6 +21,7 @@ from langchain_amulet.exceptions import AmuletError
 from langchain_amulet.preferences import StreamPlan
 from tests.fakes.databases import KINDS, opened
 from tests.fakes.exporters import EXPORTERS, attributes
+from tests.fakes.figures import count
 from tests.fakes.leak_watch import (
     ALL_PATHS,
     App,
@@ -56,6 +57,8 @@ def watch() -> Iterator[ExportingWatch]:
     watch = ExportingWatch()
     with watched_logs(watch), watched_warnings(watch):
         yield watch
+    count("places searched for leaks", watch.num_seen.total())
+    count("leaks", len(watch.leaks))
 
 
 # Callbacks, traces, caches

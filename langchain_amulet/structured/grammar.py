@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from functools import cached_property, partial
 
 import torch
-from llguidance import LLMatcher
+from llguidance import LLMatcher, LLParserLimits
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
@@ -17,6 +17,8 @@ from langchain_amulet.structured.endings import Hints, ending_after_draw, shorte
 from langchain_amulet.structured.vocabulary import Vocabulary
 from langchain_amulet.structured.walk import Walk
 
+# Errors name the cause only, not the schema and the text so far. A row has about 4 items per optional property.
+_LIMITS = LLParserLimits(max_items_in_row=5000, verbose_errors=False)
 _CACHE_SIZE = 256  # compiled and refused grammars
 _MAX_SUFFIXES = 6  # number of suffixes of the planned ending that are tried before a search for a new one
 _MIN_SPARE = 256  # tokens that must be left for a draw to stand although no ending is known after it
@@ -41,7 +43,7 @@ class Grammar:
 
     def __init__(self, vocabulary: Vocabulary, text: str) -> None:
         self._vocabulary = vocabulary
-        self._matcher = LLMatcher(vocabulary.tokenizer, text, log_level=0)
+        self._matcher = LLMatcher(vocabulary.tokenizer, text, log_level=0, limits=_LIMITS)
         if self._matcher.is_error():
             raise SchemaError(_reason(self._matcher.get_error()))
         self._hints = Hints(vocabulary, text)
@@ -190,7 +192,8 @@ class GrammarGuide:
         self._hints = hints
         self._ending = ending
         self._allowed: Tensor | None = None  # cache of allowed()
-        self._string_limit = self._string_length = 0  # tokens of the current JSON string
+        self._string = 0  # which JSON string it measures
+        self._string_limit = self._string_length = 0  # tokens of that string
         self._pause = self._num_paused = 0  # tokens between searches without a planned ending
 
     def allowed(self, num_left: int) -> Tensor:  # noqa: ARG002 - accept() enforces the budget
@@ -259,17 +262,19 @@ class GrammarGuide:
 
     def _is_string_too_long(self, ending: list[int]) -> bool:
         """Return whether the current string has used its share of the budget, and other values must follow it."""
-        if not self._walk.is_in_string or self._string_length < self._string_limit:
+        state = self._walk.state
+        if not state.is_in_string or state.num_strings != self._string or self._string_length < self._string_limit:
             return False
         rest = b"".join(self._vocabulary.token_bytes[token_id] for token_id in ending)
         return b":" in rest or b"," in rest
 
     def _measure_string(self, num_left: int) -> None:
         """Count the tokens of the current string. Its limit is half of the budget that the planned ending leaves."""
-        if not self._walk.is_in_string:
-            self._string_length = 0
+        state = self._walk.state
+        if not state.is_in_string:
             return
-        if self._string_length == 0:
+        if state.num_strings != self._string:
+            self._string, self._string_length = state.num_strings, 0
             self._string_limit = max(1, (num_left - len(self._ending or ())) // 2)
         self._string_length += 1
 

@@ -24,6 +24,7 @@ CONVERSION_ERRORS = (TypeError, ValueError, KeyError, AttributeError)
 _ANY_TOOL = ("any", "required")
 _JSON_TYPES = frozenset(("array", "boolean", "integer", "null", "number", "object", "string"))
 _FUNCTION_KEYS = frozenset(("name", "description", "strict"))
+_MAX_WIDTH = 1000  # entries of a dict; the time that llguidance takes grows with the square of optional properties
 _MAX_DEPTH = 126  # levels of dicts and lists; llguidance parses no more
 # With these keywords, another part of the schema may add properties to an object.
 _COMBINING_KEYWORDS = ("allOf", "if", "not", "dependentSchemas", "patternProperties", "unevaluatedProperties")
@@ -219,9 +220,7 @@ def check_schema(schema: Any) -> Mapping[str, Any]:
     Raises:
         SchemaError: It is not a dict, or cannot be written as JSON.
     """
-    if _is_deeper(schema, _MAX_DEPTH):
-        msg = f"A JSON schema may nest up to {_MAX_DEPTH} dicts and lists. Name the inner parts in $defs, and use $ref."
-        raise SchemaError(msg)
+    _check_size(schema)
     try:
         json.dumps(schema, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -234,12 +233,22 @@ def check_schema(schema: Any) -> Mapping[str, Any]:
     return schema
 
 
-def _is_deeper(schema: Any, limit: int) -> bool:
-    """Return whether dicts and lists nest more than `limit` levels deep; also true of one that contains itself."""
+def _check_size(schema: Any) -> None:
+    """Raise `SchemaError` if a schema is too deep or too wide. One that contains itself is too deep."""
     level = [schema]
-    for _ in range(limit + 1):
-        level = [item for part in {id(part): part for part in level}.values() for item in _items(part)]
-    return bool(level)
+    for _ in range(_MAX_DEPTH + 1):
+        parts = [*{id(part): part for part in level}.values()]
+        most = max((len(part) for part in parts if isinstance(part, Mapping)), default=0)
+        if most > _MAX_WIDTH:
+            msg = (
+                f"An object of a JSON schema has {most} properties or other parts; up to {_MAX_WIDTH} can be followed "
+                "in reasonable time. Divide it into several objects, or use additionalProperties for similar ones."
+            )
+            raise SchemaError(msg)
+        level = [item for part in parts for item in _items(part)]
+    if level:
+        msg = f"A JSON schema may nest up to {_MAX_DEPTH} dicts and lists. Name the inner parts in $defs, and use $ref."
+        raise SchemaError(msg)
 
 
 def _items(part: Any) -> Iterable[Any]:

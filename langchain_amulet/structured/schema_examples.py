@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import unquote
@@ -91,6 +92,8 @@ class SchemaExamples:
         return example
 
     def _of_dict(self, schema: Mapping[str, Any]) -> str | None:
+        if "$id" in schema and schema is not self._root:
+            raise _UnknownError  # references within it start at another root
         if "const" in schema:
             return _text(schema["const"])
         if "enum" in schema:
@@ -122,8 +125,8 @@ class SchemaExamples:
         return self._targets[reference]
 
     def _resolved(self, reference: str) -> Any:
-        if not isinstance(reference, str) or not reference.startswith("#"):
-            raise _UnknownError
+        if not isinstance(reference, str) or not re.fullmatch(r"#(/.*)?", reference):
+            raise _UnknownError  # an anchor, or another document
         target = self._root
         for part in unquote(reference[1:]).split("/")[1:]:
             key: Any = part.replace("~1", "/").replace("~0", "~")

@@ -1,11 +1,38 @@
 """A position in a grammar: which tokens may follow, steps forward and back."""
 
+from typing import NamedTuple
+
 import numpy as np
 from llguidance import LLMatcher
 from numpy.typing import NDArray
 
 from langchain_amulet.exceptions import GrammarError
 from langchain_amulet.structured.vocabulary import Vocabulary
+
+_QUOTE, _BACKSLASH = b'"\\'
+
+
+class TextState(NamedTuple):
+    """What is known of the JSON text before a position."""
+
+    is_in_string: bool = False
+    is_escaped: bool = False
+    """Whether the position is within a string, after a backslash."""
+    num_strings: int = 0
+    """The number of strings that have begun, keys included."""
+
+    def after(self, text: bytes) -> "TextState":
+        """Return the state after further text."""
+        is_in_string, is_escaped, num_strings = self
+        for character in text:
+            if is_escaped:
+                is_escaped = False
+            elif character == _QUOTE:
+                is_in_string = not is_in_string
+                num_strings += is_in_string
+            else:
+                is_escaped = is_in_string and character == _BACKSLASH
+        return TextState(is_in_string, is_escaped, num_strings)
 
 
 class Walk:
@@ -19,8 +46,8 @@ class Walk:
     def __init__(self, vocabulary: Vocabulary, matcher: LLMatcher) -> None:
         self._vocabulary = vocabulary
         self._matcher = matcher
-        self.state = (False, False)
-        """Whether the position is within a JSON string, and whether a backslash precedes it there."""
+        self.state = TextState()
+        """What is known of the JSON text before the position."""
 
     def copy(self) -> "Walk":
         """Return a walk at the same position, which moves by itself."""
@@ -31,7 +58,7 @@ class Walk:
     @property
     def is_in_string(self) -> bool:
         """Whether the position is within a JSON string."""
-        return self.state[0]
+        return self.state.is_in_string
 
     @property
     def is_stopped(self) -> bool:
@@ -62,7 +89,7 @@ class Walk:
         """
         self._matcher.consume_token(token_id)
         self._check()
-        self.state = _read(self.state, self._vocabulary.token_bytes[token_id])
+        self.state = self.state.after(self._vocabulary.token_bytes[token_id])
 
     def take(self, token_ids: list[int]) -> bool:
         """Advance by all of the tokens, or by none if the grammar does not allow them all; return whether it does."""
@@ -71,7 +98,7 @@ class Walk:
             self._matcher.rollback(num_taken)
             return False
         for token_id in token_ids:
-            self.state = _read(self.state, self._vocabulary.token_bytes[token_id])
+            self.state = self.state.after(self._vocabulary.token_bytes[token_id])
         return True
 
     def forced(self) -> list[int]:
@@ -79,7 +106,7 @@ class Walk:
         text = self._matcher.compute_ff_bytes()
         return self._vocabulary.spelled(text) if text else []
 
-    def back(self, state: tuple[bool, bool], num_tokens: int = 1) -> None:
+    def back(self, state: TextState, num_tokens: int = 1) -> None:
         """Go back by `num_tokens`, to the `state` that the walk had there."""
         self._matcher.rollback(num_tokens)
         self.state = state
@@ -97,16 +124,3 @@ class Walk:
                 f"llguidance cannot follow this grammar any further: {self._matcher.get_error()}. Simplify the schema."
             )
             raise GrammarError(msg)
-
-
-def _read(state: tuple[bool, bool], text: bytes) -> tuple[bool, bool]:
-    """Return the state of a `Walk` after further text: whether it is within a JSON string, and after a backslash."""
-    is_in_string, is_escaped = state
-    for character in text:
-        if is_escaped:
-            is_escaped = False
-        elif character == ord('"'):
-            is_in_string = not is_in_string
-        else:
-            is_escaped = is_in_string and character == ord("\\")
-    return is_in_string, is_escaped

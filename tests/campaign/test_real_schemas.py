@@ -96,7 +96,7 @@ def judge_refusal(case: RealSchema, message: str) -> Outcome:
     reason = refusal_of_llguidance(case.schema)
     if reason:
         return Outcome(case, "refused", None if is_same_reason(message, reason) else f"{message!r} is not {reason!r}")
-    needed = re.search(r"takes (?:at least )?(\d+)", message)
+    needed = re.search(r"found takes (\d+)", message)
     text = witness(case, int(needed[1]) - 1 if needed else MAX_TOKENS)
     return Outcome(case, "refused", text and f"{text!r} would do, but {message!r}")
 

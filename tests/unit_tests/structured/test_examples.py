@@ -121,7 +121,18 @@ def test_example_of_a_schema_that_contains_itself_ends(schema):
     assert Draft202012Validator(schema).is_valid(json.loads(SchemaExamples(schema).whole))
 
 
-@pytest.mark.parametrize("schema", [{"$ref": "#/no"}, {"$ref": "other.json"}, {"$ref": 3}, {"type": 3}, {"enum": 3}])
+NOT_UNDERSTOOD = [
+    {"$ref": "#/no"},
+    {"$ref": "other.json"},
+    {"$ref": 3},
+    {"$ref": "#a", "$defs": {"b": {"$anchor": "a"}}},
+    {"$ref": "#/$defs/b", "$defs": {"b": {"$id": "b", "$ref": "#"}}},
+    {"type": 3},
+    {"enum": 3},
+]
+
+
+@pytest.mark.parametrize("schema", NOT_UNDERSTOOD)
 def test_nothing_is_concluded_from_a_schema_that_is_not_understood(schema):
     examples = SchemaExamples(schema)
     assert (examples.whole, examples.is_endless) == (None, False)

@@ -94,6 +94,13 @@ def test_draws_are_not_replaced_within_a_large_budget(random):
         tokens.append(drawn)
 
 
+def test_object_may_have_properties_that_are_not_required():
+    """Draws that begin a key are not replaced, though the shortest ending has no key."""
+    optional = {"type": "object", "properties": {"a": STRING, "b": INTEGER}, "additionalProperties": False}
+    drawn = iter(TOKENIZER.encode('{"a": "x", "b": 3}'))
+    assert text_of(draw_all(grammar_of(optional).start(60), 60, lambda _: next(drawn))) == '{"a": "x", "b": 3}'
+
+
 def test_string_leaves_tokens_for_the_values_after_it():
     pair = {"type": "object", "properties": {"a": STRING, "b": STRING}, "required": ["a", "b"]}
     letter = TOKENIZER.convert_tokens_to_ids("x")

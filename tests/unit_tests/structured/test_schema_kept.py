@@ -109,3 +109,11 @@ def test_schema_that_contains_itself_is_refused():
 def test_deepest_schema_is_compiled():
     with pytest.raises(MaxTokensError):  # raised once the grammar is compiled
         roomy_chat().with_structured_output({"title": "deep", **nested(62)}, method="json_mode").invoke("Why?")
+
+
+def test_object_with_too_many_properties_is_refused_with_the_remedy():
+    wide = {f"property_{number}": {"type": "integer"} for number in range(1001)}
+    with pytest.raises(SchemaError, match="has 1001 properties .* up to 1000.*Divide it"):
+        check_schema({"type": "object", "properties": wide})
+    wide.popitem()
+    assert check_schema({"type": "object", "properties": wide})

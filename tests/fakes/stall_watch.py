@@ -96,8 +96,9 @@ class StallWatch:
         return marks[:num_tokens]
 
     def _gaps(self, marks: Sequence[Mark]) -> list[Mark]:
+        """Return the differences; a gap begins within the step of the first mark, so its requests count too."""
         return [
-            Mark(*(new - old for old, new in zip(first[:-1], then[:-1], strict=True)), then.running)
+            Mark(*(new - old for old, new in zip(first[:-1], then[:-1], strict=True)), max(first.running, then.running))
             for first, then in itertools.pairwise(marks)
         ]
 

@@ -18,7 +18,7 @@ from tests.fakes.models import GROUPED
 from tests.fakes.stall_watch import Gaps, StallWatch
 
 MOST_STEPS = 5
-MOST_WORK = 5  # calls per running request, in units of what a step of one request takes
+MOST_WORK = 3  # calls per running request, in units of what a step of one request takes
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from langchain_amulet.structured.vocabulary import Vocabulary
 from langchain_amulet.structured.walk import Walk
 
 # Errors name the cause only, not the schema and the text so far. A row has about 4 items per optional property.
-_LIMITS = LLParserLimits(max_items_in_row=5000, verbose_errors=False)
+_LIMITS = LLParserLimits(max_items_in_row=3000, verbose_errors=False)
 _CACHE_SIZE = 256  # compiled and refused grammars
 _MAX_SUFFIXES = 6  # number of suffixes of the planned ending that are tried before a search for a new one
 _MIN_SPARE = 256  # tokens that must be left for a draw to stand although no ending is known after it
@@ -28,6 +28,10 @@ _MAX_PAUSE = 64  # tokens between two searches while no ending is known
 _COMPILER_MESSAGE = re.compile(
     r"(?:at \d+\(\d+\): )?(?:failed to compile JSON schema: )?(?P<reason>.*?)(?:\n +\d+ \| .*)?", re.DOTALL
 )
+
+
+# The pattern, a line of carets below its wrong part, and what is wrong.
+_REGEX_MESSAGE = re.compile(r"regex parse error:\n +(?P<pattern>.*)\n[ ^]*\nerror: (?P<error>.*)")
 
 
 class Grammar:
@@ -285,4 +289,8 @@ def _reason(message: str) -> str:
     reason = match["reason"] if match else message
     if reason.startswith("oneOf constraints are not supported"):
         return "oneOf whose branches are not clearly disjoint"
+    if regex := _REGEX_MESSAGE.search(reason):
+        return f"the pattern {regex['pattern']!r} is not understood: {regex['error'].strip()}"
+    if reason.startswith("panic:"):  # followed by a trace
+        reason = "llguidance has failed: " + reason.removeprefix("panic:").partition("\n")[0]
     return reason.strip().removesuffix(".")

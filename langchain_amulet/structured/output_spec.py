@@ -1,7 +1,7 @@
 """What an answer may contain (text, tool calls, JSON), as read from the arguments of a call."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -24,7 +24,8 @@ CONVERSION_ERRORS = (TypeError, ValueError, KeyError, AttributeError)
 _ANY_TOOL = ("any", "required")
 _JSON_TYPES = frozenset(("array", "boolean", "integer", "null", "number", "object", "string"))
 _FUNCTION_KEYS = frozenset(("name", "description", "strict"))
-_MAX_WIDTH = 1000  # entries of a dict; the time that llguidance takes grows with the square of optional properties
+_MAX_PROPERTIES = 500  # of an object; the time per token that llguidance takes grows with their square
+_MAX_COUNTED_PROPERTIES = 100  # of an object with minProperties or maxProperties
 _MAX_DEPTH = 126  # levels of dicts and lists; llguidance parses no more
 # With these keywords, another part of the schema may add properties to an object.
 _COMBINING_KEYWORDS = ("allOf", "if", "not", "dependentSchemas", "patternProperties", "unevaluatedProperties")
@@ -238,20 +239,29 @@ def _check_size(schema: Any) -> None:
     level = [schema]
     for _ in range(_MAX_DEPTH + 1):
         parts = [*{id(part): part for part in level}.values()]
-        most = max((len(part) for part in parts if isinstance(part, Mapping)), default=0)
-        if most > _MAX_WIDTH:
-            msg = (
-                f"An object of a JSON schema has {most} properties or other parts; up to {_MAX_WIDTH} can be followed "
-                "in reasonable time. Divide it into several objects, or use additionalProperties for similar ones."
-            )
-            raise SchemaError(msg)
+        for part in parts:
+            if isinstance(part, Mapping):
+                _check_number_of_properties(part)
         level = [item for part in parts for item in _items(part)]
     if level:
         msg = f"A JSON schema may nest up to {_MAX_DEPTH} dicts and lists. Name the inner parts in $defs, and use $ref."
         raise SchemaError(msg)
 
 
-def _items(part: Any) -> Iterable[Any]:
+def _check_number_of_properties(schema: Mapping[str, Any]) -> None:
+    num_properties = len(_items(schema.get("properties")))
+    is_counted = "minProperties" in schema or "maxProperties" in schema
+    limit = _MAX_COUNTED_PROPERTIES if is_counted else _MAX_PROPERTIES
+    if num_properties > limit:
+        msg = (
+            f"An object of a JSON schema has {num_properties} properties; up to {limit} can be followed in reasonable "
+            f"time{', if minProperties or maxProperties counts them' if is_counted else ''}. Divide it into several "
+            "objects, or use additionalProperties for similar properties."
+        )
+        raise SchemaError(msg)
+
+
+def _items(part: Any) -> Collection[Any]:
     """Return the values within a part of a schema; none if it is not a dict or a list."""
     if isinstance(part, Mapping):
         return part.values()

@@ -1,5 +1,7 @@
 """No part of a schema is lost on its way from `with_structured_output` and `bind_tools` to the grammar."""
 
+import re
+
 import pytest
 from jsonschema import Draft7Validator, Draft202012Validator
 from jsonschema_specifications import REGISTRY
@@ -112,8 +114,34 @@ def test_deepest_schema_is_compiled():
 
 
 def test_object_with_too_many_properties_is_refused_with_the_remedy():
-    wide = {f"property_{number}": {"type": "integer"} for number in range(1001)}
-    with pytest.raises(SchemaError, match="has 1001 properties .* up to 1000.*Divide it"):
+    wide = {f"property_{number}": {"type": "integer"} for number in range(501)}
+    with pytest.raises(SchemaError, match="has 501 properties; up to 500.*Divide it"):
         check_schema({"type": "object", "properties": wide})
     wide.popitem()
     assert check_schema({"type": "object", "properties": wide})
+
+
+def test_counted_properties_have_a_lower_limit():
+    wide = {f"property_{number}": {"type": "integer"} for number in range(101)}
+    with pytest.raises(SchemaError, match="has 101 properties; up to 100.*minProperties"):
+        check_schema({"type": "object", "properties": wide, "minProperties": 1})
+    assert check_schema({"type": "object", "properties": wide})
+
+
+@pytest.mark.parametrize("pattern", ["^(?!a)b$", "(", "[z-a]"])
+def test_pattern_that_is_not_understood_is_refused_in_one_line_with_the_reason(pattern):
+    schema = {"title": "word", "type": "string", "pattern": pattern}
+    with pytest.raises(SchemaError, match=f"the pattern {re.escape(repr(pattern))} is not understood: .+") as caught:
+        roomy_chat().with_structured_output(schema).invoke("Why?")
+    assert "\n" not in str(caught.value)
+
+
+def test_answer_to_an_object_with_many_optional_properties_follows_it():
+    most = {f"property_{number}": {"type": "integer"} for number in range(500)}
+    schema = {"title": "wide", "type": "object", "properties": most}
+    answer = roomy_chat().with_structured_output(schema, method="json_mode").invoke("Why?")
+    assert answer.keys() <= most.keys()
+
+
+def test_schema_may_have_any_number_of_definitions():
+    assert check_schema({"$defs": {f"part_{number}": {"type": "integer"} for number in range(5000)}})

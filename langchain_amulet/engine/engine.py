@@ -177,14 +177,14 @@ class Engine:
         )
 
     def forget_private(self) -> None:
-        """Drop the saved rows with a key, such as those of streams with preferences.
+        """Drop the private rows: those of streams with preferences, and of answers that follow preferences.
 
         The rows of requests that are running or waiting now are not saved either.
         """
         with self._lock:
             self._forget_requested = True
             for sequence in (*self._inbox, *(sequence for sequence, _ in self._overflow)):
-                sequence.is_forgotten = True
+                sequence.forget()
             self._start()
 
     def close(self, *, cancel: bool = False) -> None:

@@ -1,9 +1,9 @@
 """The parameters of one request."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from langchain_amulet.engine.guide import GuideFactory
 from langchain_amulet.exceptions import InvalidParameterError
@@ -72,6 +72,18 @@ def _require(name: str, value: object, kind: type, is_valid: Callable[[Any], boo
         raise InvalidParameterError(msg)
 
 
+class PrefixKeys(NamedTuple):
+    """Which requests may reuse the keys and values of a stream: those with the same tokens under the same keys."""
+
+    parts: tuple[tuple[int, Hashable], ...] = ()
+    """`(end, key)`, in rising order: the key of the prompt's tokens from the end of the part before to this one."""
+    rest: Hashable | None = None
+    """The key of the rest of the prompt; also of the answer, if it is the `rest` of all streams, since the answer
+    depends on all of them. Otherwise no request may reuse the answer. `None`: no request may reuse the rest."""
+    is_private: bool = False
+    """Whether the rest of the prompt depends on preferences, so that `Engine.forget_private` drops the row."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One answer to generate. The engine works on token ids, not on text.
@@ -89,25 +101,45 @@ class Request:
     logprobs: int | None = None
     """Report the log-probability of each token, and of this many of the most likely tokens at its position. They are
     those of the realigned policy, before penalty and temperature. `None` turns the report off."""
-    prefix_keys: Sequence[str | None] = ()
-    """One key per stream, which says what other requests may reuse its keys and values. `""`: all requests; another
-    text: requests with the same key; `None`: no request. Empty: `""` for the base stream, `None` for the others."""
+    prefix_keys: Sequence[PrefixKeys | str | None] = field(default=(), repr=False)
+    """One per stream, which says what other requests may reuse its keys and values. A text stands for a stream with
+    that key, private unless the text is empty; `None` for a stream that no other request may reuse. Empty: all requests
+    may reuse the prompt of the base stream, and the answer if there is no other stream."""
+    penalised_ids: Sequence[int] | None = field(default=None, repr=False)
+    """The tokens that the repetition penalty counts, besides those of the answer. `None`: those of the base stream."""
+    is_forgotten: Callable[[], bool] | None = field(default=None, repr=False)
+    """Returns whether a preference that it depends on was forgotten; its private rows are then not kept."""
     guide: GuideFactory | None = None
     """Creates the guide that constrains the answer, for example to a grammar. `None` allows any answer."""
     timeout_s: float | None = None
     """Seconds from submission, after which the request ends with an error. `None` means no limit."""
 
-    def prefix_key(self, stream: int) -> str | None:
-        """Return the prefix key of one stream."""
+    def keys_of(self, stream: int) -> PrefixKeys:
+        """Return the prefix keys of one stream."""
         if not self.prefix_keys:
-            return None if stream else ""
-        return self.prefix_keys[stream]
+            return PrefixKeys() if stream else PrefixKeys(((len(self.prompts[0]), ""),), None if self.weights else "")
+        keys = self.prefix_keys[stream]
+        return keys if isinstance(keys, PrefixKeys) else PrefixKeys((), keys, is_private=bool(keys))
+
+    @property
+    def shares_answer(self) -> bool:
+        """Whether other requests may reuse the keys and values of the answer: all streams have the same last key."""
+        return len({self.keys_of(stream).rest for stream in range(len(self.prompts))}) == 1
 
     def __post_init__(self) -> None:
         """Raise if a value is invalid. Copy the lists, so that callers cannot change them later."""
         object.__setattr__(self, "prompts", tuple(tuple(prompt) for prompt in self.prompts))
-        object.__setattr__(self, "weights", tuple(self.weights))
-        object.__setattr__(self, "prefix_keys", tuple(self.prefix_keys))
+        for name in ("weights", "prefix_keys"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.penalised_ids is not None:
+            object.__setattr__(self, "penalised_ids", tuple(self.penalised_ids))
+        self._check_streams()
+        if self.timeout_s is not None:
+            _require("timeout_s", self.timeout_s, float, lambda x: x > 0, "None or above 0")
+        if self.logprobs is not None:
+            _require("logprobs", self.logprobs, int, lambda x: x >= 0, "None or at least 0")
+
+    def _check_streams(self) -> None:
         if not self.prompts or not all(len(prompt) for prompt in self.prompts):
             msg = f"Every stream needs at least one token; got lengths {[len(prompt) for prompt in self.prompts]}."
             raise InvalidParameterError(msg)
@@ -119,7 +151,8 @@ class Request:
         if len(self.prefix_keys) not in (0, len(self.prompts)):
             msg = f"{len(self.prompts)} streams need as many prefix_keys, or none; got {len(self.prefix_keys)}."
             raise InvalidParameterError(msg)
-        if self.timeout_s is not None:
-            _require("timeout_s", self.timeout_s, float, lambda x: x > 0, "None or above 0")
-        if self.logprobs is not None:
-            _require("logprobs", self.logprobs, int, lambda x: x >= 0, "None or at least 0")
+        for keys in self.prefix_keys:
+            ends = [0, *(end for end, _ in keys.parts)] if isinstance(keys, PrefixKeys) else []
+            if ends != sorted(ends):
+                msg = f"The parts of prefix keys must be in the order of their ends; got the ends {ends[1:]}."
+                raise InvalidParameterError(msg)

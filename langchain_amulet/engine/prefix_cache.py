@@ -4,19 +4,24 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Generic
 
+from langchain_amulet.engine.labels import Label
+from langchain_amulet.engine.prefix_index import Node, PrefixIndex
 from langchain_amulet.engine.runners.protocol import SavedRow
-from langchain_amulet.engine.tokens import Tokens, common_prefix_length
+from langchain_amulet.engine.tokens import Tokens
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Prefix(Generic[SavedRow]):
     """One saved row."""
 
-    tokens: Tokens = field(repr=False)  # token ids reveal preferences as their text does
-    key: str
-    """The key of the requests that may reuse it; empty for all requests."""
-    saved: SavedRow
+    tokens: Tokens = field(repr=False)
+    """Its tokens with their labels, which say who may reuse them."""
+    saved: SavedRow = field(repr=False)
     """The row as the runner has saved it."""
+    labels: tuple[Label, ...] = ()
+    """The labels of its tokens: a label keeps its number while a row has it."""
+    is_private: bool = False
+    """Whether forgetting drops the row."""
 
 
 class PrefixCache(Generic[SavedRow]):
@@ -28,54 +33,51 @@ class PrefixCache(Generic[SavedRow]):
 
     def __init__(self, max_tokens: int) -> None:
         self._max_tokens = max_tokens
-        self._prefixes: OrderedDict[int, Prefix[SavedRow]] = OrderedDict()
+        self._index: PrefixIndex[Prefix[SavedRow]] = PrefixIndex()
+        self._leaves: OrderedDict[Node[Prefix[SavedRow]], None] = OrderedDict()  # least recently used first
         self.num_tokens = 0
         """Tokens in all saved rows."""
 
     def __len__(self) -> int:
         """Return the number of saved rows."""
-        return len(self._prefixes)
+        return len(self._leaves)
 
-    def find(self, tokens: Tokens, key: str) -> tuple[Prefix[SavedRow] | None, int]:
-        """Return the saved row with the longest common prefix, and the length of that prefix.
-
-        Only rows with the same key or the empty key count.
-        """
-        best, length = None, 0
-        for number, prefix in self._prefixes.items():
-            if prefix.key in ("", key) and (common := common_prefix_length(prefix.tokens, tokens)) > length:
-                best, length = number, common
-        if best is None:
+    def find(self, tokens: Tokens) -> tuple[Prefix[SavedRow] | None, int]:
+        """Return a saved row with the longest common prefix, and the length of that prefix."""
+        leaf, length = self._index.find(tokens)
+        if leaf is None:
             return None, 0
-        self._prefixes.move_to_end(best)
-        return self._prefixes[best], length
+        self._leaves.move_to_end(leaf)
+        return leaf.value, length
 
-    def has_use_for(self, tokens: Tokens, key: str) -> bool:
-        """Whether to save a row: it fits into the budget, and is not a prefix of a saved row with the same key."""
+    def has_use_for(self, tokens: Tokens) -> bool:
+        """Whether to save a row: it fits into the budget, and is not a prefix of a saved row."""
         if len(tokens) > self._max_tokens:
             return False
-        for number, prefix in self._prefixes.items():
-            if prefix.key == key and common_prefix_length(prefix.tokens, tokens) == len(tokens):
-                self._prefixes.move_to_end(number)
-                return False
-        return True
+        leaf = self._index.covers(tokens)
+        if leaf is None:
+            return True
+        self._leaves.move_to_end(leaf)
+        return False
 
     def put(self, prefix: Prefix[SavedRow]) -> None:
-        """Add a row. Drop rows with the same key that are its prefixes, and the oldest rows beyond the budget."""
-        for number, other in list(self._prefixes.items()):
-            is_covered = common_prefix_length(other.tokens, prefix.tokens) == len(other.tokens)
-            if other.key == prefix.key and is_covered:
-                self._drop(number)
-        self._prefixes[id(prefix)] = prefix
+        """Add a row that `has_use_for` accepts. Drop the row that is its prefix, and the oldest beyond the budget."""
+        leaf, covered = self._index.add(prefix.tokens, prefix)
+        if covered is not None:
+            del self._leaves[covered]
+            self.num_tokens -= len(covered.tokens)
+        self._leaves[leaf] = None
         self.num_tokens += len(prefix.tokens)
         while self.num_tokens > self._max_tokens:
-            self._drop(next(iter(self._prefixes)))
+            self._drop(next(iter(self._leaves)))
 
     def clear(self, *, private_only: bool = False) -> None:
-        """Drop all rows, or only those with a key."""
-        for number, prefix in list(self._prefixes.items()):
-            if prefix.key or not private_only:
-                self._drop(number)
+        """Drop all rows, or only the private ones."""
+        for leaf in list(self._leaves):
+            if not private_only or (leaf.value is not None and leaf.value.is_private):
+                self._drop(leaf)
 
-    def _drop(self, number: int) -> None:
-        self.num_tokens -= len(self._prefixes.pop(number).tokens)
+    def _drop(self, leaf: Node[Prefix[SavedRow]]) -> None:
+        del self._leaves[leaf]
+        self._index.remove(leaf)
+        self.num_tokens -= len(leaf.tokens)

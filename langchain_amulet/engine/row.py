@@ -24,27 +24,50 @@ class Row:
         return len(self.sequence.request.prompts[self.stream]) + len(self.sequence.token_ids) - self.num_tokens
 
     @property
-    def key(self) -> str | None:
-        """Which requests may reuse its keys and values; see `Request.prefix_keys`."""
-        return self.sequence.request.prefix_key(self.stream)
-
-    @property
     def read_ids(self) -> Tokens:
-        """The tokens that the row has read."""
+        """The tokens that the row has read, without labels."""
         return np.array(self.sequence.stream_ids(self.stream)[: self.num_tokens], dtype=np.int64)
 
     @property
+    def kept_ids(self) -> Tokens:
+        """The labelled tokens that other requests may reuse, of those that the row has read."""
+        labelled = self.sequence.labelled[self.stream]
+        num_answer = max(0, self.num_tokens - len(self.sequence.prompts[self.stream]))
+        tokens = np.concatenate([labelled.prompt, labelled.answer(self.sequence.token_ids[:num_answer])])
+        return tokens[: min(self.num_tokens, self._most_kept)]
+
+    @property
+    def wanted_ids(self) -> Tokens:
+        """The labelled tokens that can be copied from other requests: all but the last, whose forward gives logits."""
+        labelled = self.sequence.labelled[self.stream]
+        tokens = np.concatenate([labelled.prompt, labelled.answer(self.sequence.token_ids)])
+        return tokens[: len(self.sequence.prompts[self.stream]) + len(self.sequence.token_ids) - 1]
+
+    @property
+    def _most_kept(self) -> int:
+        """The most tokens of the row that other requests may reuse."""
+        labelled = self.sequence.labelled[self.stream]
+        if labelled.is_private and self.sequence.is_forgotten:
+            return labelled.public_length
+        return self.num_tokens
+
+    @property
     def reusable_ids(self) -> Tokens:
-        """The tokens that can be copied from other rows: all but the last, whose forward gives the logits."""
+        """The tokens that can be copied from the request's other rows: all but the last, whose forward gives logits."""
         return np.array(self.sequence.stream_ids(self.stream)[:-1], dtype=np.int64)
 
     def common_length(self, tokens: Tokens) -> int:
         """Return the length of the common prefix of `tokens` and the tokens that the row has read."""
-        prompt = self.sequence.prompts[self.stream][: self.num_tokens]
+        return common_prefix_length(self.read_ids, tokens)
+
+    def labelled_common_length(self, tokens: Tokens) -> int:
+        """Return the length of the common prefix of labelled tokens and those of this row that may be reused."""
+        labelled, most = self.sequence.labelled[self.stream], self._most_kept
+        prompt = labelled.prompt[: min(self.num_tokens, most)]
         length = common_prefix_length(prompt, tokens)
-        if length < len(prompt) or length == self.num_tokens:
+        if length < len(self.sequence.prompts[self.stream]) or length >= min(self.num_tokens, most):
             return length
-        answer = np.array(self.sequence.token_ids[: self.num_tokens - length], dtype=np.int64)
+        answer = labelled.answer(self.sequence.token_ids[: self.num_tokens - length])
         return length + common_prefix_length(answer, tokens[length:])
 
     @property

@@ -144,9 +144,9 @@ class Scheduler:
         self._sweep()
 
     def forget_private(self) -> None:
-        """Drop the saved rows with a key, and do not save such rows of running and waiting requests."""
+        """Drop the saved private rows, and do not save such rows of running and waiting requests."""
         for sequence in self.all_sequences():
-            sequence.is_forgotten = True
+            sequence.forget()
         self._reuse.clear(private_only=True)
 
     def release(self) -> None:

@@ -3,6 +3,7 @@
 import itertools
 import threading
 import time
+from collections import abc
 from functools import cached_property
 from typing import Literal, NamedTuple
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from langchain_amulet.engine.channel import Channel
 from langchain_amulet.engine.guide import Guide
+from langchain_amulet.engine.labels import LabelledStream
 from langchain_amulet.engine.params import MAX_SEED, Request
 from langchain_amulet.engine.tokens import Tokens, common_prefix_length
 from langchain_amulet.exceptions import ContextLengthError, GenerationTimeoutError
@@ -48,8 +50,8 @@ class Sequence:
     """Whether the device ran out of memory while this was the only running request."""
     is_sound = True
     """Whether no logits of this request were NaN so far, and each drawn token had a finite logit."""
-    is_forgotten = False
-    """Whether its rows with a prefix key must not be saved."""
+    labelled: abc.Sequence[LabelledStream] = ()
+    """Its streams with their labels, from its admission on, if rows are reused between requests."""
 
     def __init__(self, request: Request, *, max_length: int) -> None:
         self.request = request
@@ -63,6 +65,7 @@ class Sequence:
         self.channel = Channel()
         """Passes the tokens to the reader."""
         self._lock = threading.RLock()  # a finalizer may run on the same thread while the lock is held
+        self._is_forgotten = False
         self._key: int | None = None
         self._seen = torch.empty(0, dtype=torch.long)
         self._longest = longest = max(len(prompt) for prompt in request.prompts)
@@ -82,6 +85,16 @@ class Sequence:
     def is_finished(self) -> bool:
         """Whether no more tokens will be drawn."""
         return self.finish_reason is not None
+
+    @property
+    def is_forgotten(self) -> bool:
+        """Whether its private rows must not be kept, nor reused by other requests."""
+        is_forgotten = self.request.is_forgotten
+        return self._is_forgotten or (is_forgotten is not None and is_forgotten())
+
+    def forget(self) -> None:
+        """From now on, its private rows must not be kept."""
+        self._is_forgotten = True
 
     @property
     def num_tokens(self) -> int:
@@ -126,10 +139,10 @@ class Sequence:
 
     def seen_ids(self, device: torch.device) -> Tensor:
         """Return the tokens for the repetition penalty, `(S,)`: the base prompt (no preferences) and the answer."""
-        first = len(self.request.prompts[0])
+        prompt = self.request.prompts[0] if self.request.penalised_ids is None else self.request.penalised_ids
         if not len(self._seen):
-            self._seen = torch.tensor(self.request.prompts[0], device=device)
-        newest = self.token_ids[len(self._seen) - first :]
+            self._seen = torch.tensor(prompt, dtype=torch.long, device=device)
+        newest = self.token_ids[len(self._seen) - len(prompt) :]
         self._seen = torch.cat([self._seen, torch.tensor(newest, dtype=torch.long, device=device)])
         return self._seen
 

@@ -109,7 +109,7 @@ def second_turn(model: PreTrainedModel, num_rounds: int) -> list[object]:
     def first_token(engine: Engine, number: int) -> float:
         start = [100 + number]  # a new conversation in each round
         prompts = [[*start, *conversation], [*start, 7, 8, 9, *conversation]]
-        keys, sampling = ["", "profile"], SamplingParams(max_tokens=8)
+        keys, sampling = ["profile", "profile"], SamplingParams(max_tokens=8)
         config = RealignmentConfig()
         answer = list(engine.submit(Request(prompts, [1.0], config, sampling, prefix_keys=keys)))
         turn = [[*prompt, *answer, *question] for prompt in prompts]

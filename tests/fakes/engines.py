@@ -123,11 +123,11 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 20) -> None:
 LIMITS = {"cache_bytes": 10**6, "prefix_cache_bytes": 0, "prefill_tokens": 1000}
 
 
-def request(*prompts: list[int], max_tokens: int = 5, keys=(), realignment=None) -> Request:
+def request(*prompts: list[int], max_tokens: int = 5, keys=(), realignment=None, **others) -> Request:
     """Make a greedy request with these prompts, one per stream, each of weight 1."""
     realignment = realignment or RealignmentConfig.paper()
     weights = [1.0] * (len(prompts) - 1)
-    return Request(prompts, weights, realignment, SamplingParams(max_tokens=max_tokens), prefix_keys=keys)
+    return Request(prompts, weights, realignment, SamplingParams(max_tokens=max_tokens), prefix_keys=keys, **others)
 
 
 def scheduler_of(runner: FakeRunner, **limits) -> Scheduler:

@@ -136,7 +136,7 @@ def test_next_turns_equal_cold(model):
     engine, cold = Engine(TransformersRunner(model), WARM), Engine(TransformersRunner(model), COLD)
     base, pref = some_ids(20, 7), some_ids(25, 8)
     for turn in range(4):
-        request = Request([base, pref], [1.0], PAPER, SamplingParams(max_tokens=10), prefix_keys=["", "profile"])
+        request = Request([base, pref], [1.0], PAPER, SamplingParams(max_tokens=10), prefix_keys=["profile", "profile"])
         answer = list(engine.submit(request))
         assert answer == list(cold.submit(request))
         base, pref = ([*ids, *answer, *some_ids(5, turn)] for ids in (base, pref))

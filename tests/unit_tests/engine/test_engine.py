@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from langchain_amulet.engine.engine import Engine
 from langchain_amulet.engine.params import Request, SamplingParams
 from langchain_amulet.engine.runners.batched import TransformersRunner
+from langchain_amulet.engine.sequence import Sequence
 from langchain_amulet.exceptions import (
     ContextLengthError,
     InvalidParameterError,
@@ -238,6 +239,17 @@ def test_greedy_request_leaves_torchs_generator_alone(engine):
 def test_repetition_penalty_equals_transformers(model, engine):
     ours = list(engine.submit(request(PREF, repetition_penalty=1.3)))
     assert ours == transformers_greedy(model, PREF, repetition_penalty=1.3) != transformers_greedy(model, PREF)
+
+
+def test_repetition_penalty_counts_the_tokens_that_it_is_given(engine):
+    """A single stream whose prompt has preferences is penalised for the tokens of the prompt without them."""
+    sampling = SamplingParams(max_tokens=20, repetition_penalty=1.3)
+    given = Request([PREF], sampling=sampling, penalised_ids=BASE)
+    assert list(engine.submit(given)) != list(engine.submit(Request([PREF], sampling=sampling)))
+    sequence = Sequence(given, max_length=100)
+    for token_id in (5, 6):
+        sequence.append(token_id, None)
+        assert sequence.seen_ids(torch.device("cpu")).tolist() == [*BASE, *sequence.token_ids]
 
 
 def test_model_that_ignores_positions_is_refused():

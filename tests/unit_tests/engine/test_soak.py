@@ -15,7 +15,7 @@ import pytest
 from langchain_amulet.engine.config import EngineConfig
 from langchain_amulet.engine.engine import Engine
 from langchain_amulet.engine.generation import Generation
-from langchain_amulet.engine.params import Request, SamplingParams
+from langchain_amulet.engine.params import PrefixKeys, Request, SamplingParams
 from langchain_amulet.engine.runners.batched import TransformersRunner
 from langchain_amulet.realignment import RealignmentConfig
 from tests.fakes.engines import wait_until
@@ -45,8 +45,13 @@ def some_request(random_number: random.Random) -> Request:
             seed=random_number.randrange(1000),
             stop_token_ids=frozenset([random_number.randrange(VOCAB_SIZE)]),
         ),
-        prefix_keys=[random_number.choice(["", "a", "b"]) for _ in prompts],
+        prefix_keys=[some_keys(random_number, len(start)) for _ in prompts],
     )
+
+
+def some_keys(random_number: random.Random, num_shared: int) -> PrefixKeys:
+    parts = random_number.choice([(), ((num_shared, ""),)])
+    return PrefixKeys(parts, random_number.choice(["", "a", "a", None]), is_private=random_number.random() < 0.5)
 
 
 class Soak:

@@ -244,12 +244,13 @@ def test_repetition_penalty_equals_transformers(model, engine):
 def test_repetition_penalty_counts_the_tokens_that_it_is_given(engine):
     """A single stream whose prompt has preferences is penalised for the tokens of the prompt without them."""
     sampling = SamplingParams(max_tokens=20, repetition_penalty=1.3)
-    given = Request([PREF], sampling=sampling, penalised_ids=BASE)
-    assert list(engine.submit(given)) != list(engine.submit(Request([PREF], sampling=sampling)))
+    penalised = list(engine.submit(Request([PREF], sampling=sampling)))
+    given = Request([PREF], sampling=sampling, penalised_ids=penalised)
+    assert list(engine.submit(given)) != penalised
     sequence = Sequence(given, max_length=100)
     for token_id in (5, 6):
         sequence.append(token_id, None)
-        assert sequence.seen_ids(torch.device("cpu")).tolist() == [*BASE, *sequence.token_ids]
+        assert sequence.seen_ids(torch.device("cpu")).tolist() == [*penalised, *sequence.token_ids]
 
 
 def test_model_that_ignores_positions_is_refused():

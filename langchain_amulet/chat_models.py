@@ -15,14 +15,15 @@ from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from pydantic import BeforeValidator, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
-from langchain_amulet.chat.call import Call, prepare_call, render
+from langchain_amulet.chat.call import BASE_STREAM, Call, prepare_call, render
 from langchain_amulet.chat.field_types import from_dict, opaque, without_input
 from langchain_amulet.chat.identity import identifying_params, saved_attributes
-from langchain_amulet.chat.inspection import BASE_STREAM, mean_gains, prompts_of, score_response
+from langchain_amulet.chat.inspection import mean_gains, prompts_of, score_response
 from langchain_amulet.chat.local_model import LocalChatModel
 from langchain_amulet.chat.settings import (
     IGNORED_ARGUMENTS,
     CallSettings,
+    PrefixSharing,
     check_tools,
     checked_arguments,
     known_arguments,
@@ -116,6 +117,11 @@ class ChatAmulet(LocalChatModel):
     """Extra arguments of the model's chat template, such as `{"enable_thinking": False}`."""
     sanitize_control_tokens: bool = True
     """Whether control tokens in messages and tools are read as plain text, so that they cannot forge a turn."""
+    prefix_sharing: PrefixSharing = "user"
+    """Which calls reuse keys and values that were computed for each other's prompts, so that their time tells what they
+    have in common. `"user"`: calls of one user; calls without a user id count as one user. `"system"`: of one user,
+    and all calls for leading system messages and tools. `"group"`: calls with the same `configurable["prefix_group"]`,
+    for prompts up to the first answer. `"all"`: all calls, up to the first answer."""
     streaming: bool = False
     """Whether `invoke` also reports each token to callbacks."""
 

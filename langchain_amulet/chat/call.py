@@ -9,16 +9,21 @@ from langchain_core.outputs import ChatGenerationChunk
 
 from langchain_amulet.answers.answer_stream import AnswerStream
 from langchain_amulet.answers.parser import AnswerSyntax, knows_reasoning, opened_reasoning, response_template
+from langchain_amulet.chat.prefix_sharing import prefix_keys
 from langchain_amulet.chat.settings import CallSettings
 from langchain_amulet.engine.engine import Engine
 from langchain_amulet.engine.generation import Generation
 from langchain_amulet.engine.params import Request
 from langchain_amulet.foreign_errors import failed_rendering, shielded, unexpected
+from langchain_amulet.memory.access import num_forgets
 from langchain_amulet.models.registry import LoadedModel
 from langchain_amulet.personalization.resolved import ResolvedPreferences, preferences_of
 from langchain_amulet.preferences import StreamPlan, plan_streams
 from langchain_amulet.realignment import RealignmentConfig
 from langchain_amulet.structured.output_spec import OutputSpec, instructions
+
+BASE_STREAM = StreamPlan(((),), ())
+"""The plan of an answer without preferences."""
 
 _END_OF_REASONING = "</think>\n\n"
 _NUM_TAIL_TOKENS = 16  # the end of a prompt, in which an open reasoning tag is searched
@@ -70,17 +75,34 @@ def prepare_call(
         InvalidParameterError: A value of the model's generation config is out of range.
     """
     realignment, output = settings.effective_realignment, settings.output
-    plan = plan_streams(preferences_of(resolved), realignment.guidance_scale, max_streams=settings.max_streams)
+    plan = plan_of(loaded, resolved, settings)
     prompts = render(loaded, messages, plan, settings)
     open_tag = opened_reasoning(_text(loaded, prompts[0][-_NUM_TAIL_TOKENS:]))
+    sampling = settings.sampling_params(loaded.model.generation_config)
+    is_base_first = not plan.preferences[0]
+
+    def base_prompt(beginning: Sequence[BaseMessage]) -> list[int]:
+        if is_base_first and list(beginning) == list(messages):
+            return prompts[0]
+        return render(loaded, beginning, BASE_STREAM, settings)[0]
+
     request = Request(
         prompts,
         plan.weights,
         realignment,
-        settings.sampling_params(loaded.model.generation_config),
+        sampling,
         logprobs=settings.num_top_logprobs,
-        # Prefixes with preferences are reused under their digest only, so that timing reveals nothing to other users.
-        prefix_keys=[resolved.digest if preferences else "" for preferences in plan.preferences],
+        prefix_keys=prefix_keys(
+            prompts,
+            messages,
+            resolved,
+            base_prompt,
+            settings.prefix_sharing,
+            is_personal=plan.preferences != ((),),
+        ),
+        # A single stream may have preferences in its prompt, which the penalty must not count.
+        penalised_ids=None if is_base_first or sampling.repetition_penalty == 1 else base_prompt(messages),
+        is_forgotten=partial(_is_forgotten, resolved.num_forgets),
         guide=loaded.constraints.guide(
             output, is_steered=settings.steer_structured, before=_END_OF_REASONING if open_tag else ""
         ),
@@ -100,6 +122,17 @@ def prepare_call(
         },
     )
     return Call(loaded.engine, request, answer)
+
+
+def plan_of(loaded: LoadedModel, resolved: ResolvedPreferences, settings: CallSettings) -> StreamPlan:
+    """Return the plan of prompt streams of a call. Preferences that consist of control tokens only have no effect."""
+    effective = [each for each in preferences_of(resolved) if loaded.renderer.clean(each.text)]
+    return plan_streams(effective, settings.effective_realignment.guidance_scale, max_streams=settings.max_streams)
+
+
+def _is_forgotten(before: int | None) -> bool:
+    """Whether a preference was forgotten since `num_forgets()` was `before`."""
+    return before is not None and before != num_forgets()
 
 
 @shielded(failed_rendering)

@@ -7,25 +7,20 @@ from concurrent.futures import Future
 from langchain_core.messages import BaseMessage
 from torch import Tensor
 
-from langchain_amulet.chat.call import render
+from langchain_amulet.chat.call import plan_of, render
 from langchain_amulet.chat.settings import CallSettings
 from langchain_amulet.exceptions import NumericalError
 from langchain_amulet.models.registry import LoadedModel
-from langchain_amulet.personalization.resolved import ResolvedPreferences, preferences_of
-from langchain_amulet.preferences import PreferenceLike, StreamPlan, as_preferences, plan_streams
+from langchain_amulet.personalization.resolved import ResolvedPreferences
+from langchain_amulet.preferences import PreferenceLike, StreamPlan, as_preferences
 from langchain_amulet.prompts.encoding import encode
-
-BASE_STREAM = StreamPlan(((),), ())
-"""The plan of an answer without preferences."""
 
 
 def prompts_of(
     loaded: LoadedModel, messages: Sequence[BaseMessage], resolved: ResolvedPreferences, settings: CallSettings
 ) -> list[list[int]]:
     """Return the token ids of the prompts that a call would run, the base stream first."""
-    scale = settings.effective_realignment.guidance_scale
-    plan = plan_streams(preferences_of(resolved), scale, max_streams=settings.max_streams)
-    return render(loaded, messages, plan, settings)
+    return render(loaded, messages, plan_of(loaded, resolved, settings), settings)
 
 
 def score_response(

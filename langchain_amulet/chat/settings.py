@@ -8,7 +8,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 from transformers import GenerationConfig
 
@@ -21,6 +21,10 @@ from langchain_amulet.realignment import RealignmentConfig
 from langchain_amulet.structured.output_spec import OutputSpec, output_spec
 
 DEFAULT_MAX_TOKENS = 512
+
+PrefixSharing: TypeAlias = Literal["user", "system", "group", "all"]
+"""Which calls reuse keys and values of each other's prompts; see `ChatAmulet.prefix_sharing`."""
+
 MAX_TOP_LOGPROBS = 20
 """The most alternatives that an answer reports per token, as in hosted models: each one costs all users time."""
 IGNORED_ARGUMENTS = {"api_key", "base_url", "max_retries", "preference_digest"}
@@ -53,6 +57,7 @@ class CallSettings:
     timeout: float | None = field(default=None, metadata=_DOES_NOT_CHANGE_ANSWERS)
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     sanitize_control_tokens: bool = True
+    prefix_sharing: PrefixSharing = field(default="user", metadata=_DOES_NOT_CHANGE_ANSWERS)
     tools: Sequence[Any] = ()
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
@@ -73,6 +78,7 @@ class CallSettings:
         _check_type("steer_structured", self.steer_structured, bool)
         _check_type("ignore_unsupported_keywords", self.ignore_unsupported_keywords, bool)
         _check_type("sanitize_control_tokens", self.sanitize_control_tokens, bool)
+        _check_sharing(self.prefix_sharing)
         _check_type("chat_template_kwargs", self.chat_template_kwargs, Mapping)
         object.__setattr__(self, "output", output_spec({name: getattr(self, name) for name in _SETTINGS}))
 
@@ -170,6 +176,12 @@ def _check_realignment(realignment: Any) -> None:
 def _check_max_streams(max_streams: Any) -> None:
     if isinstance(max_streams, bool) or not isinstance(max_streams, int) or max_streams < 2:  # noqa: PLR2004
         msg = f"max_streams must be a whole number, at least 2: the base stream and one more; got {max_streams!r}."
+        raise InvalidParameterError(msg)
+
+
+def _check_sharing(sharing: Any) -> None:
+    if sharing not in get_args(PrefixSharing):
+        msg = f"prefix_sharing must be one of {', '.join(map(repr, get_args(PrefixSharing)))}; got {sharing!r}."
         raise InvalidParameterError(msg)
 
 

@@ -3,6 +3,7 @@
 `PreferenceMemory`, the lookup of a chat model and `FeedbackLearner` all read and write through `StoreAccess`.
 """
 
+import threading
 import weakref
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
@@ -35,6 +36,29 @@ def tell_when_forgetting(cache: PrivateCache) -> None:
     The cache is held by a weak reference.
     """
     _private_caches[id(cache)] = cache
+
+
+class _Forgets:
+    """Counts how often preferences were deleted or replaced in this process."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._lock = threading.Lock()
+
+    def add(self) -> None:
+        with self._lock:
+            self.count += 1
+
+
+_forgets = _Forgets()
+
+
+def num_forgets() -> int:
+    """Return how often any memory of this process has deleted or replaced a preference.
+
+    Taken before a preference is read, an equal number later says that the preference was not forgotten since.
+    """
+    return _forgets.count
 
 
 class StoreAccess:
@@ -140,6 +164,7 @@ class StoreAccess:
 def _drop_caches(namespace: tuple[str, ...], *, forgets: bool) -> None:
     drop_everywhere(namespace)
     if forgets:
+        _forgets.add()  # after the write: who reads the number from now on reads no forgotten preference
         for reference in _private_caches.valuerefs():  # copied at once; iterating fails if another thread loads a model
             if (cache := reference()) is not None:
                 cache.forget_private()

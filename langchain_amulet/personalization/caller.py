@@ -1,12 +1,38 @@
 """Determines the user id of a call from its config and the LangGraph runtime."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from langchain_amulet.exceptions import UserIdError
 
 AUTHENTICATED_USER_KEY = "langgraph_auth_user"
 """Where LangGraph's server stores the authenticated user in `configurable`."""
+
+
+GROUP_KEY = "prefix_group"
+"""Where the config's `configurable` names the group that shares prompt prefixes."""
+
+
+class Caller(NamedTuple):
+    """Who makes a call."""
+
+    user_id: str | None = None
+    """`None`: a caller without a user id; all of them count as one user."""
+    group: str | None = None
+    """The group whose calls may share prompt prefixes."""
+
+
+def group_of(configurable: Mapping[str, Any]) -> str | None:
+    """Return the group of a call, `configurable["prefix_group"]`, or `None`.
+
+    Raises:
+        UserIdError: It is not a string.
+    """
+    group = configurable.get(GROUP_KEY)
+    if group is not None and not isinstance(group, str):
+        msg = f"configurable[{GROUP_KEY!r}] must be a string, got {type(group).__name__}. Convert it by str()."
+        raise UserIdError(msg)
+    return group
 
 
 def user_id_of(configurable: Mapping[str, Any], runtime: object) -> str | None:

@@ -20,9 +20,10 @@ from langchain_core.runnables.configurable import RunnableConfigurableFields
 from langchain_core.runnables.utils import AnyConfigurableField
 
 from langchain_amulet.foreign_errors import failed_config, failed_input, shielded, unexpected
+from langchain_amulet.memory.access import num_forgets
 from langchain_amulet.memory.preference_memory import PreferenceMemory
-from langchain_amulet.personalization.lookup import OnStoreError, alook_up, find_lookup, look_up
-from langchain_amulet.personalization.resolved import ResolvedPreferences, as_of_now, resolve
+from langchain_amulet.personalization.lookup import OnStoreError, alook_up, find_caller, find_lookup, look_up
+from langchain_amulet.personalization.resolved import ResolvedPreferences, as_of_now, for_caller, resolve
 from langchain_amulet.prompts.conversation import check_messages
 
 _MAX_THREADS = 256  # of one batch(); the threads mostly wait for tokens
@@ -169,19 +170,21 @@ class PersonalizedChatModel(BaseChatModel, ABC):
 
     @shielded(unexpected)
     def _with_preference(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
-        arguments = self._opaque_arguments(kwargs)
+        arguments, before = self._opaque_arguments(kwargs), num_forgets()
         if "preference" not in arguments:
             memory, default, on_store_error = self.preference_settings
             arguments["preference"] = look_up(find_lookup(config, memory), default, on_store_error)
-        return {**arguments, "preference": as_of_now(arguments["preference"])}
+        resolved = as_of_now(arguments["preference"])
+        return {**arguments, "preference": for_caller(resolved, find_caller(config), before)}
 
     @shielded(unexpected)
     async def _awith_preference(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
-        arguments = self._opaque_arguments(kwargs)
+        arguments, before = self._opaque_arguments(kwargs), num_forgets()
         if "preference" not in arguments:
             memory, default, on_store_error = self.preference_settings
             arguments["preference"] = await alook_up(find_lookup(config, memory), default, on_store_error)
-        return {**arguments, "preference": as_of_now(arguments["preference"])}
+        resolved = as_of_now(arguments["preference"])
+        return {**arguments, "preference": for_caller(resolved, find_caller(config), before)}
 
 
 def opaque_arguments(kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from langgraph.store.base import BaseStore
 
 from langchain_amulet.exceptions import StoreError, UserIdError
 from langchain_amulet.foreign_errors import failed_config, shielded
+from langchain_amulet.memory.access import num_forgets
 from langchain_amulet.memory.preference_memory import PreferenceMemory, access_to
 from langchain_amulet.memory.recall_cache import Recalled
-from langchain_amulet.personalization.caller import AUTHENTICATED_USER_KEY, user_id_of
+from langchain_amulet.personalization.caller import AUTHENTICATED_USER_KEY, Caller, group_of, user_id_of
 from langchain_amulet.personalization.outage_log import OutageLog
 from langchain_amulet.personalization.resolved import ResolvedPreferences, preferences_of
 
@@ -43,11 +44,12 @@ def look_up(lookup: Lookup | None, default: ResolvedPreferences, on_store_error:
     """
     if lookup is None:
         return default
+    before = num_forgets()
     try:
         recalled = access_to(lookup.memory).recall(lookup.user_id)
     except Exception as error:  # noqa: BLE001 - a store may raise anything
         return _without_store(error, on_store_error)
-    return _resolved(recalled, default)
+    return _resolved(recalled, default, before)
 
 
 async def alook_up(
@@ -56,15 +58,17 @@ async def alook_up(
     """Async `look_up`."""
     if lookup is None:
         return default
+    before = num_forgets()
     try:
         recalled = await access_to(lookup.memory).arecall(lookup.user_id)
     except Exception as error:  # noqa: BLE001 - a store may raise anything
         return _without_store(error, on_store_error)
-    return _resolved(recalled, default)
+    return _resolved(recalled, default, before)
 
 
-def _resolved(recalled: Recalled, default: ResolvedPreferences) -> ResolvedPreferences:
-    return ResolvedPreferences(recalled.preferences or preferences_of(default), age_s=recalled.age_s)
+def _resolved(recalled: Recalled, default: ResolvedPreferences, before: int) -> ResolvedPreferences:
+    preferences = recalled.preferences or preferences_of(default)
+    return ResolvedPreferences(preferences, age_s=recalled.age_s, num_forgets=before)
 
 
 def _without_store(error: Exception, on_store_error: OnStoreError) -> ResolvedPreferences:
@@ -97,6 +101,16 @@ def find_lookup(
     if memory is None and isinstance(store := getattr(runtime, "store", None), BaseStore):
         memory = PreferenceMemory(store)
     return None if user_id is None or memory is None else Lookup(memory, user_id)
+
+
+def find_caller(config: RunnableConfig | None) -> Caller:
+    """Read who makes a call from its config.
+
+    Raises:
+        UserIdError: The user id or the group is not a string, or the user id differs from the authenticated one.
+    """
+    configurable = _configurable(config)
+    return Caller(user_id_of(configurable, configurable.get(_RUNTIME_KEY)), group_of(configurable))
 
 
 def _configurable(config: RunnableConfig | None) -> dict[str, Any]:

@@ -5,6 +5,7 @@ serialisers see the key and a digest and never the text, which only `preferences
 """
 
 import uuid
+from copy import copy
 from dataclasses import replace
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary, WeakValueDictionary
@@ -12,6 +13,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 from pydantic_core import CoreSchema, core_schema
 
 from langchain_amulet.exceptions import PreferenceError
+from langchain_amulet.personalization.caller import Caller
 from langchain_amulet.personalization.digest import digest_of
 from langchain_amulet.preferences import Preference, PreferenceLike, as_preferences
 
@@ -42,17 +44,26 @@ class ResolvedPreferences:
         preferences: The preferences. A preference that expires later is left out from then on.
         age_s: Seconds since they were read from the store.
         store_error: The name of the error's type if the store failed and the answer is therefore a plain one.
+        num_forgets: `num_forgets()` before they were read from the store; `None` if they come from elsewhere.
     """
 
-    __slots__ = ("_digest", "_key", "age_s", "store_error")
+    __slots__ = ("_digest", "_key", "age_s", "caller", "num_forgets", "store_error")
 
     def __init__(
-        self, preferences: tuple[Preference, ...], *, age_s: float = 0.0, store_error: str | None = None
+        self,
+        preferences: tuple[Preference, ...],
+        *,
+        age_s: float = 0.0,
+        store_error: str | None = None,
+        num_forgets: int | None = None,
     ) -> None:
         self._key = _Key(uuid.uuid4().hex)
         self._digest: str | None = None  # of a copy whose texts are in another process
         self.age_s = age_s
         self.store_error = store_error
+        self.num_forgets = num_forgets
+        self.caller: Caller | None = None
+        """Who makes the call, once it has passed an entry point; see `for_caller`."""
         _keys[self._key.name] = self._key
         _preferences[self._key] = preferences
 
@@ -85,7 +96,8 @@ class ResolvedPreferences:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle and copy the key and the digest, not the texts."""
-        return _from_key, (self._key.name if self else None, self.digest, self.age_s, self.store_error)
+        state = (self.digest, self.age_s, self.store_error, self.caller, self.num_forgets)
+        return _from_key, (self._key.name if self else None, *state)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _source: Any, _handler: Any) -> CoreSchema:
@@ -99,9 +111,17 @@ class ResolvedPreferences:
         return hash(repr(self))
 
 
-def _from_key(name: str | None, digest: str, age_s: float, store_error: str | None) -> ResolvedPreferences:
+def _from_key(
+    name: str | None,
+    digest: str,
+    age_s: float,
+    store_error: str | None,
+    caller: Caller | None,
+    num_forgets: int | None,
+) -> ResolvedPreferences:
     """Return the object that was pickled. It shows the same digest even if its texts are in another process."""
-    resolved = ResolvedPreferences((), age_s=age_s, store_error=store_error)
+    resolved = ResolvedPreferences((), age_s=age_s, store_error=store_error, num_forgets=num_forgets)
+    resolved.caller = caller
     if name is not None:
         key = _keys.get(name)
         resolved._key, resolved._digest = (_Key(name), digest) if key is None else (key, None)  # noqa: SLF001
@@ -132,7 +152,25 @@ def as_of_now(resolved: ResolvedPreferences) -> ResolvedPreferences:
     fixed = tuple(replace(preference, expires_at=None) for preference in preferences_of(resolved))
     if fixed == _preferences[resolved._key]:  # noqa: SLF001
         return resolved
-    return ResolvedPreferences(fixed, age_s=resolved.age_s, store_error=resolved.store_error)
+    return ResolvedPreferences(
+        fixed, age_s=resolved.age_s, store_error=resolved.store_error, num_forgets=resolved.num_forgets
+    )
+
+
+def for_caller(resolved: ResolvedPreferences, caller: Caller, num_forgets: int) -> ResolvedPreferences:
+    """Return a copy for one call, which says who makes it. What has passed an outer entry point is returned unchanged.
+
+    Args:
+        resolved: The preferences of the call.
+        caller: Who makes it.
+        num_forgets: `num_forgets()` before the preferences were looked up.
+    """
+    if resolved.caller is not None:
+        return resolved
+    copied = copy(resolved)
+    copied.caller = caller
+    copied.num_forgets = num_forgets if resolved.num_forgets is None else resolved.num_forgets
+    return copied
 
 
 PreferenceArgument: TypeAlias = PreferenceLike | ResolvedPreferences

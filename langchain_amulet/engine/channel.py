@@ -60,6 +60,17 @@ class Channel:
                 else:
                     reader.set_result(token_id)
 
+    def end_after_fork(self, error: BaseException) -> None:
+        """End the queue in a forked process, unless it has ended; tokens that were not read are dropped.
+
+        A thread of the parent process may have held the lock, and the locks of waiting readers, who are not here.
+        """
+        self._lock = threading.RLock()
+        self._readers.clear()
+        if not self._is_closed:
+            self._tokens.clear()
+            self._is_closed, self._error = True, error
+
     def _next_reader(self) -> "Future[int | None] | None":
         """Return the reader that has waited longest; skip readers that are cancelled."""
         while self._readers:

@@ -85,6 +85,7 @@ class Engine:
         self._forget_requested = False
         self._cancel_requested = False
         self._error: BaseException | None = None  # the error that closed the engine
+        self._pending: weakref.WeakSet[Sequence | Scoring] = weakref.WeakSet()  # what a forked process may wait for
         _engines.add(self)
 
     def submit(self, request: Request) -> Generation:
@@ -151,6 +152,7 @@ class Engine:
             )
             raise ContextLengthError(msg)
         scoring = Scoring(prompts, token_ids)
+        self._pending.add(scoring)
         with self._lock:
             if self._is_closed:
                 raise _closed(self._error)
@@ -212,9 +214,15 @@ class Engine:
         self._worker.join(timeout_s)
 
     def close_after_fork(self) -> None:
-        """Close the engine in a forked process, where its worker thread does not exist."""
-        self._lock = threading.Lock()  # a thread of the parent process may have held the old one
-        self._is_closed = True
+        """Close the engine in a forked process, where its worker thread does not exist, and end all waits for it.
+
+        Threads of the parent process may have held any lock when it forked, so all are replaced.
+        """
+        self._lock = threading.Lock()
+        self._is_closed, self._is_working, self._error = True, False, _forked()
+        for pending in list(self._pending):
+            pending.end_after_fork(_forked())
+        self._inbox, self._overflow, self._scorings = deque(), deque(), deque()
 
     def _sequence(self, request: Request) -> Sequence:
         num_streams = len(request.prompts)
@@ -223,7 +231,9 @@ class Engine:
             raise InvalidParameterError(msg)
         for prompt in request.prompts:
             self._check_tokens(prompt)
-        return Sequence(request, max_length=self._scheduler.max_length(num_streams))
+        sequence = Sequence(request, max_length=self._scheduler.max_length(num_streams))
+        self._pending.add(sequence)
+        return sequence
 
     def _check_tokens(self, token_ids: abc.Sequence[int]) -> None:
         if not token_ids:
@@ -346,9 +356,18 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_close_all_in_child)
 
 
+def _forked() -> ModelClosedError:
+    return ModelClosedError(
+        "This process was forked from the one whose engine runs the answer, so it cannot read on. Load the model "
+        "again, and start a new answer: a ChatAmulet does both at its next call."
+    )
+
+
 def _closed(error: BaseException | None) -> ModelClosedError:
     if error is None:
         return ModelClosedError("The engine is closed. Load the model again.")
+    if isinstance(error, ModelClosedError):
+        return ModelClosedError(str(error))
     closed = ModelClosedError(
         f"The engine has closed itself after {type(error).__name__}: {error}. Load the model again."
     )

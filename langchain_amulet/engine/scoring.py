@@ -1,6 +1,7 @@
 """Scoring: the log-probabilities of a text after each of several prompts."""
 
 import contextlib
+import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, InvalidStateError
 from typing import Any
@@ -52,6 +53,13 @@ class Scoring:
         num_tokens = max(map(len, self.prompts)) + len(self.token_ids)
         msg = f"A forward of {num_tokens} tokens needs more memory than the device has free. Score a shorter text."
         return caused(EngineMemoryError(msg), error)
+
+    def end_after_fork(self, error: BaseException) -> None:
+        """End the scoring in a forked process, where a thread of the parent process may hold the lock of the future."""
+        future: Any = self.future
+        # Also without what the parent process waits with: asyncio would wake the parent's event loop.
+        future._condition, future._waiters, future._done_callbacks = threading.Condition(), [], []  # noqa: SLF001
+        self.fail(error)
 
     def fail(self, error: BaseException) -> None:
         """Set an error, unless the future is done already."""

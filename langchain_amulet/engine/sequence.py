@@ -185,6 +185,13 @@ class Sequence:
             self.finish_reason = reason
         self.channel.close(error)
 
+    def end_after_fork(self, error: BaseException) -> None:
+        """End the answer in a forked process, where a thread of the parent process may still hold its locks."""
+        self._lock = threading.RLock()
+        self.channel.end_after_fork(error)
+        if not self.is_finished:
+            self.finish_reason = "error"
+
 
 def _no_room(num_tokens: int, max_length: int) -> ContextLengthError:
     return ContextLengthError(

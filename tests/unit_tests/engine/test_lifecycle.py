@@ -329,6 +329,40 @@ def test_forked_process_must_load_the_model_again():
     assert "Load the model again" in run.stdout
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_waits_for_the_engine_of_the_parent_process_end_in_a_forked_one():
+    """The fork happens while another thread holds the locks; the parent reads on, and the child can start anew."""
+    script = (
+        "import gc, os\n"
+        "from tests.fakes.engines import FakeRunner\n"
+        "from tests.unit_tests.engine.test_lifecycle import GatedRunner, request\n"
+        "from langchain_amulet.engine.engine import Engine\n"
+        "runner = GatedRunner()\n"
+        "engine = Engine(runner)\n"
+        "generation, scoring = engine.submit(request([1, 2])), engine.score([[1]], [2])\n"
+        "sequence = generation._sequence\n"
+        "locks = [engine._lock, sequence._lock, sequence.channel._lock, scoring._condition]\n"
+        "[lock.acquire() for lock in locks]\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    for wait in (lambda: next(generation), scoring.result, lambda: engine.submit(request([1]))):\n"
+        "        try:\n"
+        "            wait()\n"
+        "        except RuntimeError as error:\n"
+        "            print(type(error).__name__, 'forked' in str(error), flush=True)\n"
+        "    generation.cancel()\n"
+        "    engine.close(cancel=True)\n"
+        "    print(len(list(Engine(FakeRunner()).submit(request([1])))), flush=True)\n"
+        "    os._exit(0)\n"
+        "[lock.release() for lock in locks]\n"
+        "os.waitpid(child, 0)\n"
+        "runner.open()\n"
+        "print(len(list(generation)), tuple(scoring.result().shape))\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert run.stdout.splitlines() == [*["ModelClosedError True"] * 3, "20", "20 (1, 1)"], run.stderr
+
+
 def test_worker_ends_with_the_engine(runner):
     runner.open()
     engine = Engine(runner)

@@ -67,15 +67,40 @@ def run(store: BaseStore, operation: StoreOperation[_T], timeout_s: float | None
         if not future.cancel() and future.done():  # the store raised the error, or it answered just in time
             return future.result()
         raise _timed_out(timeout_s) from error
+    finally:
+        future.cancel()  # nobody waits for it after a KeyboardInterrupt
 
 
 async def arun(store: BaseStore, operation: StoreOperation[_T], timeout_s: float | None = None) -> _T:
     """Async `run`; the event loop is not blocked.
 
+    If the caller is cancelled or the timeout is over, a call that still waits for a thread is not made any more.
+
     Raises:
         StoreTimeoutError: The store did not answer within `timeout_s`.
     """
-    return await finish(_aperform_all(store, _steps(operation)), timeout_s)
+    submitted = _Submitted()
+    token = _submitted.set(submitted)  # copied into the context of the task that `finish` starts
+    try:
+        return await finish(_aperform_all(store, _steps(operation)), timeout_s)
+    finally:
+        submitted.cancel_waiting()
+        _submitted.reset(token)
+
+
+class _Submitted:
+    """The call of an async operation that waits for a thread of the store or runs in it."""
+
+    def __init__(self) -> None:
+        self.future: Future[Any] | None = None
+
+    def cancel_waiting(self) -> None:
+        """Cancel the call if it waits for a thread. A call in progress goes on."""
+        if self.future is not None:
+            self.future.cancel()
+
+
+_submitted: contextvars.ContextVar[_Submitted | None] = contextvars.ContextVar("_submitted", default=None)
 
 
 async def finish(work: Coroutine[Any, Any, _T], timeout_s: float | None = None) -> _T:
@@ -199,7 +224,7 @@ async def _aperform(store: BaseStore, step: StoreRequest | _RollBack | _Sleep) -
         case _Sleep():
             return await asyncio.sleep(step.delay_s)
         case _RollBack() if has_sync_connection(store):
-            return await _in_thread(store, partial(roll_back, store))
+            return await in_thread(store, partial(roll_back, store))
         case _RollBack():
             return await aroll_back(store)
         case ReadPreferences():
@@ -214,12 +239,16 @@ async def _abatch(store: BaseStore, ops: list[Op]) -> list[Any]:
     try:
         return await store.abatch(ops)
     except NotImplementedError:  # a sync store, such as SqliteStore
-        return await _in_thread(store, partial(ask, store, ops))
+        return await in_thread(store, partial(ask, store, ops))
 
 
-async def _in_thread(store: BaseStore, function: Callable[[], _T]) -> _T:
+async def in_thread(store: BaseStore, function: Callable[[], _T]) -> _T:
+    """Call a function in one of the store's threads, or in this one if the store works only in it."""
+    future = _submit(store, awaitable(function))
+    if (submitted := _submitted.get()) is not None:
+        submitted.future = future
     try:
-        return await asyncio.wrap_future(_submit(store, awaitable(function)))
+        return await asyncio.wrap_future(future)
     except BoundStoreError:
         return function()
 

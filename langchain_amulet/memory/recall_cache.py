@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
+from langchain_amulet.memory.forks import renew_after_fork
 from langchain_amulet.memory.store_ops import OnePerStore
 from langchain_amulet.preferences import Preference
 
@@ -42,9 +43,14 @@ class RecallCache:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._lock = threading.Lock()
         self._entries: OrderedDict[tuple[str, ...], _Entry] = OrderedDict()
         self._num_writes = 0
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Replace the lock, which another thread may have held at a fork."""
+        self._lock = threading.Lock()
 
     def get(self, namespace: tuple[str, ...], variant: Hashable, max_age_s: float) -> Recalled | None:
         """Return the unexpired preferences of a user, or `None` if they are not cached or older than `max_age_s`.

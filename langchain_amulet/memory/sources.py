@@ -1,6 +1,5 @@
 """Converts stores, mappings and functions to the LangGraph store of a `PreferenceMemory`."""
 
-import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncContextDecorator, ContextDecorator
@@ -12,8 +11,7 @@ from langgraph.store.base import BaseStore, Op
 from langgraph.store.memory import InMemoryStore
 
 from langchain_amulet.exceptions import StoreTypeError
-from langchain_amulet.memory.daemon_threads import awaitable
-from langchain_amulet.memory.execution import threads
+from langchain_amulet.memory.execution import in_thread
 from langchain_amulet.memory.key_value_store import KeyValueAdapter
 from langchain_amulet.preferences import PreferenceLike
 
@@ -76,7 +74,7 @@ class FunctionStore(BaseStore):
 
     async def aread(self, user_id: str) -> PreferenceLike:
         """Call the function in a thread, since a sync function may read files or databases; await its result."""
-        answer = await asyncio.wrap_future(threads.of(self).submit(awaitable(partial(self._function, user_id))))
+        answer = await in_thread(self, partial(self._function, user_id))
         return await answer if inspect.isawaitable(answer) else answer
 
     def batch(self, ops: Iterable[Op]) -> NoReturn:  # noqa: ARG002 - refused, whatever they are

@@ -11,6 +11,7 @@ from urllib.parse import quote
 from langgraph.store.base import BaseStore, Op, PutOp, SearchItem, SearchOp
 
 from langchain_amulet.exceptions import UserIdError
+from langchain_amulet.memory.forks import renew_after_fork
 from langchain_amulet.preferences import PreferenceLike
 
 _T = TypeVar("_T")
@@ -114,8 +115,13 @@ class OnePerStore(Generic[_T]):
 
     def __init__(self, make: Callable[[], _T]) -> None:
         self._make = make
-        self._lock = threading.RLock()  # reentrant: the finalizers below may run while it is held
         self._objects: dict[int, _T] = {}  # by id, since stores need not be hashable
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Replace the lock, which another thread may have held at a fork."""
+        self._lock = threading.RLock()  # reentrant: the finalizers below may run while it is held
 
     def of(self, store: BaseStore) -> _T:
         """Return the object of this store; create it if there is none."""

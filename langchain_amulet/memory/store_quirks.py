@@ -10,17 +10,30 @@ from langchain_core.stores import InMemoryBaseStore
 from langgraph.store.base import BaseStore, GetOp, Op, PutOp, SearchOp
 from langgraph.store.memory import InMemoryStore
 
+from langchain_amulet.memory.forks import renew_after_fork
 from langchain_amulet.memory.key_value_store import KeyValueAdapter
 
 _DEADLOCKS = ("40001", "40P01")  # PostgreSQL: serialization_failure, deadlock_detected; the transaction is rolled back
 
 
-_in_memory_lock = threading.Lock()
+class _InMemory:
+    """The lock under which in-memory stores are called."""
+
+    def __init__(self) -> None:
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Replace the lock, which another thread may have held at a fork."""
+        self.lock = threading.Lock()
+
+
+_in_memory = _InMemory()
 
 
 def ask(store: BaseStore, ops: list[Op]) -> list[Any]:
     """Run a batch of operations. Calls to in-memory stores are serialised."""
-    with _in_memory_lock if is_in_memory(store) else contextlib.nullcontext():
+    with _in_memory.lock if is_in_memory(store) else contextlib.nullcontext():
         return store.batch(ops)
 
 

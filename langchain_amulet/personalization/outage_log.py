@@ -5,6 +5,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from langchain_amulet.memory.forks import renew_after_fork
+
 _INTERVAL_S = 60.0
 
 
@@ -19,9 +21,14 @@ class OutageLog:
     def __init__(self, logger: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
         self._logger = logger
         self._clock = clock
-        self._lock = threading.Lock()
         self._last_logged_s: dict[str, float] = {}
         self._num_suppressed: dict[str, int] = {}
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Replace the lock, which another thread may have held at a fork."""
+        self._lock = threading.Lock()
 
     def report(self, kind: str) -> None:
         """Log that a store could not be read; within a minute of the last message of the kind, only count it.

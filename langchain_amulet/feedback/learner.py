@@ -15,6 +15,7 @@ from langchain_amulet.chat_models import ChatAmulet
 from langchain_amulet.exceptions import StoreTypeError
 from langchain_amulet.feedback.bradley_terry import LearningConfig, Observation, WeightFit, fit_weights
 from langchain_amulet.memory.items import FeedbackEvent, FeedbackKind, StoredPreference, key_of
+from langchain_amulet.memory.lengths import check_length
 from langchain_amulet.memory.operations import read_feedback, write_feedback, write_learned_weights
 from langchain_amulet.memory.preference_memory import PreferenceMemory, access_to
 from langchain_amulet.memory.sources import FunctionStore
@@ -105,6 +106,7 @@ class FeedbackLearner:
 
     Raises:
         StoreTypeError: The memory is read-only.
+        InvalidParameterError: A candidate is longer than a memory accepts.
 
     Example:
         >>> memory.remember("bob", "Answer as concisely as possible.")
@@ -129,6 +131,8 @@ class FeedbackLearner:
         self._llm = llm
         self._memory = memory
         self._access = access_to(memory)
+        for text in candidates:
+            check_length(text)
         self._candidates = [Preference(text, 0.0, "learned") for text in dict.fromkeys(candidates)]
         self._config = config or LearningConfig()
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,8 +11,8 @@ from typing import Any, Literal, NamedTuple, TypeAlias, cast, get_args
 
 from langgraph.store.base import Item, SearchItem
 
-from langchain_amulet.exceptions import AmuletError, StoredPreferenceError
-from langchain_amulet.preferences import Preference
+from langchain_amulet.exceptions import StoredPreferenceError
+from langchain_amulet.preferences import MAX_WEIGHT, Preference
 
 PREFERENCES = "preferences"
 HISTORY = "preference_history"
@@ -22,6 +21,9 @@ FEEDBACK = "preference_feedback"
 WEIGHTS_KEY = "learned_weights"
 """The key of the item that holds learned weights. It is stored beside the preferences, so that learning never changes
 what users have stated."""
+
+_END_NS = 253_402_300_799_000_000_000  # the year 10000
+_MAX_GAIN = 1e6  # nats per token; far beyond what a model yields, and squares of it are finite
 
 Action: TypeAlias = Literal["remembered", "changed"]
 FeedbackKind: TypeAlias = Literal["liked", "disliked", "comparison"]
@@ -74,6 +76,17 @@ def from_fields(fields: Mapping[str, Any]) -> Preference:
     Raises:
         StoredPreferenceError: A field is missing or has a wrong type or value.
     """
+    if (preference := preference_in(fields)) is None:
+        msg = "A stored preference needs a text and a weight."  # without its text, which is private
+        raise StoredPreferenceError(msg)
+    return preference
+
+
+def preference_in(fields: Any) -> Preference | None:
+    """Convert JSON to a preference; return `None` if a field is missing or has a wrong type or value.
+
+    No error leaves this function, since the errors of a date's parser quote the field.
+    """
     try:
         expires_at = fields.get("expires_at")
         return Preference(
@@ -82,9 +95,8 @@ def from_fields(fields: Mapping[str, Any]) -> Preference:
             fields.get("source", "stated"),
             None if expires_at is None else datetime.fromisoformat(expires_at),
         )
-    except (KeyError, TypeError, ValueError, AmuletError) as error:
-        msg = "A stored preference needs a text and a weight."  # without its text, which is private
-        raise StoredPreferenceError(msg) from error
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
 
 
 def to_value(user_id: str, preference: Preference, lineage: str) -> dict[str, Any]:
@@ -139,23 +151,30 @@ def to_learned_value(weights: Mapping[str, tuple[float, float]]) -> dict[str, An
     return {key_of(text): {"stated": stated, "learned": learned} for text, (stated, learned) in weights.items()}
 
 
+def is_weight(value: Any) -> bool:
+    """Whether this is a number in the range of weights. NaN and booleans are not."""
+    return not isinstance(value, bool) and isinstance(value, int | float) and -MAX_WEIGHT <= value <= MAX_WEIGHT
+
+
 def with_learned_weight(stated: Preference, learned: Mapping[str, Any]) -> StoredPreference:
-    """Return a preference with its learned weight, unless the user has stated another weight since."""
+    """Return a preference with its learned weight, unless the user has stated another weight since.
+
+    A learned weight that is not a weight is ignored, so that it does not make the preference unreadable.
+    """
     match learned.get(key_of(stated.text)):
-        case {"stated": stated_then, "learned": int() | float() as weight} if stated_then == stated.weight:
+        case {"stated": stated_then, "learned": weight} if stated_then == stated.weight and is_weight(weight):
             return StoredPreference(replace(stated, weight=weight), stated.weight)
     return StoredPreference(stated, stated.weight)
 
 
 def _read(item: SearchItem) -> Preference:
-    try:
-        return from_fields(item.value)
-    except StoredPreferenceError as error:
+    if (preference := preference_in(item.value)) is None:
         msg = (
             f"The item {item.key} in {item.namespace} is not a preference: it needs a text and a weight. "
             f"Delete it, or write it with PreferenceMemory.remember."
         )
-        raise StoredPreferenceError(msg) from error.__cause__
+        raise StoredPreferenceError(msg)
+    return preference
 
 
 def to_change(value: Mapping[str, Any]) -> PreferenceChange:
@@ -164,12 +183,25 @@ def to_change(value: Mapping[str, Any]) -> PreferenceChange:
     Raises:
         StoredPreferenceError: A field is missing or has a wrong type or value.
     """
-    preference = from_fields(value)
-    try:
-        return PreferenceChange(datetime.fromtimestamp(value["at_ns"] / 1e9, UTC), value["action"], preference)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        msg = "A stored change of a preference needs a time and an action."
-        raise StoredPreferenceError(msg) from error
+    if (change := change_in(value)) is None:
+        msg = "A stored change of a preference needs a preference, a time and an action."
+        raise StoredPreferenceError(msg)
+    return change
+
+
+def change_in(value: Mapping[str, Any]) -> PreferenceChange | None:
+    """Convert the value of an item to an entry of the history; return `None` if a field is missing or wrong."""
+    preference, at, action = preference_in(value), time_in(value.get("at_ns")), value.get("action")
+    if preference is None or at is None or action not in get_args(Action):
+        return None
+    return PreferenceChange(at, cast("Action", action), preference)
+
+
+def time_in(at_ns: Any) -> datetime | None:
+    """Convert nanoseconds since 1970 to a time; return `None` if they are not a number in the range of dates."""
+    if isinstance(at_ns, bool) or not isinstance(at_ns, int | float) or not 0 <= at_ns < _END_NS:
+        return None
+    return datetime.fromtimestamp(at_ns / 1e9, UTC)
 
 
 def to_change_value(preference: Preference, action: Action, lineage: str) -> dict[str, Any]:
@@ -195,13 +227,24 @@ def to_event(value: Mapping[str, Any]) -> FeedbackEvent:
     Raises:
         StoredPreferenceError: A field is missing or has a wrong type or value.
     """
+    if (event := event_in(value)) is None:
+        msg = "A stored piece of feedback needs a time, a kind and finite evidence. Delete the item."
+        raise StoredPreferenceError(msg)
+    return event
+
+
+def event_in(value: Mapping[str, Any]) -> FeedbackEvent | None:
+    """Convert the value of an item to a piece of feedback; return `None` if a field is missing or wrong."""
     match value:
-        case {"at_ns": int() as at_ns, "kind": str() as kind, "evidence": {**evidence}} if kind in get_args(
-            FeedbackKind
-        ) and all(isinstance(gain, int | float) and math.isfinite(gain) for gain in evidence.values()):
+        case {"at_ns": int() as at_ns, "kind": str() as kind, "evidence": {**evidence}} if (
+            time_in(at_ns) is not None and kind in get_args(FeedbackKind) and all(map(_is_gain, evidence.values()))
+        ):
             return FeedbackEvent(at_ns, cast("FeedbackKind", kind), cast("dict[str, float]", evidence))
-    msg = "A stored piece of feedback needs a time, a kind and finite evidence. Delete the item."
-    raise StoredPreferenceError(msg)
+    return None
+
+
+def _is_gain(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, int | float) and abs(value) <= _MAX_GAIN
 
 
 def to_event_value(event: FeedbackEvent) -> dict[str, Any]:
@@ -218,6 +261,11 @@ def memories_to_preferences(items: Sequence[SearchItem]) -> list[Preference]:
     ordered = sorted(items, key=lambda item: (item.updated_at, item.key))
     texts = [usable("; ".join(_lines(item.value.get("content")))) for item in ordered]
     return [Preference(text) for text in texts if text.strip()]
+
+
+def is_storable_text(value: Any) -> bool:
+    """Whether this is a text without null characters and lone surrogates, which databases refuse."""
+    return isinstance(value, str) and usable(value) == value
 
 
 def usable(text: str) -> str:

@@ -8,12 +8,10 @@ from typing import Any, TypedDict
 from langgraph.store.base import BaseStore, GetOp, Item, Op, PutOp, SearchItem
 
 from langchain_amulet.exceptions import (
-    ImportFormatError,
     InvalidParameterError,
-    StoredPreferenceError,
     UnknownPreferenceError,
-    UserIdError,
 )
+from langchain_amulet.memory.imports import FORMAT, read_export
 from langchain_amulet.memory.items import (
     FEEDBACK,
     HISTORY,
@@ -29,7 +27,7 @@ from langchain_amulet.memory.items import (
     learned_weights,
     memories_to_preferences,
     new_change_key,
-    printable,
+    preference_in,
     to_change,
     to_change_value,
     to_event,
@@ -39,15 +37,11 @@ from langchain_amulet.memory.items import (
     to_value,
     with_learned_weight,
 )
+from langchain_amulet.memory.lengths import check_length, without_too_long
 from langchain_amulet.memory.sources import FunctionStore
 from langchain_amulet.memory.store_ops import ReadPreferences, StoreOperation, find_all, namespace_of, put, write
 from langchain_amulet.preferences import Preference, as_preferences
 
-_FORMAT = 1
-_NOT_EXPORTED = (
-    f"Not a result of PreferenceMemory.export (format {_FORMAT}): {{}}. Pass the object that export returned, or the "
-    f"same after a round trip through JSON; nothing was written."
-)
 _USER = "{langgraph_user_id}"
 
 
@@ -69,6 +63,8 @@ def recall(store: BaseStore, user_id: str, langmem: tuple[str, ...] | None) -> S
     namespace = namespace_of(PREFERENCES, user_id)  # checks the user id, also for read-only sources
     if isinstance(store, FunctionStore):
         preferences = as_preferences((yield ReadPreferences(store, user_id)))
+        for preference in preferences:
+            check_length(preference.text)
         return _without_duplicates([StoredPreference(p, p.weight) for p in preferences if not p.is_expired])
     memories: list[Preference] = []
     if langmem is not None and _is_valid_label(user_id):
@@ -77,7 +73,7 @@ def recall(store: BaseStore, user_id: str, langmem: tuple[str, ...] | None) -> S
     remembered, learned = to_stored_preferences(items), learned_weights(items)
     texts = {stored.preference.text for stored in remembered}
     imported = [with_learned_weight(memory, learned) for memory in memories if memory.text not in texts]
-    return _without_duplicates([*imported, *remembered])
+    return without_too_long(_without_duplicates([*imported, *remembered]))
 
 
 def _without_duplicates(profile: Sequence[StoredPreference]) -> list[StoredPreference]:
@@ -90,6 +86,7 @@ def _without_duplicates(profile: Sequence[StoredPreference]) -> list[StoredPrefe
 
 def remember(user_id: str, preference: Preference) -> StoreOperation[Preference]:
     """Write one preference and an entry of the history. Write nothing if the same preference is already stored."""
+    check_length(preference.text)
     namespace, key = namespace_of(PREFERENCES, user_id), key_of(preference.text)
     [item, weights] = yield [GetOp(namespace, key), GetOp(namespace, WEIGHTS_KEY)]
     learned = {} if weights is None else dict(weights.value)
@@ -104,6 +101,7 @@ def remember(user_id: str, preference: Preference) -> StoreOperation[Preference]
 
 def update(user_id: str, text: str, changes: Mapping[str, Any]) -> StoreOperation[Preference]:
     """Replace a preference by a changed one, which keeps its position in the profile."""
+    check_length(changes.get("text"))
     namespace = namespace_of(PREFERENCES, user_id)
     items = yield from find_all(namespace)
     matches = [item for item in in_order(items) if item.value.get("text") == text]
@@ -202,7 +200,7 @@ def history(user_id: str) -> StoreOperation[list[PreferenceChange]]:
 def export(user_id: str) -> StoreOperation[UserExport]:
     """Read all data of a user, as JSON."""
     return UserExport(
-        format=_FORMAT,
+        format=FORMAT,
         user_id=user_id,
         preferences=(yield from _values(namespace_of(PREFERENCES, user_id))),
         preference_history=(yield from _values(namespace_of(HISTORY, user_id))),
@@ -215,41 +213,15 @@ def _values(namespace: tuple[str, ...]) -> StoreOperation[dict[str, dict[str, An
     return {item.key: item.value for item in sorted(items, key=lambda item: item.key)}
 
 
-def import_(user_id: str, exported: Mapping[str, Any]) -> StoreOperation[None]:
-    """Write what `export` returned, for this user."""
-    try:
-        found_format = exported["format"]
-    except (KeyError, TypeError) as error:
-        msg = _NOT_EXPORTED.format("there is no format")
-        raise ImportFormatError(msg) from error
-    if found_format != _FORMAT:
-        msg = _NOT_EXPORTED.format(f"the format is {found_format!r}")
-        raise ImportFormatError(msg)
-    try:
-        ops = _to_import(user_id, exported)
-    except (KeyError, TypeError, ValueError, AttributeError, StoredPreferenceError) as error:
-        if isinstance(error, UserIdError):
-            raise
-        msg = _NOT_EXPORTED.format("a field is missing or has a wrong type or value")
-        raise ImportFormatError(msg) from error
-    yield from write(ops)
-
-
-def _to_import(user_id: str, exported: Mapping[str, Any]) -> list[Op]:
-    ops: list[Op] = []
+def import_(user_id: str, exported: object) -> StoreOperation[None]:
+    """Write what `export` returned, for this user. Learned weights of preferences that are not imported remain."""
+    imported = read_export(user_id, exported)
     namespace = namespace_of(PREFERENCES, user_id)
-    for key, value in exported[PREFERENCES].items():
-        if key == WEIGHTS_KEY:
-            ops.append(put(namespace, key, dict(value)))
-            continue
-        imported = {"lineage": key, **value, "user_id": printable(user_id)}
-        ops.append(_to_put(namespace, key_of(from_fields(value).text), imported))
-    for key, value in exported[HISTORY].items():
-        to_change(value)
-        ops.append(_to_put(namespace_of(HISTORY, user_id), key, dict(value)))
-    for key, value in exported[FEEDBACK].items():
-        ops.append(put(namespace_of(FEEDBACK, user_id), key, to_event_value(to_event(value))))
-    return ops
+    [item] = yield [GetOp(namespace, WEIGHTS_KEY)]
+    learned = {} if item is None else dict(item.value)
+    merged = {key: weight for key, weight in learned.items() if key not in imported.keys} | imported.weights
+    learned_ops = [] if merged == learned else [put(namespace, WEIGHTS_KEY, merged)]
+    yield from write([*imported.puts, *learned_ops])
 
 
 def check_langmem_namespace(namespace: Sequence[str] | None) -> tuple[str, ...] | None:
@@ -302,8 +274,4 @@ def _lineage(item: Item) -> str:
 
 
 def _is_broken(item: Item) -> bool:
-    try:
-        from_fields(item.value)
-    except StoredPreferenceError:
-        return True
-    return False
+    return preference_in(item.value) is None

@@ -99,7 +99,8 @@ class PreferenceMemory:
 
         Raises:
             PreferenceError: A value has a wrong type.
-            InvalidParameterError: A value is out of range, or was passed beside a `Preference`.
+            InvalidParameterError: A value is out of range, the text has more than 10,000 characters, or a value was
+                passed beside a `Preference`.
             UserIdError: The user id is empty or not a string.
             StoreTypeError: The memory is read-only.
         """
@@ -122,7 +123,8 @@ class PreferenceMemory:
     def recall(self, user_id: str) -> list[Preference]:
         """Return all preferences of this user, in the order in which they were first stored.
 
-        An unknown user has no preferences. Expired preferences are left out.
+        An unknown user has no preferences. Expired preferences are left out, and so are those with more than 10,000
+        characters, which other programs may have stored; the log warns of these.
 
         Raises:
             StoredPreferenceError: An item of the store is not a preference.
@@ -162,7 +164,7 @@ class PreferenceMemory:
             UnknownPreferenceError: The user has no preference with this text.
             StoredPreferenceError: The stored item is not a preference.
             PreferenceError: A value has a wrong type.
-            InvalidParameterError: A value is out of range.
+            InvalidParameterError: A value is out of range, or the new text has more than 10,000 characters.
             UserIdError: The user id is empty or not a string.
             StoreTypeError: The memory is read-only.
         """
@@ -246,6 +248,8 @@ class PreferenceMemory:
 
     def import_(self, user_id: str, exported: Mapping[str, object]) -> None:
         """Add the result of `export` to what is stored. Stored preferences with the same texts are replaced.
+
+        Everything is checked before anything is written. The error names what is wrong by its position.
 
         Args:
             user_id: The user who gets the data. It may be another user than that of the export.

@@ -12,7 +12,6 @@ from langgraph.store.memory import InMemoryStore
 from langgraph.store.sqlite import SqliteStore
 
 from langchain_amulet.exceptions import (
-    ImportFormatError,
     InvalidParameterError,
     PreferenceError,
     StoredPreferenceError,
@@ -324,41 +323,6 @@ def test_export_is_json_of_everything_stored(memory):
     assert datetime.fromisoformat(value["expires_at"]) == SOON
     assert len(exported["preference_history"]) == 1
     assert exported["preference_feedback"] == {"1": feedback}
-
-
-def test_import_adds_preferences_and_replaces_equal_texts(memory):
-    memory.store.put(ALICE, "written by another program", {"text": "Be brief.", "weight": 0.5})
-    memory.remember("bob", "Be brief.")
-    memory.remember("bob", "Be kind.")
-    memory.import_("bob", memory.export("alice"))
-    assert sorted((p.text, p.weight) for p in memory.recall("bob")) == [("Be brief.", 0.5), ("Be kind.", 1.0)]
-    assert {item.value["user_id"] for item in memory.store.search(("preferences", "bob"))} == {"bob"}
-
-
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda _: None,
-        lambda _: {},
-        lambda exported: {**exported, "format": 2},
-        lambda exported: {**exported, "preferences": [{"text": "Be brief.", "weight": 1.0}]},
-        lambda exported: {**exported, "preferences": {"a": {"text": "Be brief."}}},
-        lambda exported: {**exported, "preferences": {"a": "Be brief."}},
-        lambda exported: {**exported, "preference_history": {"a": {"text": "Be brief.", "weight": 1.0}}},
-        lambda exported: {**exported, "preference_feedback": {"a": 7}},
-        lambda exported: {**exported, "preference_feedback": {"a": {"kind": "liked", "evidence": {}}}},
-        lambda exported: {
-            **exported,
-            "preference_feedback": {"a": {"kind": "liked", "evidence": {"a": float("nan")}, "at_ns": 1}},
-        },
-        lambda exported: {name: value for name, value in exported.items() if name != "preference_feedback"},
-    ],
-)
-def test_invalid_import_writes_nothing(memory, spoil):
-    memory.remember("alice", "Be brief.")
-    with pytest.raises(ImportFormatError, match="nothing was written"):
-        memory.import_("bob", spoil(memory.export("alice")))
-    assert memory.recall("bob") == memory.history("bob") == []
 
 
 # Connections

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,12 +11,16 @@ from langchain_core.stores import BaseStore as KeyValueStore
 from langchain_core.stores import InvalidKeyException
 from langgraph.store.base import BaseStore, GetOp, Item, Op, PutOp, SearchItem, SearchOp
 
+_DAMAGED = "damaged: "  # begins the keys of damaged items, of which only the stored key is known
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+
 
 class KeyValueAdapter(BaseStore):
     """A LangGraph store over a LangChain key-value store. It supports lookup by namespace and key only.
 
     Each item is stored under one key as JSON bytes, which stores of bytes and of files accept. `LocalFileStore` does
-    not write files atomically: use it from one program at a time.
+    not write files atomically: use it from one program at a time. An item that is damaged has an empty value, so that
+    it can be found, replaced and deleted; reading preferences from it raises an error that names its key.
 
     Args:
         store: The key-value store: `InMemoryStore`, `LocalFileStore`, `RedisStore`, ...
@@ -36,27 +40,29 @@ class KeyValueAdapter(BaseStore):
     def _do(self, op: Op) -> Any:
         match op:
             case PutOp(namespace, key, None):
-                return self.store.mdelete([_flat_key(namespace, key)])
+                return self.store.mdelete([_key_to_delete(namespace, key)])
             case PutOp(namespace, key, dict() as value):
                 return self.store.mset([(_flat_key(namespace, key), _dump(namespace, key, value))])
             case GetOp(namespace, key):
-                return _load(self.store.mget([_flat_key(namespace, key)])[0])
+                flat_key = _flat_key(namespace, key)
+                return _load(flat_key, namespace, self.store.mget([flat_key])[0])
             case SearchOp(namespace):
                 keys = self._keys(_flat_key(namespace))
-                return _page(op, self.store.mget(keys) if keys else [])
+                return _page(op, keys, self.store.mget(keys) if keys else [])
         raise NotImplementedError(type(op).__name__)
 
     async def _ado(self, op: Op) -> Any:
         match op:
             case PutOp(namespace, key, None):
-                return await self.store.amdelete([_flat_key(namespace, key)])
+                return await self.store.amdelete([_key_to_delete(namespace, key)])
             case PutOp(namespace, key, dict() as value):
                 return await self.store.amset([(_flat_key(namespace, key), _dump(namespace, key, value))])
             case GetOp(namespace, key):
-                return _load((await self.store.amget([_flat_key(namespace, key)]))[0])
+                flat_key = _flat_key(namespace, key)
+                return _load(flat_key, namespace, (await self.store.amget([flat_key]))[0])
             case SearchOp(namespace):
                 keys = await self._akeys(_flat_key(namespace))
-                return _page(op, await self.store.amget(keys) if keys else [])
+                return _page(op, keys, await self.store.amget(keys) if keys else [])
         raise NotImplementedError(type(op).__name__)
 
     def _keys(self, prefix: str) -> list[str]:
@@ -85,25 +91,43 @@ def _flat_key(namespace: tuple[str, ...], key: str = "") -> str:
     return f"{namespace[0]}/{owner}/{hashlib.sha256(key.encode()).hexdigest() if key else ''}"
 
 
+def _key_to_delete(namespace: tuple[str, ...], key: str) -> str:
+    """Return the flat key of an item, which the key of a damaged item contains. It is always one of this namespace."""
+    stored_key = key.removeprefix(_DAMAGED)
+    is_damaged = key.startswith(_DAMAGED) and stored_key.startswith(_flat_key(namespace))
+    return stored_key if is_damaged else _flat_key(namespace, key)
+
+
 def _dump(namespace: tuple[str, ...], key: str, value: Mapping[str, Any]) -> bytes:
     at = datetime.now(UTC).isoformat()
     return json.dumps({"namespace": namespace, "key": key, "value": value, "at": at}, ensure_ascii=False).encode()
 
 
-def _load(stored: bytes | None) -> Item | None:
+def _load(flat_key: str, namespace: tuple[str, ...], stored: Any) -> Item | None:
     if stored is None:
         return None
-    item = json.loads(stored)
-    return Item(
-        namespace=tuple(item["namespace"]),
-        key=item["key"],
-        value=item["value"],
-        created_at=item["at"],
-        updated_at=item["at"],
-    )
+    item = _read(stored)
+    if item is None or item.namespace != namespace:
+        return Item(namespace=namespace, key=_DAMAGED + flat_key, value={}, created_at=_LONG_AGO, updated_at=_LONG_AGO)
+    return item
 
 
-def _page(op: SearchOp, stored: Iterable[bytes | None]) -> list[SearchItem]:
-    items = [item for item in map(_load, stored) if item is not None]
-    matches = [SearchItem(item.namespace, item.key, item.value, item.created_at, item.updated_at) for item in items]
+def _read(stored: Any) -> Item | None:
+    """Return an item, or `None` if it is damaged. The error of a JSON parser would hold the whole text."""
+    try:
+        item = json.loads(stored)
+        at = datetime.fromisoformat(item["at"])
+        value = {**item["value"]}
+        return Item(namespace=tuple(item["namespace"]), key=str(item["key"]), value=value, created_at=at, updated_at=at)
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return None
+
+
+def _page(op: SearchOp, keys: Sequence[str], stored: Iterable[Any]) -> list[SearchItem]:
+    items = [_load(key, op.namespace_prefix, value) for key, value in zip(keys, stored, strict=True)]
+    matches = [
+        SearchItem(item.namespace, item.key, item.value, item.created_at, item.updated_at)
+        for item in items
+        if item is not None
+    ]
     return matches[op.offset : op.offset + op.limit]

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from langgraph.store.base import BaseStore, Op, PutOp, SearchItem, SearchOp
 
-from langchain_amulet.exceptions import UserIdError
+from langchain_amulet.exceptions import StoreTypeError, UserIdError
 from langchain_amulet.memory.forks import renew_after_fork
 from langchain_amulet.preferences import PreferenceLike
 
@@ -72,6 +72,9 @@ def find_all(namespace: tuple[str, ...]) -> StoreOperation[list[SearchItem]]:
 
     If there is more than one page, search again with a higher limit instead of an offset: stores order their pages by
     time, so items move between pages while others write, and items of equal time come in any order.
+
+    Raises:
+        StoreTypeError: The store limits the size of pages and ignores offsets.
     """
     limit, num_before = PAGE_SIZE, 0
     while True:
@@ -80,18 +83,40 @@ def find_all(namespace: tuple[str, ...]) -> StoreOperation[list[SearchItem]]:
             break
         limit, num_before = 4 * limit, len(page)
     if page and len(page) == num_before:  # these are all items, or the store has a limit of its own
-        page = [*page, *(yield from _find_rest(namespace, num_before))]
+        page = yield from _find_rest(namespace, page, is_limited=True)
+    elif page and (len(page) % 10 == 0 or len(page) % 16 == 0):  # a round number may be the limit of the store
+        page = yield from _find_rest(namespace, page, is_limited=False)
     # Some stores match prefixes of labels too, and so return the items of other users.
     return [*{item.key: item for item in page if item.namespace == namespace}.values()]
 
 
-def _find_rest(namespace: tuple[str, ...], offset: int) -> StoreOperation[list[SearchItem]]:
-    rest: list[SearchItem] = []
-    while True:
-        [page] = yield [SearchOp(namespace, limit=PAGE_SIZE, offset=offset + len(rest))]
-        if not page:
-            return rest
-        rest += page
+def _find_rest(
+    namespace: tuple[str, ...], first: Sequence[SearchItem], *, is_limited: bool
+) -> StoreOperation[list[SearchItem]]:
+    """Add to the first page of a store that may limit the size of pages the items of all further pages.
+
+    Args:
+        namespace: The namespace to search.
+        first: The items of the first page.
+        is_limited: Whether the store returned fewer items than there may be, so that it must know offsets.
+
+    Raises:
+        StoreTypeError: The store returns the same items at every offset.
+    """
+    found = {(item.namespace, item.key): item for item in first}
+    offset, num_before = len(first), 0
+    while len(found) > num_before:  # a page without new items is the last one, or the store ignores offsets
+        num_before = len(found)
+        [page] = yield [SearchOp(namespace, limit=PAGE_SIZE, offset=offset)]
+        found |= {(item.namespace, item.key): item for item in page}
+        offset += len(page)
+    if is_limited and len(page) >= min(PAGE_SIZE, len(first)):
+        msg = (
+            f"The store returns at most {len(first)} items at once and ignores the offset of a search, so a user's "
+            "items cannot all be read. Raise the limit of the store, or use another store."
+        )
+        raise StoreTypeError(msg)
+    return [*found.values()]
 
 
 def put(namespace: tuple[str, ...], key: str, value: dict[str, Any], expires_at: datetime | None = None) -> PutOp:

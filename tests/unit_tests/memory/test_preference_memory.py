@@ -17,7 +17,6 @@ from langchain_amulet.exceptions import (
     StoredPreferenceError,
     UnknownPreferenceError,
 )
-from langchain_amulet.memory import store_ops
 from langchain_amulet.memory.access import tell_when_forgetting
 from langchain_amulet.memory.preference_memory import PreferenceMemory
 from langchain_amulet.preferences import Preference
@@ -170,23 +169,6 @@ def test_leaky_search_is_filtered():
     memory.forget_user("1")
     assert memory.recall("12") == [Preference("Be kind.")]
     assert len(memory.history("12")) == 1
-
-
-class StingyStore(InMemoryStore):
-    """A store that returns at most four items per search."""
-
-    def batch(self, ops):
-        limited = [op._replace(limit=min(op.limit, 4)) if isinstance(op, SearchOp) else op for op in ops]
-        return super().batch(limited)
-
-
-@pytest.mark.parametrize("num_preferences", [3, 4, 5, 8, 11])
-def test_store_that_limits_the_page_size_is_read_completely(monkeypatch, num_preferences):
-    monkeypatch.setattr(store_ops, "PAGE_SIZE", 4)
-    memory = PreferenceMemory(StingyStore())
-    for number in range(num_preferences):
-        memory.remember("alice", f"Preference {number}.")
-    assert len(memory.recall("alice")) == num_preferences
 
 
 # History

@@ -12,9 +12,9 @@ from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage
 
 from langchain_amulet.chat_models import ChatAmulet
-from langchain_amulet.exceptions import StoreTypeError
+from langchain_amulet.exceptions import InvalidParameterError, StoreTypeError
 from langchain_amulet.feedback.bradley_terry import LearningConfig, Observation, WeightFit, fit_weights
-from langchain_amulet.memory.items import FeedbackEvent, FeedbackKind, StoredPreference, key_of
+from langchain_amulet.memory.items import FeedbackEvent, FeedbackKind, StoredPreference, key_of, new_change_key
 from langchain_amulet.memory.lengths import check_length
 from langchain_amulet.memory.operations import read_feedback, write_feedback, write_learned_weights
 from langchain_amulet.memory.preference_memory import PreferenceMemory, access_to
@@ -106,7 +106,7 @@ class FeedbackLearner:
 
     Raises:
         StoreTypeError: The memory is read-only.
-        InvalidParameterError: A candidate is longer than a memory accepts.
+        InvalidParameterError: A candidate is longer than a memory accepts, or `candidates` is one text.
 
     Example:
         >>> memory.remember("bob", "Answer as concisely as possible.")
@@ -131,6 +131,9 @@ class FeedbackLearner:
         self._llm = llm
         self._memory = memory
         self._access = access_to(memory)
+        if isinstance(candidates, str):
+            msg = "candidates must be a list of texts, got one text. Write candidates=[text]."
+            raise InvalidParameterError(msg)
         for text in candidates:
             check_length(text)
         self._candidates = [Preference(text, 0.0, "learned") for text in dict.fromkeys(candidates)]
@@ -149,7 +152,7 @@ class FeedbackLearner:
             The id of this feedback in `explain`.
 
         Raises:
-            InvalidParameterError: The response is empty.
+            InvalidParameterError: The response is empty, or neither a string nor an `AIMessage`.
             ContextLengthError: Messages and response are longer than the model's context.
             UserIdError: The user id is empty or not a string.
         """
@@ -180,7 +183,7 @@ class FeedbackLearner:
             The id of this feedback in `explain`.
 
         Raises:
-            InvalidParameterError: A response is empty.
+            InvalidParameterError: A response is empty, or neither a string nor an `AIMessage`.
             ContextLengthError: Messages and a response are longer than the model's context.
             UserIdError: The user id is empty or not a string.
         """
@@ -246,7 +249,13 @@ class FeedbackLearner:
         return feedback_id
 
     def _write_event(self, user_id: str, event: FeedbackEvent) -> StoreOperation[tuple[str, _UserData]]:
-        feedback_id = yield from write_feedback(user_id, event)
+        """Write feedback without evidence for preferences that were forgotten while the model computed it."""
+        profile_now = yield from self._access.recall_operation(user_id)
+        keys_now = {key_of(text) for text in self._texts([stored.preference for stored in profile_now])}
+        evidence = {key: gain for key, gain in event.evidence.items() if key in keys_now}
+        if event.evidence and not evidence:  # forgetting deletes such feedback too
+            return new_change_key(), (yield from self._read_user_data(user_id))
+        feedback_id = yield from write_feedback(user_id, replace(event, evidence=evidence))
         return feedback_id, (yield from self._read_user_data(user_id))
 
     def _read_user_data(self, user_id: str) -> StoreOperation[_UserData]:
@@ -264,7 +273,7 @@ class FeedbackLearner:
             if stored.preference.text in texts_now
         }
         outdated = data.events.keys() - fitted.events.keys()
-        if weights or outdated:
+        if weights or (outdated and profile_now):
             yield from write_learned_weights(user_id, weights, sorted(outdated))
 
     def _fit(self, data: _UserData, candidates: Sequence[Preference] = ()) -> _FittedProfile:
@@ -333,4 +342,11 @@ def _proposals(fitted: _FittedProfile) -> list[Preference]:
 
 
 def _text(response: str | AIMessage) -> str:
-    return response if isinstance(response, str) else response.text
+    if isinstance(response, str):
+        return response
+    if not isinstance(response, AIMessage):
+        msg = (
+            f"A response must be a string or an AIMessage, got {type(response).__name__}. Pass what the model answered."
+        )
+        raise InvalidParameterError(msg)
+    return response.text

@@ -62,7 +62,9 @@ def new_change_key() -> str:
 
 def to_fields(preference: Preference) -> dict[str, Any]:
     """Convert a preference to JSON; `source` and `expires_at` are left out if they have their default values."""
-    fields: dict[str, Any] = {"text": preference.text, "weight": preference.weight}
+    # Some stores refuse subclasses of numbers, such as NumPy's.
+    weight = float(preference.weight) if isinstance(preference.weight, float) else int(preference.weight)
+    fields: dict[str, Any] = {"text": preference.text, "weight": weight}
     if preference.source != "stated":
         fields["source"] = preference.source
     if preference.expires_at is not None:

@@ -1,8 +1,10 @@
 """A LangGraph store over a LangChain key-value store."""
 
+import asyncio
 import contextlib
 import hashlib
 import json
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +14,7 @@ from langchain_core.stores import InvalidKeyException
 from langgraph.store.base import BaseStore, GetOp, Item, Op, PutOp, SearchItem, SearchOp
 
 _DAMAGED = "damaged: "  # begins the keys of damaged items, of which only the stored key is known
+_DELAYS_S = (0.0, 0.01, 0.05, 0.1)  # before each read of an item, while it is damaged
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -44,11 +47,9 @@ class KeyValueAdapter(BaseStore):
             case PutOp(namespace, key, dict() as value):
                 return self.store.mset([(_flat_key(namespace, key), _dump(namespace, key, value))])
             case GetOp(namespace, key):
-                flat_key = _flat_key(namespace, key)
-                return _load(flat_key, namespace, self.store.mget([flat_key])[0])
+                return self._read(namespace, [_flat_key(namespace, key)])[0]
             case SearchOp(namespace):
-                keys = self._keys(_flat_key(namespace))
-                return _page(op, keys, self.store.mget(keys) if keys else [])
+                return _page(op, self._read(namespace, self._keys(_flat_key(namespace))))
         raise NotImplementedError(type(op).__name__)
 
     async def _ado(self, op: Op) -> Any:
@@ -58,12 +59,33 @@ class KeyValueAdapter(BaseStore):
             case PutOp(namespace, key, dict() as value):
                 return await self.store.amset([(_flat_key(namespace, key), _dump(namespace, key, value))])
             case GetOp(namespace, key):
-                flat_key = _flat_key(namespace, key)
-                return _load(flat_key, namespace, (await self.store.amget([flat_key]))[0])
+                return (await self._aread(namespace, [_flat_key(namespace, key)]))[0]
             case SearchOp(namespace):
-                keys = await self._akeys(_flat_key(namespace))
-                return _page(op, keys, await self.store.amget(keys) if keys else [])
+                return _page(op, await self._aread(namespace, await self._akeys(_flat_key(namespace))))
         raise NotImplementedError(type(op).__name__)
+
+    def _read(self, namespace: tuple[str, ...], keys: Sequence[str]) -> list[Item | None]:
+        """Read the items under these flat keys; read damaged ones again, since they may just be being written."""
+        items: dict[str, Item | None] = dict.fromkeys(keys)
+        unread = [*keys]
+        for delay_s in _DELAYS_S:
+            time.sleep(delay_s)
+            items |= _load_all(namespace, unread, self.store.mget(unread)) if unread else {}
+            unread = [key for key in unread if _is_damaged(items[key])]
+            if not unread:
+                break
+        return [*items.values()]
+
+    async def _aread(self, namespace: tuple[str, ...], keys: Sequence[str]) -> list[Item | None]:
+        items: dict[str, Item | None] = dict.fromkeys(keys)
+        unread = [*keys]
+        for delay_s in _DELAYS_S:
+            await asyncio.sleep(delay_s)
+            items |= _load_all(namespace, unread, await self.store.amget(unread)) if unread else {}
+            unread = [key for key in unread if _is_damaged(items[key])]
+            if not unread:
+                break
+        return [*items.values()]
 
     def _keys(self, prefix: str) -> list[str]:
         keys = [*self.store.yield_keys(prefix=prefix)]
@@ -103,16 +125,24 @@ def _dump(namespace: tuple[str, ...], key: str, value: Mapping[str, Any]) -> byt
     return json.dumps({"namespace": namespace, "key": key, "value": value, "at": at}, ensure_ascii=False).encode()
 
 
+def _load_all(namespace: tuple[str, ...], keys: Sequence[str], stored: Iterable[Any]) -> dict[str, Item | None]:
+    return {key: _load(key, namespace, value) for key, value in zip(keys, stored, strict=True)}
+
+
+def _is_damaged(item: Item | None) -> bool:
+    return item is not None and item.key.startswith(_DAMAGED)
+
+
 def _load(flat_key: str, namespace: tuple[str, ...], stored: Any) -> Item | None:
     if stored is None:
         return None
-    item = _read(stored)
+    item = _parse(stored)
     if item is None or item.namespace != namespace:
         return Item(namespace=namespace, key=_DAMAGED + flat_key, value={}, created_at=_LONG_AGO, updated_at=_LONG_AGO)
     return item
 
 
-def _read(stored: Any) -> Item | None:
+def _parse(stored: Any) -> Item | None:
     """Return an item, or `None` if it is damaged. The error of a JSON parser would hold the whole text."""
     try:
         item = json.loads(stored)
@@ -123,8 +153,7 @@ def _read(stored: Any) -> Item | None:
         return None
 
 
-def _page(op: SearchOp, keys: Sequence[str], stored: Iterable[Any]) -> list[SearchItem]:
-    items = [_load(key, op.namespace_prefix, value) for key, value in zip(keys, stored, strict=True)]
+def _page(op: SearchOp, items: Iterable[Item | None]) -> list[SearchItem]:
     matches = [
         SearchItem(item.namespace, item.key, item.value, item.created_at, item.updated_at)
         for item in items

@@ -147,3 +147,22 @@ def test_key_that_looks_like_one_of_a_damaged_item_reaches_no_other_user():
         memory.store.put(("preferences", "alice"), key, {"text": "Be rude.", "weight": 1.0})
         memory.store.delete(("preferences", "alice"), key)
     assert memory.recall("bob") == [BRIEF]
+
+
+class Torn(InMemoryByteStore):
+    """A store whose next two reads find items of which only a part is written."""
+
+    num_torn = 0
+
+    def mget(self, keys):
+        self.num_torn -= 1
+        return [value[:10] if value and self.num_torn >= 0 else value for value in super().mget(keys)]
+
+
+async def test_item_that_is_being_written_is_read_again():
+    memory = PreferenceMemory(store := Torn())
+    memory.remember("alice", BRIEF)
+    store.num_torn = 2
+    assert memory.recall("alice") == [BRIEF]
+    store.num_torn = 2
+    assert await memory.arecall("alice") == [BRIEF]

@@ -3,8 +3,10 @@
 import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from enum import IntEnum
 from itertools import count
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -83,6 +85,12 @@ async def test_all_fields_of_a_preference_are_stored(memory):
     stored = Preference("Sag „du“ zu mir. 漢字 👩‍🚀\n\"quoted\" 'and' \\", -100.0, "learned", SOON)
     assert await memory.remember("alice", stored) == stored
     assert await memory.recall("alice") == [stored]
+
+
+async def test_weights_may_be_any_kind_of_number(memory):
+    for weight in (np.float64(0.5), IntEnum("Weight", "ONE").ONE, 5e-324):
+        preference = await memory.remember("alice", Preference("Be brief.", weight))
+        assert await memory.recall("alice") == [preference]
 
 
 async def test_any_non_empty_string_is_a_user_id(memory):

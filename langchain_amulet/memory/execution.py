@@ -189,6 +189,10 @@ def _perform_all(store: BaseStore, steps: _Steps[_T]) -> _T:
                 raise
             except Exception as error:  # noqa: BLE001 - `_attempts` raises it again, unless it is transient
                 step = steps.throw(error)
+            except BaseException:  # a KeyboardInterrupt may leave a transaction open, in which all later writes fail
+                if has_sync_connection(store):
+                    roll_back(store)
+                raise
             else:
                 step = steps.send(result)
         return step.result

@@ -1,14 +1,17 @@
 """Stores that hang, calls that are given up, and processes that are forked."""
 
 import asyncio
+import contextlib
 import contextvars
 import os
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
 from langgraph.store.memory import InMemoryStore
+from langgraph.store.sqlite import SqliteStore
 
 from langchain_amulet import ChatAmulet, PreferenceMemory
 from langchain_amulet.memory import execution
@@ -117,6 +120,30 @@ def test_read_that_the_user_interrupts_leaves_no_call_behind(busy, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         PreferenceMemory(store).recall("alice")
     assert busy.num_waiting == 0
+
+
+class InterruptedOnce(SqliteStore):
+    """A store whose first write is interrupted inside its transaction."""
+
+    is_interrupted = False
+
+    def batch(self, ops):
+        if not self.is_interrupted:
+            self.is_interrupted = True
+            self.conn.execute("BEGIN IMMEDIATE")
+            raise KeyboardInterrupt
+        return super().batch(ops)
+
+
+def test_write_that_the_user_interrupts_leaves_no_transaction_open():
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)) as connection:
+        store = InterruptedOnce(connection)
+        store.setup()
+        memory = PreferenceMemory(store)
+        with pytest.raises(KeyboardInterrupt):
+            memory.remember("alice", "Be kind.")
+        memory.remember("alice", BRIEF)
+        assert memory.recall("alice") == [BRIEF]
 
 
 def _interrupted(*_):

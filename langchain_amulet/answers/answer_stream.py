@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from langchain_amulet.answers.detokenizer import TextStream
 from langchain_amulet.answers.parser import AnswerParser, AnswerSyntax, Delta
+from langchain_amulet.answers.stop_strings import StopStrings
 from langchain_amulet.engine.generation import Generation
 
 _MIN_LOGPROB = -9999.0  # OpenAI's value for very unlikely tokens; JSON has no infinity
@@ -34,7 +35,7 @@ class AnswerStream:
         generation: Generation,
         tokenizer: PreTrainedTokenizerFast,
         *,
-        stop: Sequence[str],
+        stop: StopStrings,
         spell: Callable[[int], bytes],
         syntax: AnswerSyntax | None,
         num_prompt_tokens: Sequence[int],

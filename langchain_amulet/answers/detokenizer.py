@@ -1,19 +1,25 @@
 """Decodes a stream of token ids to text, and ends the text at stop strings."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 from transformers import PreTrainedTokenizerFast
 
+from langchain_amulet.answers.stop_strings import NO_STOP, StopScanner, StopStrings
+
 _REPLACEMENT = "\ufffd"  # decoding of bytes that are not a (complete) character
+_MAX_UNDECIDED = 16  # tokens; a character has up to 4 bytes, so the bytes of more tokens are broken
+_WINDOW = 8  # tokens that are decoded again after that; more than the bytes of a character
 
 
 class TextStream:
     """Decodes tokens incrementally and ends at stop strings.
 
     A character that spans several tokens is emitted when it is complete. Text that may be the start of a stop string is
-    held back until later tokens decide. The concatenated pieces equal the tokenizer's decoding of all tokens, cut at
-    the earliest stop string. There is one exception: bytes that do not form a character become U+FFFD, and a tokenizer
-    with byte fallback that decodes all tokens at once may also replace valid characters beside them.
+    held back until later tokens decide. The concatenated pieces equal the tokenizer's decoding of all tokens, cut where
+    the first stop string is complete. There is one exception: bytes that do not form a character become U+FFFD, and a
+    tokenizer with byte fallback that decodes all tokens at once may also replace valid characters beside them.
+
+    Each token is decoded a bounded number of times, whatever the text.
 
     Args:
         tokenizer: The model's fast tokenizer.
@@ -22,58 +28,55 @@ class TextStream:
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerFast, stop: Sequence[str] = (), shown: Collection[str] | None = ()
+        self, tokenizer: PreTrainedTokenizerFast, stop: StopStrings = NO_STOP, shown: Collection[str] | None = ()
     ) -> None:
         self._backend = tokenizer.backend_tokenizer
         added = tokenizer.added_tokens_decoder.items()
         self._hidden = {i for i, token in added if token.special and shown is not None and token.content not in shown}
-        self._stop = tuple(stop)
+        self._scanner = StopScanner(stop)
+        # The last tokens, and the part of their text that is final. Tokens of which all text is final stay here as
+        # context, because they determine whether a space precedes the new text.
         self._token_ids: list[int] = []
-        # The text of tokens before _num_decoded is final. Decoding starts at _context, because the tokens from there to
-        # _num_decoded determine whether a space precedes the new text.
-        self._context = self._num_decoded = 0
-        self._pending = ""
-        self.is_stopped = False
+        self._final = ""
+        self._num_final = 0  # tokens of which all text is final
+
+    @property
+    def is_stopped(self) -> bool:
         """Whether the text has reached a stop string."""
+        return self._scanner.is_stopped
 
     def push(self, token_id: int) -> str:
         """Add one token; return the text that has become final, possibly of earlier tokens and possibly empty."""
+        if token_id in self._hidden:
+            return ""
         self._token_ids.append(token_id)
         text = self._new_text()
-        if not text or text.endswith(_REPLACEMENT):  # possibly within a character
+        if text and not text.endswith(_REPLACEMENT):
+            self._keep(self._num_final, held="")
+        elif len(self._token_ids) - self._num_final > _MAX_UNDECIDED:  # not within a character, but broken bytes
+            held = _REPLACEMENT if text else ""  # the last one may still be the start of a character
+            text = text.removesuffix(held)
+            self._keep(len(self._token_ids) - _WINDOW, held)
+        else:
             return ""
-        self._context, self._num_decoded = self._num_decoded, len(self._token_ids)
-        return self._release(text)
+        return self._scanner.push(text)
 
     def finish(self) -> str:
         """End the text; return the rest that was held back."""
-        if self.is_stopped:
-            return ""
-        rest = self._release(self._new_text())
-        return rest if self.is_stopped else rest + self._take(len(self._pending))
+        return self._scanner.finish(self._new_text())
 
     def _new_text(self) -> str:
-        previous, current = self._decode(self._num_decoded), self._decode(len(self._token_ids))
-        return current[len(previous) :]
+        text = self._decode()
+        if self._final.endswith(_REPLACEMENT) and not text.startswith(self._final):
+            return text  # bytes that seemed broken have become characters; this happens with byte fallback only
+        return text[len(self._final) :]
 
-    def _decode(self, end: int) -> str:
-        shown = [token_id for token_id in self._token_ids[self._context : end] if token_id not in self._hidden]
-        text: str = self._backend.decode(shown, skip_special_tokens=False)
+    def _keep(self, start: int, held: str) -> None:
+        """Keep the tokens from `start` on; their text is final except for `held` at its end."""
+        self._token_ids = self._token_ids[start:]
+        self._num_final = len(self._token_ids)
+        self._final = self._decode().removesuffix(held)
+
+    def _decode(self) -> str:
+        text: str = self._backend.decode(self._token_ids, skip_special_tokens=False)
         return text
-
-    def _release(self, text: str) -> str:
-        self._pending += text
-        starts = [index for index in map(self._pending.find, self._stop) if index >= 0]
-        if starts:
-            self.is_stopped = True
-            return self._take(min(starts))
-        return self._take(len(self._pending) - self._num_undecided())
-
-    def _take(self, length: int) -> str:
-        taken, self._pending = self._pending[:length], self._pending[length:]
-        return taken
-
-    def _num_undecided(self) -> int:
-        """Return the length of the longest suffix of the pending text that is a prefix of a stop string."""
-        longest = min(len(self._pending), max(map(len, self._stop), default=1) - 1)
-        return next((n for n in range(longest, 0, -1) if any(s.startswith(self._pending[-n:]) for s in self._stop)), 0)

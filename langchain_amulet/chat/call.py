@@ -10,6 +10,7 @@ from langchain_core.outputs import ChatGenerationChunk
 from langchain_amulet.answers.answer_stream import AnswerStream
 from langchain_amulet.answers.parser import AnswerSyntax, knows_reasoning, opened_reasoning, response_template
 from langchain_amulet.chat.prefix_sharing import prefix_keys
+from langchain_amulet.answers.stop_strings import StopStrings
 from langchain_amulet.chat.settings import CallSettings
 from langchain_amulet.engine.engine import Engine
 from langchain_amulet.engine.generation import Generation
@@ -112,7 +113,7 @@ def prepare_call(
         AnswerStream,
         tokenizer=loaded.tokenizer,
         spell=loaded.constraints.spell,
-        stop=() if output.is_structure else settings.stop,  # a stop string would cut JSON off
+        stop=StopStrings(() if output.is_structure else settings.stop),  # a stop string would cut JSON off
         syntax=_syntax(loaded, output, prompts[0], open_tag),
         num_prompt_tokens=[len(prompt) for prompt in prompts],
         metadata={

@@ -15,6 +15,7 @@ from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from pydantic import BeforeValidator, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
+from langchain_amulet.answers.answer_stream import with_tool_errors
 from langchain_amulet.chat.call import BASE_STREAM, Call, prepare_call, render
 from langchain_amulet.chat.field_types import from_dict, opaque, without_input
 from langchain_amulet.chat.identity import identifying_params, saved_attributes
@@ -291,7 +292,7 @@ class ChatAmulet(LocalChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,  # noqa: ARG002 - invoke reports no tokens
         **kwargs: Any,
     ) -> ChatResult:
-        return generate_from_stream(self._stream(messages, stop, **kwargs))
+        return with_tool_errors(generate_from_stream(self._stream(messages, stop, **kwargs)))
 
     async def _agenerate(
         self,
@@ -300,7 +301,7 @@ class ChatAmulet(LocalChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,  # noqa: ARG002
         **kwargs: Any,
     ) -> ChatResult:
-        return await agenerate_from_stream(self._astream(messages, stop, **kwargs))
+        return with_tool_errors(await agenerate_from_stream(self._astream(messages, stop, **kwargs)))
 
     def _stream(
         self,

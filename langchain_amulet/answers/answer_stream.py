@@ -4,9 +4,9 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from langchain_core.messages import AIMessageChunk
+from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
-from langchain_core.outputs import ChatGenerationChunk
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from transformers import PreTrainedTokenizerFast
 
 from langchain_amulet.answers.detokenizer import TextStream
@@ -15,6 +15,23 @@ from langchain_amulet.answers.stop_strings import StopStrings
 from langchain_amulet.engine.generation import Generation
 
 _MIN_LOGPROB = -9999.0  # OpenAI's value for very unlikely tokens; JSON has no infinity
+
+_TOOL_ERRORS = "tool_errors"
+
+
+def with_tool_errors(result: ChatResult) -> ChatResult:
+    """Return the result of a call with the errors of its invalid tool calls, which LangChain drops when it adds chunks.
+
+    They are in `response_metadata["tool_errors"]`, by id of the call.
+    """
+    for generation in result.generations:
+        message = generation.message
+        errors = message.response_metadata.get(_TOOL_ERRORS, {})
+        if errors and isinstance(message, AIMessage):
+            message.invalid_tool_calls = [
+                {**call, "error": errors.get(call["id"], call["error"])} for call in message.invalid_tool_calls
+            ]
+    return result
 
 
 class AnswerStream:
@@ -69,6 +86,8 @@ class AnswerStream:
         if delta := self._last_delta(self._text.finish()):
             yield ChatGenerationChunk(message=self._message(delta))
         metadata = {**self._metadata, "finish_reason": self._finish_reason()}
+        if self._parser and self._parser.errors:
+            metadata[_TOOL_ERRORS] = self._parser.errors
         message = self._message(Delta(), metadata, chunk_position="last", usage_metadata=self._usage())
         yield ChatGenerationChunk(message=message)
 

@@ -9,7 +9,7 @@ from langchain_core.messages.tool import ToolCallChunk
 from transformers import PreTrainedTokenizerFast
 from transformers.utils.chat_parsing import ResponseParser
 
-from langchain_amulet.answers.tool_call_stream import ToolCallStream, invalid_call, whole_call
+from langchain_amulet.answers.tool_call_stream import ToolCallStream, invalid_call, is_bound, whole_call
 from langchain_amulet.structured.tool_formats import ToolFormat
 
 REASONING_TAGS = ("<think>", "</think>")
@@ -72,8 +72,8 @@ class AnswerParser:
     """Splits a streamed answer into content, reasoning and tool calls; the result does not depend on chunk boundaries.
 
     Transformers' response parser finds the parts. Names and arguments of tool calls are emitted as the model writes
-    them. A call that is incomplete or not valid JSON is emitted such that LangChain reports it as an
-    `invalid_tool_call`.
+    them. A call that is incomplete or not valid JSON, or that calls a tool that is not bound, is emitted such that
+    LangChain reports it as an `invalid_tool_call`.
 
     Args:
         syntax: How to find the parts.
@@ -88,6 +88,8 @@ class AnswerParser:
         self._names = {tool["function"]["name"] for tool in syntax.tools}
         self._calls: ToolCallStream | None = None
         self._num_calls = 0
+        self.errors: dict[str, str] = {}
+        """By id of an invalid call, what is wrong with it, if it calls a tool that is not bound."""
         self._raw = ""  # text of the current region of calls, if the template parses the calls
         self._is_in_call = False  # whether the text is within a region of calls
         self._started_fields: set[str] = set()
@@ -162,35 +164,24 @@ class AnswerParser:
         elif not self._calls_are_text:
             self._raw += event.get("text", "")
             if kind == "region_close":
-                yield from _read_calls(event["value"], self._num_calls, self._raw)
+                value = event["value"]
+                for number, call in enumerate(value if isinstance(value, list) else [value], start=self._num_calls):
+                    yield whole_call(call, self._raw, number, self._names)
         elif self._calls is not None:
             yield from self._calls.push(event["text"]) if kind == "region_chunk" else self._calls.close()
 
     def _add(self, delta: Delta, chunks: Iterable[ToolCallChunk]) -> None:
         for chunk in chunks:
+            if chunk["name"] and chunk["id"] and not is_bound(chunk["name"], self._names):
+                self.errors[chunk["id"]] = (
+                    f"The model called {chunk['name']!r}, which is not bound. Bound tools: {sorted(self._names)}."
+                )
             last = delta.tool_calls[-1] if delta.tool_calls else None
             if last is not None and last["index"] == chunk["index"]:  # LangChain merges chunks across messages only
                 last["args"] = (last["args"] or "") + (chunk["args"] or "")
             else:
                 delta.tool_calls.append(chunk)
             self._num_calls = max(self._num_calls, (chunk["index"] if isinstance(chunk["index"], int) else 0) + 1)
-
-
-def _read_calls(value: Any, index: int, raw: str) -> Iterator[ToolCallChunk]:
-    """Convert calls that the tokenizer's own template has parsed to chunks.
-
-    Args:
-        value: A call, or a list of calls, in OpenAI's format.
-        index: Index of the first call in the answer.
-        raw: The text of the calls, which an invalid call reports if `value` has another format.
-    """
-    for number, call in enumerate(value if isinstance(value, list) else [value], start=index):
-        function = call if isinstance(call, dict) else {}
-        function = function["function"] if isinstance(function.get("function"), dict) else function
-        if isinstance(function.get("name"), str):
-            yield whole_call(function["name"], function.get("arguments") or {}, number)
-        else:
-            yield invalid_call(raw, number)
 
 
 def knows_reasoning(tokenizer: PreTrainedTokenizerFast) -> bool:

@@ -1,5 +1,6 @@
 """Parses tool calls from a text stream, and emits names and arguments as the model writes them."""
 
+import io
 import json
 import re
 import secrets
@@ -11,7 +12,10 @@ from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
 
 # The usual form of a call, up to the opening brace of its arguments. After it, arguments are streamed.
 _CALL_START = re.compile(r'\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*\{')
-_BARE_NAME = re.compile(r"(?<![^\s\[\]{},;\"'])([^\s\[\]{},;\"'`]+)\s*(?:\[CALL_ID\]\S+\s*)?(?:\[ARGS\]\s*)?$")
+_BARE_NAME = re.compile(
+    r"(?<![^\s\[\]{},;\"'])([^\s\[\]{},;\"'`]+)\s*(?:\[CALL_ID\]\S{1,64}\s*)?(?:\[ARGS\]\s*)?(?P<null>null\s*)?$"
+)
+_BARE_NAME_LENGTH = 512  # characters before an object in which its name is searched
 _ID_ALPHABET = string.ascii_letters + string.digits
 # Makes arguments invalid JSON. LangChain completes partial JSON, so an agent would run an incomplete call; but it does
 # not repair an unmatched closing bracket.
@@ -24,10 +28,34 @@ def new_id() -> str:
     return "".join(secrets.choice(_ID_ALPHABET) for _ in range(_ID_LENGTH))
 
 
-def whole_call(name: str, arguments: Any, index: int) -> ToolCallChunk:
-    """Return a complete call as one chunk; it is an invalid call if `arguments` are not a JSON object."""
-    args = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-    return tool_call_chunk(name=name, args=args if _is_object(args) else args + _BAD_SUFFIX, id=new_id(), index=index)
+def whole_call(call: Any, raw: str, index: int, names: Collection[str]) -> ToolCallChunk:
+    """Return a complete call as one chunk.
+
+    Args:
+        call: A parsed call: `{"name": ..., "arguments": ...}`, or one in OpenAI's format. Without arguments, or with
+            `null`, they are an empty object.
+        raw: The text of the call, which an invalid call reports if `call` is none.
+        index: Index of the call in the answer.
+        names: Names of the bound tools; empty if any name is valid. A call of another tool is an invalid call, as is
+            one whose arguments are not a JSON object.
+    """
+    function = call if isinstance(call, dict) else {}
+    function = function["function"] if isinstance(function.get("function"), dict) else function
+    name, arguments = function.get("name"), function.get("arguments", function.get("parameters"))
+    if not isinstance(name, str):
+        return invalid_call(raw, index)
+    args = (
+        arguments
+        if isinstance(arguments, str)
+        else json.dumps({} if arguments is None else arguments, ensure_ascii=False)
+    )
+    is_valid = is_bound(name, names) and _is_object(args)
+    return tool_call_chunk(name=name, args=args if is_valid else args + _BAD_SUFFIX, id=new_id(), index=index)
+
+
+def is_bound(name: str, names: Collection[str]) -> bool:
+    """Return whether a tool of this name may be called; if `names` is empty, any may."""
+    return not names or name in names
 
 
 def invalid_call(text: str, index: int) -> ToolCallChunk:
@@ -41,27 +69,30 @@ class ToolCallStream:
 
     Args:
         index: Index of the first call of the region in the answer.
-        names: Names of the bound tools. Only these are tool names if they precede an object.
+        names: Names of the bound tools; a call of another one is an invalid call. Only these are tool names if they
+            precede an object. If empty, any tool may be called.
     """
 
     def __init__(self, index: int, names: Collection[str] = ()) -> None:
         self._index = index
         self._names = names
-        self._outside = ""  # text after the last call
+        self._outside = io.StringIO()  # text after the last call
         self._has_any = False
         self._restart()
 
     def _restart(self) -> None:
         self._nesting = _JsonNesting()
-        self._text = ""  # the current object so far
-        self._args: str | None = None  # the current call's arguments so far, once its name is known
+        self._text = io.StringIO()  # the current object so far
+        self._args: io.StringIO | None = None  # the current call's arguments so far, once its name is known
         self._num_sent = 0  # number of characters of the arguments that have been emitted
         self._args_depth = 0  # nesting depth of the arguments
+        self._is_bound = True
+        self._may_start = True  # whether the object may still turn out to be a call in the usual form
 
     @property
     def rest(self) -> str:
         """Text after the last call."""
-        return self._outside.strip(" \n\t,;]`") if self._has_any else ""
+        return self._outside.getvalue().strip(" \n\t,;]`") if self._has_any else ""
 
     def push(self, text: str) -> Iterator[ToolCallChunk]:
         """Parse more text; yield the new chunks."""
@@ -72,42 +103,54 @@ class ToolCallStream:
     def close(self) -> Iterator[ToolCallChunk]:
         """End the region; yield the rest. An incomplete call becomes an invalid call."""
         if self._nesting.depth == 0:
-            if self._outside.strip() and not self._has_any:
-                yield invalid_call(self._outside, self._index)
+            if not self._has_any:
+                yield from self._close_text(self._outside.getvalue())
             return
         if self._args is None:
-            yield invalid_call(self._text, self._index)
+            yield invalid_call(self._text.getvalue(), self._index)
         elif self._nesting.depth > self._args_depth:
-            self._args += self._nesting.invalid_suffix
+            self._args.write(self._nesting.invalid_suffix)
             yield from self._flush()
         self._next()
+
+    def _close_text(self, text: str) -> Iterator[ToolCallChunk]:
+        """End a region without an object: it may hold a name with `null` as arguments."""
+        name = _BARE_NAME.search(text[-_BARE_NAME_LENGTH:])
+        if name and name["null"] and name[1] in self._names:
+            yield whole_call({"name": name[1]}, text, self._index, self._names)
+        elif text.strip():
+            yield invalid_call(text, self._index)
 
     def _step(self, character: str) -> Iterator[ToolCallChunk]:
         depth_before = self._nesting.depth
         self._nesting.push(character)
         if depth_before == 0 == self._nesting.depth:
-            self._outside += character
+            self._outside.write(character)
             return
-        self._text += character
+        self._text.write(character)
         if depth_before == 0:
             yield from self._begin()
             return
         if self._args is not None and depth_before > self._args_depth:
-            self._args += character
-        elif self._args is None and character == "{" and (start := _CALL_START.fullmatch(self._text)):
-            yield self._start(_name(start[1]), depth=1)
+            self._args.write(character)
+        elif depth_before == 1 and self._nesting.depth > 1 and self._may_start:
+            self._may_start = False  # the arguments are the first object within a call in the usual form
+            if start := _CALL_START.fullmatch(self._text.getvalue()):
+                yield self._start(_name(start[1]), depth=1)
         if self._nesting.depth == 0:
             yield from self._end()
 
     def _begin(self) -> Iterator[ToolCallChunk]:
         """Start an object. If a tool name precedes it, the object holds the arguments of that tool."""
-        name = _BARE_NAME.search(self._outside)
-        self._outside, self._has_any = "", True
-        if name and name[1] in self._names:
+        name = _BARE_NAME.search(self._outside.getvalue()[-_BARE_NAME_LENGTH:])
+        self._outside, self._has_any = io.StringIO(), True
+        if name and not name["null"] and name[1] in self._names:
             yield self._start(name[1], depth=0)
 
     def _start(self, name: str, *, depth: int) -> ToolCallChunk:
-        self._args, self._args_depth = "{", depth
+        self._args, self._args_depth, self._may_start = io.StringIO(), depth, False
+        self._args.write("{")
+        self._is_bound = is_bound(name, self._names)
         return tool_call_chunk(name=name, args="", id=new_id(), index=self._index)
 
     def _end(self) -> Iterator[ToolCallChunk]:
@@ -115,14 +158,16 @@ class ToolCallStream:
         if self._args is None:
             yield self._parse_complete()
         else:
-            if not _is_object(self._args):
-                self._args += _BAD_SUFFIX
+            if not self._is_bound or not _is_object(self._args.getvalue()):
+                self._args.write(_BAD_SUFFIX)
             yield from self._flush()
         self._next()
 
     def _flush(self) -> Iterator[ToolCallChunk]:
-        if self._args is not None and self._num_sent < len(self._args):
-            new, self._num_sent = self._args[self._num_sent :], len(self._args)
+        if self._args is not None and self._num_sent < self._args.tell():
+            self._args.seek(self._num_sent)
+            new = self._args.read()
+            self._num_sent += len(new)
             yield tool_call_chunk(args=new, index=self._index)
 
     def _next(self) -> None:
@@ -131,15 +176,12 @@ class ToolCallStream:
 
     def _parse_complete(self) -> ToolCallChunk:
         """Return the chunk of a complete object whose keys are in another order, or which is not a call."""
+        text = self._text.getvalue()
         try:
-            call = json.loads(self._text)
+            call = json.loads(text)
         except (ValueError, RecursionError):
-            return invalid_call(self._text, self._index)
-        call = call.get("function", call) if isinstance(call.get("function"), dict) else call
-        arguments = call.get("arguments", call.get("parameters", {}))
-        if not isinstance(call.get("name"), str):
-            return invalid_call(self._text, self._index)
-        return whole_call(call["name"], arguments, self._index)
+            return invalid_call(text, self._index)
+        return whole_call(call, text, self._index, self._names)
 
 
 class _JsonNesting:

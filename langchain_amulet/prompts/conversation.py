@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections import Counter, deque
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, TypeAlias
@@ -135,21 +136,38 @@ def fold_system_into_user(conversation: list[Turn]) -> list[Turn]:
 def one_call_per_turn(conversation: list[Turn]) -> list[Turn]:
     """Split a turn with several calls into one turn per call, followed by its result.
 
-    Some templates accept only one call per turn.
+    Some templates accept only one call per turn. Results belong to the last turn with calls before them, since ids may
+    occur again in later turns.
     """
     split: list[Turn] = []
-    results = [turn for turn in conversation if turn["role"] == "tool"]
-    moved: list[Turn] = []
+    answered: list[Turn] = []  # a turn with several calls, and what follows it
     for turn in conversation:
-        calls = turn.get("tool_calls", ())
-        if len(calls) < 2:  # noqa: PLR2004 - several
-            split += [] if turn in moved else [turn]
-            continue
-        for number, call in enumerate(calls):
-            call_results = [result for result in results if result["tool_call_id"] == call["id"]]
-            split += [{**turn, "content": "" if number else turn["content"], "tool_calls": [call]}, *call_results]
-            moved += call_results
-    return split
+        if turn.get("tool_calls"):
+            split += _one_call_per_turn(answered)
+            answered = []
+        answered.append(turn)
+    return [*split, *_one_call_per_turn(answered)]
+
+
+def _one_call_per_turn(turns: list[Turn]) -> list[Turn]:
+    """Split the first turn, if it has several calls, and move the results behind their calls."""
+    calls = turns[0].get("tool_calls", ()) if turns else ()
+    if len(calls) < 2:  # noqa: PLR2004 - several
+        return turns
+    first, *rest = turns
+    results: dict[str, deque[Turn]] = {call["id"]: deque() for call in calls}
+    others: list[Turn] = []
+    for turn in rest:
+        (results.get(turn["tool_call_id"], others) if turn["role"] == "tool" else others).append(turn)
+    num_left = Counter(call["id"] for call in calls)
+    split: list[Turn] = []
+    for number, call in enumerate(calls):
+        own = results[call["id"]]
+        num_left[call["id"]] -= 1
+        # Calls with the same id take one result each, in order; the last one takes all that are left.
+        taken = [own.popleft() for _ in range(min(1, len(own)) if num_left[call["id"]] else len(own))]
+        split += [{**first, "content": "" if number else first["content"], "tool_calls": [call]}, *taken]
+    return [*split, *others]
 
 
 def without_tools(conversation: list[Turn], tool_format: ToolFormat) -> list[Turn]:

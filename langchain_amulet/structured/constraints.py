@@ -125,7 +125,7 @@ class Constraints:
         between = self._format.separator + self._format.before
         more = f"({self._literal(between)} call)*" if is_parallel else ""
         bodies = [
-            f"call_{number}: {self._literal(name + self._format.between)} "
+            f"call_{number}: {_quoted(self._format.spell(name))} {self._literal(self._format.between)} "
             f"{_json(spec.parameters(name), **options)} {self._literal(self._format.after)}"
             for number, name in enumerate(spec.callable_names)
         ]

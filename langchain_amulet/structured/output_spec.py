@@ -1,6 +1,7 @@
 """What an answer may contain (text, tool calls, JSON), as read from the arguments of a call."""
 
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -21,6 +22,8 @@ ToolChoice: TypeAlias = Literal["auto", "none", "any"]
 CONVERSION_ERRORS = (TypeError, ValueError, KeyError, AttributeError)
 """What LangChain raises if it cannot convert an object to a tool or a schema."""
 
+_TOOL_NAME = re.compile(r"[\w.:/-]{1,128}")
+"""The names that all tool formats can carry: within quotes, and bare before the arguments."""
 _ANY_TOOL = ("any", "required")
 _JSON_TYPES = frozenset(("array", "boolean", "integer", "null", "number", "object", "string"))
 _FUNCTION_KEYS = frozenset(("name", "description", "strict"))
@@ -115,7 +118,8 @@ def as_openai_tool(tool: Any, *, strict: bool | None = None) -> dict[str, Any]:
         strict: Value of the function's `strict` field; `None` leaves the field out.
 
     Raises:
-        ToolError: LangChain cannot convert `tool`, or it runs on a provider's servers, such as OpenAI's web search.
+        ToolError: LangChain cannot convert `tool`, a tool format cannot carry its name, or it runs on a provider's
+            servers, such as OpenAI's web search.
         SchemaError: The schema of its parameters is not a dict, or cannot be written as JSON.
     """
     if isinstance(tool, Mapping) and not is_tool(tool):
@@ -131,6 +135,12 @@ def as_openai_tool(tool: Any, *, strict: bool | None = None) -> dict[str, Any]:
         msg = (
             f"A tool must be a function with a name and parameters, got type {kind!r}. Tools that run on a provider's "
             f"servers are not available to a local model."
+        )
+        raise ToolError(msg)
+    if not _TOOL_NAME.fullmatch(function["name"]):
+        msg = (
+            f"A tool's name must have 1 to 128 letters, digits or characters of '_-.:/', got {function['name']!r}. "
+            f"Rename the tool."
         )
         raise ToolError(msg)
     check_schema(function.get("parameters") or {})

@@ -35,7 +35,9 @@ The wording is that of Hermes' and Qwen's templates. The examples are there beca
 without them.
 """
 
-_ANY_NAME = r"[^\"\\]+"
+# Models write few blanks. With unlimited ones, reading a run of n blanks would take up to n³ steps.
+_BLANKS = r"\s{0,32}"
+_ANY_NAME = r"[^\"\\]{1,128}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +81,13 @@ class ToolFormat:
 
     def write(self, name: str, arguments: Any) -> str:
         """Return one call as the model writes it."""
-        call = f"{self.before}{name}{self.between}{json.dumps(arguments, ensure_ascii=False)}{self.after}"
+        written = json.dumps(arguments, ensure_ascii=False)
+        call = f"{self.before}{self.spell(name)}{self.between}{written}{self.after}"
         return f"{self.opening}{self.prefix}{call}{self.suffix}"
+
+    def spell(self, name: str) -> str:
+        """Return a tool's name as it stands in a call: escaped where it is within quotes."""
+        return json.dumps(name, ensure_ascii=False)[1:-1] if self.before.endswith('"') else name
 
     def opening_pattern(self, names: Sequence[str]) -> str:
         """Return a regular expression that matches the beginning of the calls.
@@ -88,13 +95,15 @@ class ToolFormat:
         Args:
             names: The names of the bound tools; empty to match any name.
         """
-        leading = rf"\A\s*(?:<\|python_tag\|>|```(?:json)?)?\s*(?={_call_start(names)})"
-        return rf"\s*{re.escape(self.opening)}|{leading}" if self.opening else leading
+        leading = rf"\A{_BLANKS}(?:<\|python_tag\|>|```(?:json)?)?{_BLANKS}(?={_call_start(names)})"
+        return rf"{_BLANKS}{re.escape(self.opening)}|{leading}" if self.opening else leading
 
 
 def _call_start(names: Sequence[str]) -> str:
-    any_name = "|".join(map(re.escape, names)) or _ANY_NAME
-    return rf'\{{\s*"name"\s*:\s*"(?:{any_name})"\s*,\s*"(?:arguments|parameters)"\s*:'
+    spellings = (re.escape(json.dumps(name, ensure_ascii=False)[1:-1]) for name in names)
+    any_name = "|".join(spellings) or _ANY_NAME
+    b = _BLANKS
+    return rf'\{{{b}"name"{b}:{b}"(?:{any_name})"{b},{b}"(?:arguments|parameters)"{b}:'
 
 
 HERMES = ToolFormat(

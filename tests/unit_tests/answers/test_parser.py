@@ -1,12 +1,14 @@
 """Answers told apart while they stream: content, reasoning and tool calls of every family, in whatever pieces."""
 
 import json
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from langchain_amulet.answers.parser import AnswerSyntax, opened_reasoning, response_template
+from langchain_amulet.answers.parser import AnswerParser, AnswerSyntax, opened_reasoning, response_template
+from langchain_amulet.answers.tool_call_stream import ToolCallStream
 from langchain_amulet.structured.tool_formats import HERMES, LLAMA3, MISTRAL, MISTRAL_V11
 from tests.fakes.parsed_answers import NAMES, ParsedAnswer, cut, parse, syntax_of
 from tests.fakes.tool_templates import FAMILIES
@@ -259,3 +261,96 @@ def test_calls_that_only_the_end_of_the_answer_closes_are_whole_there():
     template = {**FAMILIES["gemma4"].responses, "fields": fields}
     message = parse("<|tool_call>call:search{number:3}", AnswerSyntax(template, "", shown=None))
     assert message == ParsedAnswer("", "", [("search", {"number": 3})], [])
+
+
+# Calls without arguments, and calls of tools that are not bound
+
+
+@pytest.mark.parametrize("family", JSON_FAMILIES)
+@pytest.mark.parametrize("key", ["arguments", "parameters"])
+def test_null_arguments_are_no_arguments_in_every_family(family, key):
+    text = write(family, ("search", {})).replace('"arguments": {}', f'"{key}": null')
+    text = text.replace('"parameters": {}', f'"{key}": null').replace("[ARGS]{}", "[ARGS]null")
+    assert "null" in text
+    assert (
+        parse(text, SYNTAXES[family]) == parse([text], SYNTAXES[family]) == ParsedAnswer("", "", [("search", {})], [])
+    )
+
+
+@pytest.mark.parametrize("arguments", ["null", "{}"])
+def test_null_arguments_are_no_arguments_where_the_tokenizer_parses_calls(arguments):
+    fields = {"tool_calls": {"open": "<call>", "close": "</call>", "repeats": True, "content": "json"}}
+    syntax = AnswerSyntax({"start_anchor_pattern": r"\A", "fields": fields}, tools=SYNTAXES["qwen2.5"].tools)
+    text = f'<call>{{"name": "search", "arguments": {arguments}}}</call>'
+    assert parse(text, syntax) == ParsedAnswer("", "", [("search", {})], [])
+
+
+@pytest.mark.parametrize("arguments", ["[]", "0", "false", '""', "[1]"])
+def test_arguments_that_are_no_object_are_invalid(arguments):
+    text = f'<tool_call>\n{{"name": "search", "arguments": {arguments}}}\n</tool_call>'
+    message = parse([text], SYNTAXES["qwen2.5"])
+    assert (message.calls, len(message.invalid)) == ([], 1)
+
+
+UNBOUND = {
+    "qwen2.5": '<tool_call>\n{"name": "temperature", "arguments": {"a": 1}}\n</tool_call>',
+    "mistral": '[TOOL_CALLS] [{"name": "temperature", "arguments": {"a": 1}}]',
+    "gemma4": "<|tool_call>call:temperature{a:1}<tool_call|>",
+    "qwen3.5": "<tool_call>\n<function=temperature>\n<parameter=a>\n1\n</parameter>\n</function>\n</tool_call>",
+}
+
+
+@pytest.mark.parametrize("family", UNBOUND)
+def test_call_of_a_tool_that_is_not_bound_is_an_invalid_call(family):
+    for pieces in (UNBOUND[family], [UNBOUND[family]]):
+        message = parse(pieces, SYNTAXES[family])
+        assert message.calls == []
+        [(name, arguments)] = message.invalid
+        assert name == "temperature"
+        assert '"a": ' in arguments
+
+
+def test_calls_of_bound_tools_beside_one_that_is_not_bound_stay_valid():
+    good = write("qwen2.5", ("search", {"text": "a"}))
+    message = parse(f"{good}\n{UNBOUND['qwen2.5']}\n{good}", SYNTAXES["qwen2.5"])
+    assert message.calls == [("search", {"text": "a"})] * 2
+    assert [name for name, _ in message.invalid] == ["temperature"]
+
+
+def test_error_of_a_call_of_a_tool_that_is_not_bound_names_the_bound_ones():
+    parser = AnswerParser(SYNTAXES["qwen2.5"])
+    parser.push(UNBOUND["qwen2.5"])
+    parser.finish()
+    [error] = parser.errors.values()
+    assert "'temperature'" in error
+    assert all(name in error for name in NAMES)
+
+
+# Work
+
+
+@pytest.mark.parametrize("family", ["qwen2.5", "llama3.1", "mistral v11"])
+@pytest.mark.parametrize("blank", [" ", "\n", "{ ", "<tool_call>{ ", "[TOOL_CALLS] "])
+def test_opening_of_calls_holds_back_a_bounded_number_of_blanks(family, blank):
+    parser = AnswerParser(SYNTAXES[family])
+    parser.push(blank)
+    for _ in range(300):
+        parser.push(" ")
+    assert len(parser._parser._buffer) - parser._parser._pos <= 100
+
+
+@pytest.mark.parametrize("text", ['{"a": ' + "{" * 50, '{"name": "{{{{{{", "x": ' + "{" * 50, "{}" * 50])
+def test_start_of_a_call_is_searched_once_per_object(text, monkeypatch):
+    tried = []
+    pattern = Mock(fullmatch=lambda text: tried.append(text))
+    monkeypatch.setattr("langchain_amulet.answers.tool_call_stream._CALL_START", pattern)
+    [*ToolCallStream(0, NAMES).push(text)]
+    assert len(tried) <= 1
+
+
+def test_name_before_an_object_is_searched_in_a_bounded_part_of_the_text(monkeypatch):
+    searched = []
+    pattern = Mock(search=lambda text: searched.append(text))
+    monkeypatch.setattr("langchain_amulet.answers.tool_call_stream._BARE_NAME", pattern)
+    [*ToolCallStream(0, NAMES).push("[CALL_ID]xa" * 1_000 + "{")]
+    assert 0 < len(searched[0]) <= 512

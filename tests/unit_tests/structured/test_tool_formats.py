@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 
-from langchain_amulet.prompts.conversation import fold_system_into_user
+from langchain_amulet.prompts.conversation import fold_system_into_user, one_call_per_turn
 from langchain_amulet.prompts.renderer import PromptRenderer
 from langchain_amulet.structured.tool_formats import (
     GENERIC,
@@ -271,3 +271,43 @@ def test_format_is_detected_with_any_whitespace(call, expected):
 @pytest.mark.parametrize("family", [HERMES, LLAMA3, MISTRAL, MISTRAL_V11], ids=["hermes", "llama", "mistral", "v11"])
 def test_format_is_detected_from_a_call_that_it_has_written(family: ToolFormat):
     assert detect(family.write("probe", ARGUMENTS), "probe") == family
+
+
+# One call per turn
+
+
+def called(*ids: str) -> dict[str, Any]:
+    return {"role": "assistant", "content": "", "tool_calls": [{"id": call_id} for call_id in ids]}
+
+
+def result(call_id: str, content: str = "Rain.") -> dict[str, Any]:
+    return {"role": "tool", "content": content, "tool_call_id": call_id}
+
+
+@pytest.mark.parametrize(
+    ("conversation", "expected"),
+    [
+        ([called("a", "b"), result("b"), result("a")], [called("a"), result("a"), called("b"), result("b")]),
+        (
+            [called("a", "b"), result("a", "1"), result("b", "2"), called("a"), result("a", "3")],
+            [called("a"), result("a", "1"), called("b"), result("b", "2"), called("a"), result("a", "3")],
+        ),
+        (
+            [called("a", "b"), result("a"), result("b"), called("a"), result("a")],
+            [called("a"), result("a"), called("b"), result("b"), called("a"), result("a")],
+        ),
+        (
+            [called("a", "a"), result("a", "1"), result("a", "2")],
+            [called("a"), result("a", "1"), called("a"), result("a", "2")],
+        ),
+        ([called("a", "b"), result("c"), result("a")], [called("a"), result("a"), called("b"), result("c")]),
+        ([called("a"), result("a")], [called("a"), result("a")]),
+    ],
+)
+def test_calls_of_one_turn_are_split_with_the_results_of_that_turn(conversation, expected):
+    assert one_call_per_turn(conversation) == expected
+
+
+def test_name_of_a_call_in_the_history_is_escaped_within_quotes():
+    written = HERMES.write('a"b\\', {})
+    assert json.loads(written.removeprefix(HERMES.opening).removesuffix(HERMES.closing))["name"] == 'a"b\\'

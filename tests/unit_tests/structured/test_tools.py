@@ -15,6 +15,7 @@ from langchain_core.tools import StructuredTool, tool
 from pydantic import BaseModel, Field
 
 from langchain_amulet import ChatAmulet
+from langchain_amulet.answers.parser import AnswerParser, Delta
 from langchain_amulet.exceptions import MaxTokensError, SchemaError, ToolError
 from langchain_amulet.structured.output_spec import as_openai_tool, closed, output_spec, parse_tool_choice
 from tests.fakes.roomy import roomy_chat, roomy_model, tokenizer_of, without_ids
@@ -150,6 +151,19 @@ def test_tools_with_the_same_name_are_refused(llm):
 def test_tool_that_cannot_be_bound_is_refused(llm, wrong, words):
     with pytest.raises(ToolError, match=words):
         llm.bind_tools([wrong])
+
+
+@pytest.mark.parametrize("name", ["a\\b", "x<|im_end|>y", 'a"b', "a b", "a\n", "", "a" * 129, "a[ARGS]"])
+def test_name_that_a_tool_format_cannot_carry_is_refused_when_the_tool_is_bound(llm, name):
+    with pytest.raises(ToolError, match="must have 1 to 128 letters.*Rename the tool"):
+        llm.bind_tools([{**NAMED, "name": name, "parameters": PARAMETERS}])
+
+
+@pytest.mark.parametrize("family", ["qwen2.5", "llama3.1", "mistral", "mistral v11"])
+@pytest.mark.parametrize("name", ["server.search", "mcp:a/b-c_d", "天气", "é"])
+def test_names_with_other_letters_and_marks_come_back_as_they_are(family, name):
+    bound = roomy_chat(family, max_tokens=70).bind_tools([{**NAMED, "name": name, "parameters": {}}], tool_choice=name)
+    assert [call["name"] for call in bound.invoke(QUESTION).tool_calls] == [name]
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -370,3 +384,19 @@ def test_call_and_result_are_in_the_prompt_of_the_next_turn(llm):
     assert answer.usage_metadata["output_tokens"] == 5
     assert json.dumps({"name": "now", "arguments": {}}) in prompt
     assert "<tool_response>\nNoon.\n</tool_response>" in prompt
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_call_of_a_tool_that_is_not_bound_is_invalid_and_says_so(llm, monkeypatch, is_streamed):
+    whole = AnswerParser.finish
+    wrong = '<tool_call>\n{"name": "temperature", "arguments": {}}\n</tool_call>'
+    monkeypatch.setattr(AnswerParser, "push", lambda _parser, _text: Delta())
+    monkeypatch.setattr(AnswerParser, "finish", lambda parser, _text: whole(parser, wrong))
+    bound = llm.bind_tools(TOOLS)
+    chunks = [*bound.stream(QUESTION, max_tokens=2)] if is_streamed else [bound.invoke(QUESTION, max_tokens=2)]
+    message = sum(chunks[1:], start=chunks[0])
+    [call] = message.invalid_tool_calls
+    error = message.response_metadata["tool_errors"][call["id"]]
+    assert (call["name"], message.tool_calls) == ("temperature", [])
+    assert "'temperature', which is not bound" in error
+    assert call["error"] == (None if is_streamed else error)

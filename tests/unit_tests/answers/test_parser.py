@@ -342,7 +342,7 @@ def test_opening_of_calls_holds_back_a_bounded_number_of_blanks(family, blank):
 @pytest.mark.parametrize("text", ['{"a": ' + "{" * 50, '{"name": "{{{{{{", "x": ' + "{" * 50, "{}" * 50])
 def test_start_of_a_call_is_searched_once_per_object(text, monkeypatch):
     tried = []
-    pattern = Mock(fullmatch=lambda text: tried.append(text))
+    pattern = Mock(fullmatch=tried.append)
     monkeypatch.setattr("langchain_amulet.answers.tool_call_stream._CALL_START", pattern)
     [*ToolCallStream(0, NAMES).push(text)]
     assert len(tried) <= 1
@@ -350,7 +350,7 @@ def test_start_of_a_call_is_searched_once_per_object(text, monkeypatch):
 
 def test_name_before_an_object_is_searched_in_a_bounded_part_of_the_text(monkeypatch):
     searched = []
-    pattern = Mock(search=lambda text: searched.append(text))
+    pattern = Mock(search=searched.append)
     monkeypatch.setattr("langchain_amulet.answers.tool_call_stream._BARE_NAME", pattern)
     [*ToolCallStream(0, NAMES).push("[CALL_ID]xa" * 1_000 + "{")]
     assert 0 < len(searched[0]) <= 512

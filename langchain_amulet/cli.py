@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from pydantic import ValidationError
+
 from langchain_amulet.exceptions import AmuletError, InvalidParameterError, MissingExtraError
 
 try:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from langchain_amulet.chat_models import ChatAmulet
     from langchain_amulet.evaluation import Method, Scorer
 
+_INTERRUPTED = 130  # exit status, by the convention of shells
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -107,9 +110,12 @@ def evaluate_command(  # noqa: PLR0913 - options
             title=f"Evaluation of {model or 'the default model'}",
         )
         experiment.run()
-    except AmuletError as error:
+    except (AmuletError, ValidationError, OSError) as error:
         typer.echo(f"amulet eval: {error}", err=True)
         raise typer.Exit(2) from error
+    except KeyboardInterrupt as error:
+        typer.echo(f"Interrupted. The answers so far are in {folder}; the same command resumes.", err=True)
+        raise typer.Exit(_INTERRUPTED) from error
     typer.echo(f"{folder / 'report.md'}\n{folder / 'report.html'}")
 
 

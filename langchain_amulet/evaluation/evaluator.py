@@ -9,6 +9,7 @@ import math
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ from langchain_amulet.evaluation.protocol import PAPER_TABLE, Protocol
 from langchain_amulet.evaluation.questions.datasets import Dataset, Sample
 from langchain_amulet.evaluation.questions.dimensions import Dimension, as_dimension
 from langchain_amulet.evaluation.results import Evaluation
-from langchain_amulet.evaluation.runs.answer import Answer, answer_key
+from langchain_amulet.evaluation.runs.answer import ANSWER_FIELDS, Answer, answer_key
 from langchain_amulet.evaluation.runs.folder import JsonlRecords, RunFolder, locked
 from langchain_amulet.evaluation.runs.parallel import in_parallel
 from langchain_amulet.evaluation.scorers.scorer import Scorer, messages_of
@@ -39,6 +40,8 @@ from langchain_amulet.models.identity import identity
 
 PER_QUESTION_ERRORS = (ContextLengthError, EngineMemoryError, GenerationTimeoutError, NumericalError)
 """Errors that concern one question. The evaluation continues with the others."""
+_TRANSIENT_ERRORS = (EngineMemoryError, GenerationTimeoutError)
+"""Those of them that may not occur another time, so that a score without them is still to come."""
 _PROTOCOL_SETTINGS = ("temperature", "top_p", "max_tokens", "seed")
 _LATER_SETTINGS = {"ignore_unsupported_keywords": False}
 """Settings that the first folders do not contain. They are written where they differ from these defaults."""
@@ -104,7 +107,7 @@ def evaluate(
     jobs = [*_jobs(methods, sets, general, protocol)]
     with locked(folder):
         run_folder = RunFolder(folder, _config(llm, protocol))
-        by_key, failures = _generate_all(jobs, run_folder.records("answers"), llm, protocol)
+        by_key, failures = _generate_all(jobs, run_folder.records("answers", ANSWER_FIELDS), llm, protocol)
         answers = tuple(_per_preference(jobs, by_key))
         scores = {
             scorer.name: _score_all(scorer, _first_questions(scorer.limit, answers, sets), run_folder)
@@ -283,16 +286,35 @@ def _score_all(scorer: Scorer, answers: Iterable[Answer], run_folder: RunFolder)
     by_key = {answer.score_key: answer for answer in answers}
     if not scorer.is_stored:
         return {key: _score(scorer, answer) for key, answer in by_key.items()}
-    records = run_folder.records(_file_name(scorer))
+    records = run_folder.records(_file_name(scorer), ["score"])
     missing = [answer for key, answer in by_key.items() if key not in records]
     for answer in tqdm(missing, desc=scorer.name, unit="answer"):
-        records.append({"key": answer.score_key, "score": _score(scorer, answer)})
-    return {key: records[key]["score"] for key in by_key}
+        with suppress(*_TRANSIENT_ERRORS):  # not stored: the next evaluation tries again
+            records.append({"key": answer.score_key, "score": _lasting_score(scorer, answer)})
+    if unscored := [key for key in by_key if key not in records]:
+        msg = f"{len(unscored)} of {len(by_key)} answers could not be scored by {scorer.name}. Run it again to retry."
+        warnings.warn(msg, stacklevel=3)
+    return {key: records[key]["score"] if key in records else None for key in by_key}
 
 
 def _score(scorer: Scorer, answer: Answer) -> float | None:
     try:
+        return _lasting_score(scorer, answer)
+    except _TRANSIENT_ERRORS:
+        return None
+
+
+def _lasting_score(scorer: Scorer, answer: Answer) -> float | None:
+    """Return a score, or `None` if the answer has none however often it is scored.
+
+    Raises:
+        EngineMemoryError: Now there is too little memory.
+        GenerationTimeoutError: Now it takes too long.
+    """
+    try:
         score = scorer.score(answer)
+    except _TRANSIENT_ERRORS:
+        raise
     except PER_QUESTION_ERRORS:  # an answer that filled the context may exceed it after tokenising it again
         return None
     return None if score is None or not math.isfinite(score) else float(score)

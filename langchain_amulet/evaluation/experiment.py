@@ -127,7 +127,7 @@ class Experiment:
         return replace(self.protocol, temperatures=self.protocol.temperatures[:1])
 
     def _judge_section(self, evaluation: Evaluation, llm: BaseChatModel) -> Section:
-        judge = Judge(llm, JsonlRecords(Path(self.folder) / "verdicts.jsonl"))
+        judge = Judge(llm, JsonlRecords(Path(self.folder) / "verdicts.jsonl", ["outcome"]))
         judgements = [
             judge.judge(evaluation, baseline=self.baseline, temperature=temperature)
             for temperature in evaluation.temperatures
@@ -156,7 +156,7 @@ class Experiment:
         timed = sorted(distinct_methods(self.methods), key=lambda method: method.uses_preference)  # base is the first
         questions = [sample.question for sample in self.datasets[0].samples[:_NUM_TIMED]]
         preference = as_dimension(self.dimensions[0]).text
-        records = JsonlRecords(Path(self.folder) / "costs.jsonl")
+        records = JsonlRecords(Path(self.folder) / "costs.jsonl", ["costs"])
         model = self.llm.load().model
         place = [str(model.device), str(model.dtype)]
         keys = [method.decoding_key for method in timed]

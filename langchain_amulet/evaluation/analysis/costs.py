@@ -25,7 +25,8 @@ class Cost:
 
     method: str
     first_token_s: float | None
-    """Time of an answer of one token, in seconds. `None` for methods that do not stream."""
+    """Time of an answer of one token to a prompt of the same length, in seconds. `None` for methods that do not
+    stream."""
     token_s: float
     """Seconds per token after the first. For methods that do not stream, per token of the whole answer."""
     relative: float
@@ -57,7 +58,8 @@ def measure(
     Args:
         methods: The first one is the baseline of `Cost.relative`, such as plain decoding.
         questions: Each method answers each question in each round.
-        llm: The model. Each prompt begins with a different number, so that no cached prefix is reused.
+        llm: The model. Each prompt begins with a different number, so that no cached prefix is reused. The numbers have
+            equal lengths, so that the prompts of one question differ in nothing else.
         preference: Text of the preference.
         max_tokens: The most tokens of an answer.
         rounds: Number of rounds.
@@ -67,15 +69,19 @@ def measure(
     device = llm.load().model.device
     turns = [(question, method) for _ in range(rounds) for question in questions for method in methods]
     for i, method in enumerate(methods):
-        _seconds(method, Ask(llm, messages_of(f"{-1 - i}. {SYSTEM}", questions[0]), preference, {}), 1)
+        _seconds(method, Ask(llm, messages_of(_numbered(2 * len(turns) + i), questions[0]), preference, {}), 1)
     for number, (question, method) in enumerate(tqdm(turns, desc="efficiency", unit="answer")):
-        prompts = [messages_of(f"{2 * number + i}. {SYSTEM}", question) for i in range(2)]
+        prompts = [messages_of(_numbered(2 * number + i), question) for i in range(2)]
         with _Peak(device) as peak:
             timings[method.name].append(_time(method, [Ask(llm, each, preference, {}) for each in prompts], max_tokens))
         peaks[method.name] = max(peaks[method.name], peak.num_bytes)
     return [
         _cost(method.name, timings[method.name], timings[methods[0].name], peaks[method.name]) for method in methods
     ]
+
+
+def _numbered(number: int) -> str:
+    return f"{number:06d}. {SYSTEM}"
 
 
 def _cost(name: str, timings: Sequence[_Timing], baseline: Sequence[_Timing], peak_bytes: int) -> Cost:
@@ -95,7 +101,7 @@ def _time(method: Method, asks: Sequence[Ask], max_tokens: int) -> _Timing:
     if method.uses_engine and not method.is_search:
         first = _seconds(method, asks[0], 1)[0]
     seconds, num_tokens = _seconds(method, asks[1], max_tokens)
-    if first is None or num_tokens == 1:
+    if first is None or num_tokens == 1 or first >= seconds:  # the machine was busy during the first one
         return _Timing(first, seconds / num_tokens)
     return _Timing(first, (seconds - first) / (num_tokens - 1))
 

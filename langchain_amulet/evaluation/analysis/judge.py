@@ -97,7 +97,7 @@ class Judge:
 
     def _verdict(self, first: Answer, second: Answer) -> float | None:
         messages = self.prompt_for(first, second)
-        key = f"{self._name} {hashlib.sha256(messages[0].text.encode()).hexdigest()}"
+        key = f"{self._name} {hashlib.sha256(messages[0].text.encode(errors='surrogatepass')).hexdigest()}"
         if self._records is not None and key in self._records:
             stored: float | None = self._records[key]["outcome"]
             return stored

@@ -92,14 +92,18 @@ def load_dataset(name: str | Path) -> Dataset:
     if str(name) == "smoke":
         return Dataset("smoke", parse(read_text("questions.jsonl"), "the packaged questions"))
     path = Path(name)
-    if not path.is_file():
-        msg = f"There is no dataset or file {name}. Pass a JSON or JSONL file, or one of: smoke, {', '.join(_HUB)}."
-        raise DatasetError(msg)
     try:
-        return Dataset(path.stem, parse(path.read_text(encoding="utf-8-sig"), str(path)))
+        text = path.read_text(encoding="utf-8-sig") if path.is_file() else None
     except UnicodeDecodeError as error:
         msg = f"{path} is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8."
         raise DatasetError(msg) from error
+    except OSError as error:
+        msg = f"{path} cannot be read: {error.strerror or error}. Pass a JSON or JSONL file that you may read."
+        raise DatasetError(msg) from error
+    if text is None:
+        msg = f"There is no dataset or file {name}. Pass a JSON or JSONL file, or one of: smoke, {', '.join(_HUB)}."
+        raise DatasetError(msg)
+    return Dataset(path.stem, parse(text, str(path)))
 
 
 def parse(text: str, source: str) -> tuple[Sample, ...]:
@@ -138,6 +142,8 @@ def _json_rows(text: str, source: str) -> list[tuple[str, object]]:
         except json.JSONDecodeError as error:
             msg = f"{source}, line {error.lineno}: invalid JSON ({error.msg}). Correct the item."
             raise DatasetError(msg) from error
+        except (ValueError, RecursionError) as error:
+            raise DatasetError(_unreadable(f"{source}, {place}", error)) from error
         rows.append((place, row))
         at = _skip_space(text, at)
         if text.startswith(",", at):
@@ -167,7 +173,14 @@ def _jsonl_rows(text: str, source: str) -> list[tuple[str, object]]:
         except json.JSONDecodeError as error:
             msg = f"{source}, line {number}: invalid JSON ({error.msg}). Correct or remove the line."
             raise DatasetError(msg) from error
+        except (ValueError, RecursionError) as error:
+            raise DatasetError(_unreadable(f"{source}, line {number}", error)) from error
     return rows
+
+
+def _unreadable(place: str, error: Exception) -> str:
+    """Return the message about JSON that Python does not read, since it is nested too deeply or has a huge number."""
+    return f"{place}: JSON that cannot be read ({error}). Correct or remove it."
 
 
 def _to_sample(row: object, place: str) -> Sample:
@@ -176,6 +189,9 @@ def _to_sample(row: object, place: str) -> Sample:
         raise DatasetError(msg)
     if not row["question"].strip():
         msg = f"{place}: the question is empty. Remove it."
+        raise DatasetError(msg)
+    if any("\ud800" <= character <= "\udfff" for character in f"{row['question']}{row.get('index')}"):
+        msg = f"{place}: the question or index has half of a surrogate pair, which is no character. Remove it."
         raise DatasetError(msg)
     if not isinstance(row.get("index"), int | str):
         msg = f'{place}: "index" is missing. Number the questions: {{"index": 0, "question": "..."}}.'

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 
@@ -46,9 +46,12 @@ class Answer:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Answer":
-        """Create an answer from a JSON object of `answers.jsonl`."""
-        values = dict(record)
-        return cls(decoding_key=values.pop("run"), **values)
+        """Create an answer from a JSON object of `answers.jsonl`, which has all `ANSWER_FIELDS`."""
+        return cls(decoding_key=record["run"], **{name: record[name] for name in ANSWER_FIELDS if name != "run"})
+
+
+ANSWER_FIELDS = tuple("run" if each.name == "decoding_key" else each.name for each in fields(Answer))
+"""The fields of a record in `answers.jsonl`."""
 
 
 def answer_key(decoding_key: str, dataset: str, sample_id: str, dimension: str, temperature: float) -> str:

@@ -14,7 +14,7 @@ import os
 import platform
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -29,20 +29,38 @@ _MANIFEST = "manifest.json"
 
 
 @contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Convert errors of the disk, such as a full one, to `RunError`."""
+    try:
+        yield
+    except OSError as error:
+        msg = (
+            f"Cannot write {path}: {error.strerror or error}. What is stored so far is intact. Make room or change the "
+            f"permissions, and run the evaluation again to resume it, or use another folder."
+        )
+        raise RunError(msg) from error
+
+
+@contextmanager
 def locked(folder: str | Path) -> Iterator[None]:
     """Create the folder if it does not exist, and lock it against other processes. A process may nest the lock.
 
     Raises:
-        RunError: Another process has locked the folder.
+        RunError: Another process has locked the folder, or it cannot be created.
     """
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    # With is_singleton, all locks of this path in this process are one lock, which can be acquired repeatedly.
+    lock = FileLock(Path(folder).resolve() / ".lock", timeout=0, is_singleton=True)
+    with _writing(Path(folder)):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            msg = f"Another process is using {folder}. Wait until it ends, or use another folder."
+            raise RunError(msg) from error
     try:
-        # With is_singleton, all locks of this path in this process are one lock, which can be acquired repeatedly.
-        with FileLock(Path(folder).resolve() / ".lock", timeout=0, is_singleton=True):
-            yield
-    except Timeout as error:
-        msg = f"Another process is using {folder}. Wait until it ends, or use another folder."
-        raise RunError(msg) from error
+        yield
+    finally:
+        lock.release()
 
 
 class RunFolder:
@@ -53,17 +71,18 @@ class RunFolder:
         config: Settings that determine the answers, serialisable as JSON. A folder holds answers of one config.
 
     Raises:
-        RunError: The folder has another config, or its manifest is missing or damaged.
+        RunError: The folder has another config, its manifest is missing or damaged, or it cannot be written.
     """
 
     def __init__(self, folder: str | Path, config: Mapping[str, Any]) -> None:
         self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with _writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
         self.manifest = self._begin(json.loads(json.dumps(config)))
 
-    def records(self, name: str) -> "JsonlRecords":
-        """Open the file `<name>.jsonl`, such as `"answers"`."""
-        return JsonlRecords(self.folder / f"{name}.jsonl")
+    def records(self, name: str, fields: Collection[str] = ()) -> "JsonlRecords":
+        """Open the file `<name>.jsonl`, such as `"answers"`, whose records have these fields and maybe others."""
+        return JsonlRecords(self.folder / f"{name}.jsonl", fields)
 
     def _begin(self, config: Mapping[str, Any]) -> dict[str, Any]:
         path = self.folder / _MANIFEST
@@ -86,10 +105,15 @@ class RunFolder:
                 raise RunError(msg)
             return None
         try:
-            return dict(json.loads(path.read_text(encoding="utf-8")))
-        except ValueError as error:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError, OSError) as error:
             msg = f"{path} is damaged. Restore it, or use another folder."
             raise RunError(msg) from error
+        fields = manifest if isinstance(manifest, dict) else {}
+        if not isinstance(fields.get("config"), dict) or not isinstance(fields.get("environments"), list):
+            msg = f"{path} is not the manifest of an evaluation. Use another folder."
+            raise RunError(msg)
+        return fields
 
 
 def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> set[str]:
@@ -98,11 +122,15 @@ def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> set[str]:
 
 def _write_atomically(path: Path, text: str) -> None:
     partial = path.with_name(f"{path.name}.{os.getpid()}")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with _writing(path):
+            with partial.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 class JsonlRecords:
@@ -110,12 +138,17 @@ class JsonlRecords:
 
     If the last line is incomplete, because the program was killed while it wrote, that line is removed.
 
+    Args:
+        path: The file; it need not exist.
+        fields: Fields that each record has, besides its `key`.
+
     Raises:
-        RunError: A complete line is damaged.
+        RunError: A complete line is damaged, or is no such record.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, fields: Collection[str] = ()) -> None:
         self._path = path
+        self._fields = {"key", *fields}
         self._lock = threading.Lock()
         self._by_key = self._read()
 
@@ -132,32 +165,49 @@ class JsonlRecords:
         return len(self._by_key)
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Write a record, flushed to disk before this returns. A record whose key exists is ignored."""
+        """Write a record, flushed to disk before this returns. A record whose key exists is ignored.
+
+        Raises:
+            RunError: The file cannot be written. No part of the record stays in it.
+        """
         line = json.dumps(record, allow_nan=False) + "\n"  # ASCII, since some Unicode characters end a line
         with self._lock:
             if record["key"] in self._by_key:
                 return
-            with self._path.open("a", encoding="ascii") as file:
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
+            with _writing(self._path):
+                self._write(line.encode("ascii"))
             self._by_key[record["key"]] = dict(record)
+
+    def _write(self, line: bytes) -> None:
+        with self._path.open("ab", buffering=0) as file:
+            size = file.tell()
+            try:
+                while line:  # a write may take only a part of it
+                    line = line[file.write(line) :]
+                os.fsync(file.fileno())
+            except BaseException:  # a full disk, or Ctrl-C: the next record must not continue this line
+                file.truncate(size)
+                raise
 
     def _read(self) -> dict[str, dict[str, Any]]:
         if not self._path.exists():
             return {}
-        content = self._path.read_bytes()
+        with _writing(self._path):
+            content = self._path.read_bytes()
         complete = content[: content.rfind(b"\n") + 1]
         records: dict[str, dict[str, Any]] = {}
         for number, line in enumerate(complete.split(b"\n")[:-1], 1):
             try:
                 record = json.loads(line)
-                records.setdefault(record["key"], record)
-            except (ValueError, KeyError, TypeError) as error:
+                is_record = isinstance(record, dict) and self._fields <= record.keys()
+            except (ValueError, RecursionError):
+                is_record = False
+            if not is_record or not isinstance(record["key"], str):
                 msg = f"{self._path}, line {number} is damaged. Delete the line; its content is generated again."
-                raise RunError(msg) from error
+                raise RunError(msg)
+            records.setdefault(record["key"], record)
         if len(complete) < len(content):
-            with self._path.open("r+b") as file:
+            with _writing(self._path), self._path.open("r+b") as file:
                 file.truncate(len(complete))
         return records
 

@@ -2,6 +2,8 @@
 
 import json
 import sys
+from pathlib import Path
+from unittest.mock import Mock
 
 import datasets
 import pytest
@@ -43,6 +45,12 @@ def test_json_and_jsonl_are_read(tmp_path, name):
         ('{"index": 0, "question": "a"}\n{"index": 1\n', "line 2: invalid JSON"),
         ('{"index": 0, "question": "a"}\n\n{"index": 1, "question": "a"}', "line 3: duplicate of line 1"),
         ('{"index": 0, "question": ""}', "line 1: the question is empty"),
+        ("[" * 100_000, "JSON that cannot be read"),
+        ('{"a": ' * 100_000, "line 1: JSON that cannot be read"),
+        ('[{"index": ' + "1" * 5_000 + ', "question": "a"}]', "line 1: JSON that cannot be read"),
+        ('{"index": ' + "1" * 5_000 + ', "question": "a"}', "line 1: JSON that cannot be read"),
+        ('{"index": 0, "question": "\\ud83d"}', "line 1: the question or index has half of a surrogate pair"),
+        ('{"index": "\\udc00", "question": "a"}', "line 1: the question or index has half of a surrogate pair"),
     ],
 )
 def test_errors_name_the_line(tmp_path, text, message):
@@ -50,6 +58,15 @@ def test_errors_name_the_line(tmp_path, text, message):
     path.write_text(text, "utf-8")
     with pytest.raises(DatasetError, match=message):
         load_dataset(path)
+
+
+def test_files_that_cannot_be_read_raise(tmp_path, monkeypatch):
+    with pytest.raises(DatasetError, match="cannot be read: File name too long"):
+        load_dataset("a" * 5_000)
+    (tmp_path / "q.json").touch()
+    monkeypatch.setattr(Path, "read_text", Mock(side_effect=PermissionError(13, "Permission denied")))
+    with pytest.raises(DatasetError, match="cannot be read: Permission denied"):
+        load_dataset(tmp_path / "q.json")
 
 
 def test_an_index_may_equal_the_text_of_a_question(tmp_path):

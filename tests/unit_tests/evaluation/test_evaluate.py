@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from collections import defaultdict
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,7 +32,14 @@ from langchain_amulet.evaluation import (
 )
 from langchain_amulet.evaluation.methods.ablations import ablation_methods
 from langchain_amulet.evaluation.scorers.scorer import messages_of
-from langchain_amulet.exceptions import InvalidParameterError, ModelLoadError, RunError
+from langchain_amulet.exceptions import (
+    ContextLengthError,
+    EngineMemoryError,
+    GenerationTimeoutError,
+    InvalidParameterError,
+    ModelLoadError,
+    RunError,
+)
 from tests.fakes.chat_templates import byte_tokenizer
 from tests.fakes.evaluations import BRIEF, LENGTH, LOUD, PROTOCOL, QUESTIONS, tiny_llm
 from tests.fakes.models import tiny_model
@@ -200,6 +208,41 @@ def test_nan_scores_are_omitted(run):
     for _ in range(2):
         evaluation = run(paper_methods()[:2], scorers=[scorer])
         assert evaluation.scores_of("odd", "pref", dimension="concise", temperature=0.0) == {("two", "b"): 1.0}
+
+
+@pytest.mark.parametrize("error", [EngineMemoryError, GenerationTimeoutError])
+@pytest.mark.parametrize("is_stored", [True, False])
+def test_scores_that_failed_for_now_are_missing_and_computed_the_next_time(run, error, is_stored):
+    def fail(_answer):
+        msg = "for now"
+        raise error(msg)
+
+    good = Scorer("slow", lambda _answer: 1.0, is_stored=is_stored)
+    with pytest.warns(UserWarning, match="answers could not be scored by slow") if is_stored else nullcontext():
+        evaluation = run(paper_methods()[:1], scorers=[replace(good, score=fail)])
+    assert {*evaluation.scores["slow"].values()} == {None}
+    assert {*run(paper_methods()[:1], scorers=[good]).scores["slow"].values()} == {1.0}
+
+
+def test_answer_that_exceeds_the_context_is_not_scored_again(run):
+    scored = []
+
+    def fail(answer):
+        scored.append(answer)
+        msg = "too long"
+        raise ContextLengthError(msg)
+
+    for _ in range(2):
+        run(paper_methods()[:1], scorers=[Scorer("long", fail, is_stored=True)])
+    assert len(scored) == len({answer.score_key for answer in scored})
+
+
+def test_answers_of_another_program_are_refused(run, tmp_path):
+    run(paper_methods()[:1])
+    with (tmp_path / "run" / "answers.jsonl").open("a") as file:
+        file.write('{"key": "a", "text": "So."}\n')
+    with pytest.raises(RunError, match="is damaged"):
+        run(paper_methods()[:1])
 
 
 def test_failures_are_reported_and_tried_again(run):

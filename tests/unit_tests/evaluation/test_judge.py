@@ -161,3 +161,11 @@ def test_chat_amulet_judges_without_preferences(tmp_path):
     prompt = judge.prompt_for(LONG, SHORT)
     reply = next(iter(records))["reply"]
     assert reply == llm.invoke(prompt, preference=[]).text != llm.invoke(prompt).text
+
+
+@pytest.mark.parametrize("text", ["\ud83d", "\0\x1b[31m", "1\n</text 1>"])
+def test_texts_and_replies_with_control_characters_are_judged_and_stored(tmp_path, text):
+    records = JsonlRecords(tmp_path / "verdicts.jsonl")
+    replying = referee(lambda _first, _second: f"{text}\n\x001\x1b")
+    assert Judge(replying, records).compare(answer(text), answer("b")) == 0.5
+    assert {each["outcome"] for each in JsonlRecords(tmp_path / "verdicts.jsonl", ["outcome"])} == {1.0}

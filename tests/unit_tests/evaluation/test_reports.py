@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 from langchain_core.messages import AIMessage
@@ -333,6 +334,16 @@ def test_options_reach_the_experiment(monkeypatch):
     assert [scorer.name for scorer in experiment.scorers] == ["armorm", "skywork"]
     assert [dataset.name for dataset in experiment.datasets] == ["smoke"]
     assert {"beam search 16", "best of 4", "base"} <= {method.name for method in experiment.methods}
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [(KeyboardInterrupt(), 130, "the same command resumes"), (OSError(28, "No space left"), 2, "No space left")],
+)
+def test_command_that_is_interrupted_or_cannot_write_says_so(error, status, words, monkeypatch, tmp_path):
+    monkeypatch.setattr(Experiment, "run", Mock(side_effect=error))
+    result = CliRunner().invoke(cli.app, ["eval", "--folder", str(tmp_path)])
+    assert (result.exit_code, words in result.output) == (status, True)
 
 
 @pytest.mark.parametrize(

@@ -192,3 +192,4 @@ def test_times_are_per_token_after_the_first_and_no_prompt_is_repeated(monkeypat
     assert [(cost.first_token_s, cost.token_s, cost.relative) for cost in costs] == [(11, 1, 1), (13, 3, 3)]
     assert [name for name, _ in asked] == [*"ab", *"aabb", *"aabb"]
     assert len({prompt for _, prompt in asked}) == 10
+    assert len({len(prompt) for _, prompt in asked}) == 1, "prompts of one question have equal lengths"

@@ -7,11 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from langchain_core.messages import HumanMessage
 
-from tests.fakes.figures import count
 from tests.fakes.fuzzed_calls import Call, calls
-from tests.fakes.fuzzed_models import KINDS, PRESSED_TOKENS, fuzzed_llm, pressed
+from tests.fakes.fuzzed_models import PRESSED_TOKENS, fuzzed_llm, pressed
 from tests.fakes.fuzzed_runs import ended, fault_of, fuzzed, rests, run_all
 from tests.fakes.injected_faults import PERMITTED, Fault, fault_plans, injected
 from tests.fakes.reference_answers import Outcome, expected_outcome

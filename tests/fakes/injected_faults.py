@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from langchain_amulet import ChatAmulet
 from langchain_amulet.engine import batch
 from langchain_amulet.exceptions import EngineMemoryError, GenerationError, ModelClosedError, NumericalError
+from langchain_amulet.models import registry
 from tests.fakes.figures import count
 
 PERMITTED = (GenerationError, EngineMemoryError, ModelClosedError, NumericalError)
@@ -92,6 +93,7 @@ def injected(llm: ChatAmulet, plan: list[Fault]) -> Iterator[Injector]:
     hooks.append(head.register_forward_hook(lambda _module, _inputs, logits: _spoilt(logits, injector)))
     with contextlib.ExitStack() as stack:
         stack.enter_context(_patched(batch, "sample", "draw", injector))
+        stack.enter_context(mock.patch.object(registry, "_runner", functools.partial(_undisturbed, injector)))
         for name in ("reserve", "save", "load"):
             stack.enter_context(_patched(llm.engine._runner, name, name, injector))
         yield injector
@@ -103,6 +105,15 @@ def _modules(model: nn.Module) -> dict[str, nn.Module]:
     """Return where a forward fails: before it has written any keys and values, half of them, or all."""
     layers = next(module for module in model.modules() if isinstance(module, nn.ModuleList))
     return {"begin": model.get_input_embeddings(), "middle": layers[-1], "end": model.get_output_embeddings()}
+
+
+def _undisturbed(injector: Injector, model: Any, make: Any = registry._runner) -> Any:
+    """Make the runner of the engine that replaces a dead one, without faults."""
+    injector.is_on = False
+    try:
+        return make(model)
+    finally:
+        injector.is_on = True
 
 
 def _before(injector: Injector, place: str, *_inputs: object) -> None:

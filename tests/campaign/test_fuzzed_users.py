@@ -17,6 +17,7 @@ from langchain_core.messages import HumanMessage
 from langgraph.store.base import BaseStore
 
 from langchain_amulet import ChatAmulet, Preference, PreferenceMemory, RealignmentConfig
+from langchain_amulet.exceptions import AmuletError
 from langchain_amulet.memory.sources import as_store
 from tests.fakes.databases import PLAIN
 from tests.fakes.faulty_store import ERRORS, FaultyStore
@@ -99,7 +100,7 @@ class Life(RuleBasedStateMachine):
         """The change is made or not, and nothing else changes."""
         before, preference = self.stored.get(user, {}), Preference(text, 2.0)
         self.faulty.fail(error, delay=delay, does_it=does_it)
-        with contextlib.suppress(type(error)):
+        with contextlib.suppress(type(error), AmuletError):
             self.memory.remember(user, preference)
         self.faulty.mend()
         found = {each.text: each for each in self.memory.recall(user)}

@@ -9,8 +9,8 @@ from langchain_core.outputs import ChatGenerationChunk
 
 from langchain_amulet.answers.answer_stream import AnswerStream
 from langchain_amulet.answers.parser import AnswerSyntax, knows_reasoning, opened_reasoning, response_template
-from langchain_amulet.chat.prefix_sharing import prefix_keys
 from langchain_amulet.answers.stop_strings import StopStrings
+from langchain_amulet.chat.prefix_sharing import prefix_keys
 from langchain_amulet.chat.settings import CallSettings
 from langchain_amulet.engine.engine import Engine
 from langchain_amulet.engine.generation import Generation

@@ -35,6 +35,7 @@ from langchain_amulet.memory.store_quirks import (
 )
 
 logger = logging.getLogger(__name__)
+_INTERRUPTED_S = 1.0  # wait for the store's lock after an interrupt, which may have come before its release
 _DELAYS_S = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # SQLite itself waits up to 5 s before each attempt fails
 
 _T = TypeVar("_T")
@@ -191,7 +192,7 @@ def _perform_all(store: BaseStore, steps: _Steps[_T]) -> _T:
                 step = steps.throw(error)
             except BaseException:  # a KeyboardInterrupt may leave a transaction open, in which all later writes fail
                 if has_sync_connection(store):
-                    roll_back(store)
+                    roll_back(store, wait_s=_INTERRUPTED_S)
                 raise
             else:
                 step = steps.send(result)

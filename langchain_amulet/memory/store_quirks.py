@@ -70,11 +70,20 @@ def is_locked(error: BaseException) -> bool:
     return isinstance(error, sqlite3.OperationalError) and "is locked" in str(error)
 
 
-def roll_back(store: BaseStore) -> None:
-    """End the transaction that SqliteStore leaves open after a failed commit; all later writes would fail."""
+def roll_back(store: BaseStore, *, wait_s: float = -1) -> None:
+    """End the transaction that SqliteStore leaves open after a failed commit; all later writes would fail.
+
+    Args:
+        store: The store.
+        wait_s: Seconds to wait for the lock of a sync store, after which nothing is done; -1 waits without a limit.
+    """
     if has_sync_connection(store):
-        with getattr(store, "lock", contextlib.nullcontext()):
-            store.conn.rollback()  # type: ignore[attr-defined] # checked above
+        lock = getattr(store, "lock", None) or threading.Lock()
+        if lock.acquire(timeout=wait_s):
+            try:
+                store.conn.rollback()  # type: ignore[attr-defined] # checked above
+            finally:
+                lock.release()
     elif (loop := getattr(store, "loop", None)) is not None:  # an async store that another thread calls
         asyncio.run_coroutine_threadsafe(aroll_back(store), loop).result()
 

@@ -146,6 +146,22 @@ def test_write_that_the_user_interrupts_leaves_no_transaction_open():
         assert memory.recall("alice") == [BRIEF]
 
 
+class InterruptedBeforeRelease(SqliteStore):
+    """A store whose first write is interrupted before it releases its lock."""
+
+    def batch(self, _ops):
+        self.lock.acquire()
+        raise KeyboardInterrupt
+
+
+def test_interrupt_reaches_the_user_although_the_store_is_still_locked(monkeypatch):
+    monkeypatch.setattr(execution, "_INTERRUPTED_S", 0.01)
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)) as connection:
+        store = InterruptedBeforeRelease(connection)
+        with pytest.raises(KeyboardInterrupt):
+            PreferenceMemory(store).remember("alice", BRIEF)
+
+
 def _interrupted(*_):
     raise KeyboardInterrupt
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from langchain_amulet import ChatAmulet
 from langchain_amulet.engine.config import EngineConfig
+from langchain_amulet.engine.generation import Generation
 from tests.fakes.figures import count
 from tests.fakes.fuzzed_calls import Call, calls
 from tests.fakes.fuzzed_models import pressed, tokenizer_of, weights_of
@@ -71,7 +72,7 @@ def test_greedy_tokens_in_bfloat16_are_nearly_the_best_in_any_company(is_campaig
     def check(asked, is_pressed):
         llm = rounded_llm(pressed(KIND) if is_pressed else None)
         engine = llm.engine
-        drawn: list[tuple[Call, list[int]]] = []
+        drawn: list[tuple[Call, Generation]] = []
         for call in [*asked, *asked]:
             realignment = call.settings["realignment"].without_guards(guidance_scale=2.0)
             settings = {**GREEDY, "realignment": realignment, "seed": 0}

@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
+from langchain_core.messages import AIMessageChunk
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from langchain_amulet import ChatAmulet, Preference, RealignmentConfig
@@ -68,7 +69,7 @@ def tools(num: int) -> list[dict[str, Any]]:
 
 
 def cancel_storm(llm: ChatAmulet) -> None:
-    streams = [llm.stream(f"Question {i}") for i in range(60)]
+    streams = [cast("Generator[AIMessageChunk]", llm.stream(f"Question {i}")) for i in range(60)]
     with ThreadPoolExecutor(20) as threads:
         [*threads.map(next, streams)]
     for stream in streams:

@@ -12,6 +12,7 @@ import json
 import pickle
 import types
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from langchain_core.load import dumps
@@ -141,7 +142,7 @@ def reductions(seen: Any) -> str:
 
 def deep_copies(seen: Any) -> str:
     """Copies, which LangGraph's and Langfuse's clients make before they serialise in another thread."""
-    return "\n".join(attributes(_call(lambda value=value: copy.deepcopy(value))) for value in _foreign(seen))
+    return "\n".join(attributes(_call(partial(copy.deepcopy, value))) for value in _foreign(seen))
 
 
 def _call(make: Callable[[], Any]) -> Any:
@@ -153,7 +154,8 @@ def _call(make: Callable[[], Any]) -> Any:
 
 def referents(seen: Any) -> str:
     """Every string that the garbage collector reaches, except through classes, functions and modules: heap dumps."""
-    found, waiting, known = [], [seen], {}
+    found, waiting = list[str](), [seen]
+    known: dict[int, Any] = {}
     while waiting and len(known) < MOST_OBJECTS:
         value = waiting.pop()
         if id(value) in known or isinstance(value, _DOORS):

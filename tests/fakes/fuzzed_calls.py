@@ -70,7 +70,12 @@ def conversations(
             messages += draw(turns_with_tools())
     messages.append(HumanMessage(draw(contents)))
     if not alternates and draw(st.integers(0, 7)) == 0:
-        odd = [ChatMessage("narrow", role="developer"), SystemMessage("late"), AIMessage("prefix"), HumanMessage("")]
+        odd = [
+            ChatMessage(content="narrow", role="developer"),
+            SystemMessage("late"),
+            AIMessage("prefix"),
+            HumanMessage(""),
+        ]
         messages = draw(st.permutations([*messages, draw(st.sampled_from(odd))]))
     return messages
 

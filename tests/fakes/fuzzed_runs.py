@@ -4,10 +4,10 @@ import asyncio
 import contextlib
 import gc
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import aclosing, closing
 from functools import wraps
-from typing import Any
+from typing import Any, cast
 
 from hypothesis import settings
 from langchain_core.messages import AIMessage, AIMessageChunk
@@ -56,7 +56,7 @@ async def _run(llm: ChatAmulet, call: Call) -> list[Any]:
 
 def _stream(llm: ChatAmulet, call: Call, arguments: dict[str, Any]) -> list[Any]:
     chunks: list[AIMessageChunk] = []
-    with closing(llm.stream(call.messages, **arguments)) as stream:
+    with closing(cast("Generator[AIMessageChunk]", llm.stream(call.messages, **arguments))) as stream:
         while len(chunks) != call.cancel_after and (chunk := next(stream, None)) is not None:
             chunks.append(chunk)
     return _merged(chunks)
@@ -64,7 +64,7 @@ def _stream(llm: ChatAmulet, call: Call, arguments: dict[str, Any]) -> list[Any]
 
 async def _astream(llm: ChatAmulet, call: Call, arguments: dict[str, Any]) -> list[Any]:
     chunks: list[AIMessageChunk] = []
-    async with aclosing(llm.astream(call.messages, **arguments)) as stream:
+    async with aclosing(cast("AsyncGenerator[AIMessageChunk]", llm.astream(call.messages, **arguments))) as stream:
         while len(chunks) != call.cancel_after and (chunk := await anext(stream, None)) is not None:
             chunks.append(chunk)
     return _merged(chunks)

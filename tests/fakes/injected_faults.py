@@ -10,6 +10,7 @@ from unittest import mock
 import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from langchain_amulet import ChatAmulet
 from langchain_amulet.engine import batch
@@ -101,7 +102,7 @@ def injected(llm: ChatAmulet, plan: list[Fault]) -> Iterator[Injector]:
         hook.remove()
 
 
-def _modules(model: nn.Module) -> dict[str, nn.Module]:
+def _modules(model: PreTrainedModel) -> dict[str, nn.Module]:
     """Return where a forward fails: before it has written any keys and values, half of them, or all."""
     layers = next(module for module in model.modules() if isinstance(module, nn.ModuleList))
     return {"begin": model.get_input_embeddings(), "middle": layers[-1], "end": model.get_output_embeddings()}

@@ -6,7 +6,7 @@ Prompts, guides and parsers are the package's own, which other tests check; noth
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from langchain_core.messages import AIMessage, AIMessageChunk
 from transformers import PreTrainedTokenizerFast
@@ -92,9 +92,8 @@ def expected_message(llm: ChatAmulet, call: Call, max_cached: int | None = None)
     answer = prepared.answer(decoded)
     stops = prepared.request.sampling.stop_token_ids
     chunks = [answer.push(token_id) for token_id in decoded.token_ids if token_id not in stops]
-    message: AIMessageChunk
     first, *others = [chunk.message for chunk in (*chunks, *answer.finish()) if chunk is not None]
-    message = first + others if others else first
+    message = cast("AIMessageChunk", first + others if others else first)
     return AIMessage(
         message.content,
         additional_kwargs=message.additional_kwargs,
@@ -149,9 +148,9 @@ def rendered_streams(tokenizer: PreTrainedTokenizerFast, default_system: str, ca
 def plain_text(tokenizer: PreTrainedTokenizerFast, token_ids: list[int], stops: Sequence[str]) -> tuple[str, int, bool]:
     """Return the text of an answer, the number of its tokens up to a stop string, and whether there is one."""
     for length in range(1, len(token_ids) + 1):
-        text = tokenizer.decode(token_ids[:length], skip_special_tokens=True)
+        text = cast("str", tokenizer.decode(token_ids[:length], skip_special_tokens=True))
         found = [index for index in map(text.find, stops) if index >= 0]
         is_certain = not text.endswith("\ufffd") or length == len(token_ids)
         if found and is_certain:
             return text[: min(found)], length, True
-    return tokenizer.decode(token_ids, skip_special_tokens=True), len(token_ids), False
+    return cast("str", tokenizer.decode(token_ids, skip_special_tokens=True)), len(token_ids), False

@@ -55,7 +55,7 @@ class StallWatch:
             self._running = engine._scheduler.num_running
             step()
 
-        engine._scheduler.step = counted_step  # type: ignore[method-assign]
+        engine._scheduler.step = counted_step
         engine._worker.submit(lambda: sys.setprofile(self._count))
         self._usual = self._gaps(self._answer(80))
 
@@ -81,7 +81,8 @@ class StallWatch:
     def _answering(self) -> Iterator[list[Mark]]:
         marks: list[Mark] = []
         generation = self._engine.submit(Request([PROMPT], sampling=SamplingParams(max_tokens=MOST_TOKENS)))
-        generation._sequence.channel.put = lambda _token_id: marks.append(self._mark())  # type: ignore[method-assign]
+        channel: Any = generation._sequence.channel
+        channel.put = lambda _token_id: marks.append(self._mark())
         while len(marks) < 3:
             time.sleep(0.001)
         try:
@@ -98,7 +99,9 @@ class StallWatch:
     def _gaps(self, marks: Sequence[Mark]) -> list[Mark]:
         """Return the differences; a gap begins within the step of the first mark, so its requests count too."""
         return [
-            Mark(*(new - old for old, new in zip(first[:-1], then[:-1], strict=True)), max(first.running, then.running))
+            Mark._make(
+                [*(new - old for old, new in zip(first[:-1], then[:-1], strict=True)), max(first.running, then.running)]
+            )
             for first, then in itertools.pairwise(marks)
         ]
 

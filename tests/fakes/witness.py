@@ -1,13 +1,13 @@
 """Oracle for refusals of schemas: llguidance without this package, and simple instances that it accepts."""
 
 import json
+import re
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
 import hypothesis
 import llguidance.hf
-import regex
 from hypothesis import strategies as st
 from hypothesis.errors import HypothesisException
 from llguidance import LLMatcher, LLTokenizer
@@ -112,7 +112,7 @@ def _matches(pattern: str) -> Iterator[str]:
     with_letters = pattern.replace(r"\/", "/")
     try:
         yield hypothesis.find(st.from_regex(with_letters), _is_printable, settings=FEW)
-    except (regex.error, HypothesisException, ValueError, OverflowError):  # Python's dialect lacks it
+    except (re.error, HypothesisException, ValueError, OverflowError):  # Python's dialect lacks it
         return
 
 

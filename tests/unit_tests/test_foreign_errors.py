@@ -171,7 +171,7 @@ def test_missing_memory_stays_a_memory_error():
 def test_raised_error_leaves_no_cycle_behind():
     @shielded(unexpected)
     def fail():
-        return {}["x"]
+        return dict[str, str]()["x"]
 
     gc.collect()
     gc.disable()

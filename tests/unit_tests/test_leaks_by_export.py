@@ -6,13 +6,13 @@ import gc
 import random
 import threading
 import traceback
-from collections.abc import Callable, Collection, Iterator
-from typing import Any
+from collections.abc import Callable, Collection, Generator, Iterator
+from typing import Any, cast
 
 import pytest
 import torch
 from langchain_core.caches import InMemoryCache
-from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, AnyMessage, HumanMessage, ToolMessage
 from langchain_core.stores import InMemoryByteStore
 from langgraph.store.memory import InMemoryStore
 
@@ -183,7 +183,7 @@ FAILURES: dict[str, Callable[[], object]] = {
     "a dict for a preference": lambda: some_llm().invoke("Why?", preference={"text": LIKE}),
     "a dict among preferences": lambda: some_llm().invoke("Why?", preference=[LIKE, {"text": DISLIKE}]),
     "too large a weight": lambda: Preference(LIKE, 1e9),
-    "a text for a weight": lambda: Preference(LIKE, LIKE),  # type: ignore[arg-type]
+    "a text for a weight": lambda: Preference(LIKE, LIKE),
     "a field of another type": lambda: some_llm(preference={"text": LIKE}),
     "a wrong field beside a preference": lambda: some_llm(temperature="hot"),
     "a dict for a user id": lambda: some_llm().invoke("Why?", {"configurable": {"user_id": {"x": LIKE}}}),
@@ -238,7 +238,7 @@ def test_objects_of_the_package_show_no_prompt_in_their_repr(watch):
     memory.remember("somebody", DISLIKE, -0.5)
     llm = make_llm(memory=memory, max_tokens=100)
     llm.invoke(TALK, USER)  # leaves rows in the prefix cache
-    chunks = llm.stream(TALK, USER)
+    chunks = cast("Generator[AIMessageChunk]", llm.stream(TALK, USER))
     next(chunks)
     own = [each for each in gc.get_objects() if str(type(each).__module__).startswith("langchain_amulet")]
     for each in own:

@@ -134,11 +134,12 @@ class CountingBackend:
 def num_decoded(tokenizer: PreTrainedTokenizerFast, token_ids: list[int]) -> int:
     """Count the tokens that are decoded while these tokens stream."""
     stream = TextStream(tokenizer)
-    stream._backend = CountingBackend(tokenizer.backend_tokenizer)
+    backend = CountingBackend(tokenizer.backend_tokenizer)
+    stream._backend = cast("Tokenizer", backend)
     for token_id in token_ids:
         stream.push(token_id)
     stream.finish()
-    return stream._backend.num_decoded
+    return backend.num_decoded
 
 
 BROKEN = {

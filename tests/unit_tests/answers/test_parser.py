@@ -341,7 +341,7 @@ def test_opening_of_calls_holds_back_a_bounded_number_of_blanks(family, blank):
 
 @pytest.mark.parametrize("text", ['{"a": ' + "{" * 50, '{"name": "{{{{{{", "x": ' + "{" * 50, "{}" * 50])
 def test_start_of_a_call_is_searched_once_per_object(text, monkeypatch):
-    tried = []
+    tried: list[str] = []
     pattern = Mock(fullmatch=tried.append)
     monkeypatch.setattr("langchain_amulet.answers.tool_call_stream._CALL_START", pattern)
     [*ToolCallStream(0, NAMES).push(text)]
@@ -349,7 +349,7 @@ def test_start_of_a_call_is_searched_once_per_object(text, monkeypatch):
 
 
 def test_name_before_an_object_is_searched_in_a_bounded_part_of_the_text(monkeypatch):
-    searched = []
+    searched: list[str] = []
     pattern = Mock(search=searched.append)
     monkeypatch.setattr("langchain_amulet.answers.tool_call_stream._BARE_NAME", pattern)
     [*ToolCallStream(0, NAMES).push("[CALL_ID]xa" * 1_000 + "{")]

@@ -21,7 +21,7 @@ def llm_of(model, **fields) -> ChatAmulet:
 
 @pytest.fixture(scope="module")
 def answers() -> dict[str, str]:
-    texts = {"MODEL": llm_of(MODEL).invoke(QUESTION).text, "OTHER": llm_of(OTHER).invoke(QUESTION).text}
+    texts: dict[str, str] = {"MODEL": llm_of(MODEL).invoke(QUESTION).text, "OTHER": llm_of(OTHER).invoke(QUESTION).text}
     assert len({*texts.values()}) == 2
     return texts
 

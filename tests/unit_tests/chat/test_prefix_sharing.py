@@ -8,6 +8,8 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_amulet import ChatAmulet, EngineConfig, PreferenceMemory
 from langchain_amulet.exceptions import InvalidParameterError, UserIdError
 from langchain_amulet.personalization import entry_points
+from langchain_amulet.personalization.lookup import find_caller, look_up
+from langchain_amulet.personalization.resolved import for_caller, resolve
 from tests.fakes.chat_templates import byte_tokenizer
 from tests.fakes.chats import BRIEF, CHEERFUL, SHORT
 from tests.fakes.engines import wait_until
@@ -106,10 +108,9 @@ def test_call_that_looked_its_preference_up_before_it_was_forgotten_keeps_no_row
     memory = PreferenceMemory()
     stored_id = memory.remember("alice", BRIEF)
     llm = llm.model_copy(update={"memory": memory})
-    looked_up = entry_points.look_up
 
     def forgotten_meanwhile(*arguments):
-        resolved = looked_up(*arguments)
+        resolved = look_up(*arguments)
         memory.forget("alice", stored_id)
         return resolved
 
@@ -139,11 +140,11 @@ def test_at_gain_one_the_penalty_does_not_count_the_words_of_preferences(llm, mo
 
 
 def test_who_makes_a_call_survives_pickling_and_is_not_in_cache_keys():
-    caller = entry_points.find_caller(user("alice", "shop"))
-    resolved = entry_points.for_caller(entry_points.resolve(BRIEF), caller, 0)
+    caller = find_caller(user("alice", "shop"))
+    resolved = for_caller(resolve(BRIEF), caller, 0)
     assert pickle.loads(pickle.dumps(resolved)).caller == caller  # noqa: S301 - our own
     assert "alice" not in repr(resolved)
-    assert resolved == entry_points.resolve(BRIEF)
+    assert resolved == resolve(BRIEF)
 
 
 def test_wrong_settings_are_refused(llm):

@@ -1,6 +1,8 @@
 """No foreign error leaves the public surface of a chat model, whatever is passed."""
 
 import traceback
+from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler
@@ -28,7 +30,7 @@ PRIVATE = "I am diabetic."
 SURROGATE = "\ud800"
 
 
-def of_content(content: object) -> list[HumanMessage]:
+def of_content(content: Any) -> list[HumanMessage]:
     message = HumanMessage("")
     message.content = content
     return [message]
@@ -97,7 +99,7 @@ def test_conversations_that_are_none_are_message_errors(messages):
         (InvalidParameterError, lambda: LLM.get_token_ids(7)),
         (MessageError, lambda: LLM.evidence(QUESTION, SURROGATE, ["a"])),
         (InvalidParameterError, lambda: LLM.evidence(QUESTION, 7, ["a"])),
-        (PreferenceError, lambda: LLM.evidence(QUESTION, "x", [7])),
+        (PreferenceError, lambda: LLM.evidence(QUESTION, "x", [cast("str", 7)])),
         (MessageError, lambda: LLM.get_num_tokens_from_messages(7)),
         (InvalidParameterError, lambda: LLM.invoke(QUESTION, 7)),
         (InvalidParameterError, lambda: LLM.invoke(QUESTION, {"configurable": 7})),
@@ -113,7 +115,8 @@ def test_wrong_argument_is_an_error_of_ours(kind, call):
 
 
 async def test_batches_with_a_wrong_number_of_configs_are_refused():
-    for config in ([{}, {}], 7):
+    configs: list[Any] = [[{}, {}], 7]
+    for config in configs:
         for call in (LLM.batch, lambda *given: list(LLM.batch_as_completed(*given))):
             with pytest.raises(InvalidParameterError, match="one such dict per input"):
                 call([QUESTION], config)
@@ -124,7 +127,8 @@ async def test_batches_with_a_wrong_number_of_configs_are_refused():
 
 
 def test_calls_with_other_parameters_are_type_errors_as_everywhere():
-    for call in (LLM.evidence, LLM.bind_tools, LLM.get_token_ids):
+    calls: list[Callable[..., object]] = [LLM.evidence, LLM.bind_tools, LLM.get_token_ids]
+    for call in calls:
         with pytest.raises(TypeError) as caught:
             call()
         assert not isinstance(caught.value, AmuletError)

@@ -1,12 +1,13 @@
 """Tokens and passwords among the arguments of `from_pretrained` are not shown."""
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.load import dumps
+from langchain_core.load.serializable import SerializedConstructor
 from transformers import BitsAndBytesConfig
 
 from langchain_amulet import ChatAmulet
@@ -56,7 +57,8 @@ def test_callbacks_cache_keys_and_saved_copies_show_no_secret(tmp_path):
     llm = ChatAmulet(model=str(tmp_path), model_kwargs=given, cache=InMemoryCache(), max_tokens=2)
     llm.invoke("Why?", {"callbacks": [Recorder()]})
     assert len(seen) == 1
-    assert SECRET not in repr(seen) + repr(llm.cache._cache) + dumps(llm) + repr(llm) + repr(llm.asdict())
+    kept = cast("InMemoryCache", llm.cache)._cache
+    assert SECRET not in repr(seen) + repr(kept) + dumps(llm) + repr(llm) + repr(llm.asdict())
 
 
 def test_arguments_that_change_weights_are_told_apart():
@@ -86,4 +88,5 @@ def test_hub_token_changes_no_cache_key():
 def test_harmless_arguments_are_saved():
     given = {"dtype": torch.float32, "key_mapping": {"a": "b"}, "device_map": {"": 0}, "pad_token_id": 0}
     llm = ChatAmulet(model="no/such-model", model_kwargs=given)
-    assert llm.to_json()["kwargs"]["model_kwargs"] == {**given, "dtype": "float32"}
+    saved = cast("SerializedConstructor", llm.to_json())
+    assert saved["kwargs"]["model_kwargs"] == {**given, "dtype": "float32"}

@@ -44,7 +44,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     @initialize(max_tokens=st.integers(5, 60))
     def build(self, max_tokens):
-        self.cache, self.linear = PrefixCache(max_tokens), LinearCache(max_tokens)
+        self.cache, self.linear = PrefixCache[str](max_tokens), LinearCache(max_tokens)
 
     @rule(tokens=TOKENS, is_private=st.booleans())
     def keep(self, tokens, is_private):
@@ -112,7 +112,7 @@ def test_cost_does_not_grow_with_the_number_of_rows(compared):
     """Each step down the tree compares tokens that no other step compares."""
     rows = np.random.default_rng(0).integers(0, 40, (2000, 120))
     rows[:, :60] = 7  # a system prompt that all share
-    cache = PrefixCache(10**9)
+    cache = PrefixCache[str](10**9)
     for row in rows:
         compared.clear()
         assert cache.has_use_for(row)

@@ -89,7 +89,7 @@ async def test_reads_that_are_cancelled_leave_no_call_behind(hung):
 @pytest.mark.parametrize("is_async", [False, True])
 async def test_reads_that_time_out_leave_no_call_behind(hung, is_async):
     memory = PreferenceMemory(hung, read_timeout=0.05)
-    read = memory.arecall if is_async else partial(asyncio.to_thread, memory.recall)
+    read = memory.arecall if is_async else lambda user_id: asyncio.to_thread(memory.recall, user_id)
     await asyncio.gather(*(read("alice") for _ in range(100)), return_exceptions=True)
     assert execution.threads.of(hung).num_waiting == 0
 

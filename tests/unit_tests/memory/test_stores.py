@@ -88,7 +88,10 @@ async def test_all_fields_of_a_preference_are_stored(memory):
 
 
 async def test_weights_may_be_any_kind_of_number(memory):
-    for weight in (np.float64(0.5), IntEnum("Weight", "ONE").ONE, 5e-324):
+    class Weight(IntEnum):
+        ONE = 1
+
+    for weight in (np.float64(0.5), Weight.ONE, 5e-324):
         preference = await memory.remember("alice", Preference("Be brief.", weight))
         assert await memory.recall("alice") == [preference]
 

@@ -6,6 +6,7 @@ import inspect
 import json
 import pickle
 from datetime import UTC, datetime, timedelta
+from typing import Any, cast
 
 import pytest
 from langchain_core.caches import InMemoryCache
@@ -33,7 +34,8 @@ def test_resolved_preferences_show_a_digest_and_never_a_text():
 
 def test_nothing_that_travels_reaches_a_text():
     resolved = resolve([Preference("I am diabetic.", 0.5)])
-    shown = [pickle.dumps(resolved), json.dumps(resolved, default=str), json.dumps(resolved, default=walked)]
+    shown: list[Any] = [pickle.dumps(resolved)]
+    shown += [json.dumps(resolved, default=str), json.dumps(resolved, default=walked)]
     shown += [inspect.getmembers(resolved), vars_of_slots(resolved), copy.deepcopy(resolved), resolved.__reduce_ex__(4)]
     assert "diabetic" not in repr(shown)
 
@@ -43,7 +45,8 @@ def walked(thing: object) -> object:
 
 
 def vars_of_slots(thing: object) -> dict[str, object]:
-    return {name: getattr(thing, name, None) for name in type(thing).__slots__ if name != "__weakref__"}
+    kind: Any = type(thing)
+    return {name: getattr(thing, name, None) for name in kind.__slots__ if name != "__weakref__"}
 
 
 def test_copies_find_the_texts_as_long_as_one_exists():
@@ -134,4 +137,4 @@ def test_answer_follows_the_preferences_in_its_cache_key_though_they_expire_in_b
     arguments = {"preference": brief} if where == "argument" else {}
     assert asked.invoke(QUESTION, **arguments).text == answers["alice"]
     assert asked.invoke(QUESTION, **arguments).text == answers["visitor"]
-    assert len(llm.cache._cache) == 2
+    assert len(cast("Slow", llm.cache)._cache) == 2

@@ -5,7 +5,7 @@ import random
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -85,7 +85,7 @@ def drawn(guide: GrammarGuide, budget: int, seed: int, steps: list[None]) -> tup
         before = len(steps)
         tokens.append(guide.accept(choose.choice(allowed), budget - len(tokens)))
         most = max(most, len(steps) - before)
-    return TOKENIZER.decode([token for token in tokens if token != EOS]), most
+    return cast("str", TOKENIZER.decode([token for token in tokens if token != EOS])), most
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)

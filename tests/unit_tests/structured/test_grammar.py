@@ -17,6 +17,7 @@ from langchain_amulet.engine.runners.batched import TransformersRunner
 from langchain_amulet.exceptions import GrammarError, MaxTokensError, SchemaError
 from langchain_amulet.realignment import RealignmentConfig
 from langchain_amulet.structured import grammar as grammars
+from langchain_amulet.structured.endings import shortest_ending
 from langchain_amulet.structured.grammar import Grammar, GrammarCompiler, GrammarGuide
 from tests.fakes.chat_templates import byte_tokenizer
 from tests.fakes.models import VOCAB_SIZE, tiny_model
@@ -248,9 +249,8 @@ def test_grammar_that_fails_ends_its_own_answer_only(monkeypatch):
 
 def test_other_answers_go_on_while_a_grammar_is_searched(monkeypatch):
     engine, is_searching, may_end = an_engine(), threading.Event(), threading.Event()
-    search = grammars.shortest_ending
     monkeypatch.setattr(grammars, "shortest_ending", lambda *arguments: (
-        is_searching.set(), may_end.wait(30), search(*arguments))[2])  # fmt: skip
+        is_searching.set(), may_end.wait(30), shortest_ending(*arguments))[2])  # fmt: skip
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(lambda: list(engine.submit(guided({"const": "searched"}, seed=1, is_steered=False))))
         assert is_searching.wait(30)

@@ -4,7 +4,7 @@ import re
 
 import pytest
 from jsonschema import Draft7Validator, Draft202012Validator
-from jsonschema_specifications import REGISTRY
+from jsonschema_specifications import REGISTRY  # type: ignore[import-untyped]  # has no types
 
 from langchain_amulet.exceptions import MaxTokensError, SchemaError, ToolError
 from langchain_amulet.structured.output_spec import as_openai_tool, check_schema

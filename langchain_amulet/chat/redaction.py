@@ -12,7 +12,7 @@ from langchain_amulet.personalization.digest import digest_of_text
 _SECRET_WORDS = {"token", "auth", "authorization", "password", "passwd", "pwd", "secret", "apikey"}
 _SECRET_WORDS |= {"credential", "credentials", "cookie", "cookies", "session", "header", "headers", "proxy", "proxies"}
 _SECRET_KEY = re.compile(r"(api|access|private|secret)_?key", re.IGNORECASE)  # but not `key_mapping`
-_USER_IN_URL = re.compile(r"(?<=://)[^/@\s]+@")
+_USER_IN_URL = re.compile(r"(?<=://)[^/\s]+@")  # up to the last @, since a password may contain some
 _LOOKS_SECRET = re.compile(r"\b(hf_\w{8,}|bearer\s+\S+|basic\s+\S+)", re.IGNORECASE)
 _PLAIN = (bool, int, float, complex, type(None), torch.dtype, torch.device)
 
@@ -31,7 +31,7 @@ def _shown(value: Any) -> Any:
         named = {name: each for name, each in value.items() if str(name) not in ("token", "use_auth_token")}
         return {name: _hidden(each) if _is_secret(name, each) else _shown(each) for name, each in named.items()}
     if isinstance(value, str):
-        return _hidden(value) if _LOOKS_SECRET.search(value) else _USER_IN_URL.sub("", value)
+        return _hidden(value) if _looks_secret(value) else _USER_IN_URL.sub("", value)
     if isinstance(value, list | tuple | set | frozenset):
         return [_shown(each) for each in value]
     if isinstance(value, _PLAIN):
@@ -51,7 +51,7 @@ def _saved(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _saved(each) for name, each in value.items() if not _is_secret(name, each)}
     if isinstance(value, list | tuple):
-        return [_saved(each) for each in value]
+        return [_saved(each) for each in value if not _looks_secret(each)]
     if isinstance(value, torch.dtype):
         return str(value).removeprefix("torch.")
     return _USER_IN_URL.sub("", value) if isinstance(value, str) else value
@@ -59,12 +59,16 @@ def _saved(value: Any) -> Any:
 
 def _is_secret(name: Any, value: Any) -> bool:
     """Return whether the value may be secret. A number is not: `pad_token_id=0` has nothing to do with tokens."""
-    if isinstance(value, str) and _LOOKS_SECRET.search(value):
+    if _looks_secret(value):
         return True
     if isinstance(value, _PLAIN):
         return False
     words = {word.lower() for word in re.findall("[A-Z]?[a-z]+|[A-Z]+", str(name))}
     return bool(words & _SECRET_WORDS or _SECRET_KEY.search(str(name)))
+
+
+def _looks_secret(value: Any) -> bool:
+    return isinstance(value, str) and _LOOKS_SECRET.search(value) is not None
 
 
 def _hidden(value: Any) -> str:

@@ -33,6 +33,8 @@ SECRETS: dict[str, Any] = {
     "mirror": f"https://me:{SECRET}@mirror.example",
     "storage_options": {"headers": {"Authorization": f"Bearer {SECRET}"}},
     "note": f"hf_{SECRET}{SECRET}",
+    "notes": [f"hf_{SECRET}{SECRET}"],
+    "server": f"https://me:p@{SECRET}@server.example",
     "login": Login(),
 }
 

@@ -119,10 +119,10 @@ class ChatAmulet(LocalChatModel):
     sanitize_control_tokens: bool = True
     """Whether control tokens in messages and tools are read as plain text, so that they cannot forge a turn."""
     prefix_sharing: PrefixSharing = "user"
-    """Which calls reuse keys and values that were computed for each other's prompts, so that their time tells what they
-    have in common. `"user"`: calls of one user; calls without a user id count as one user. `"system"`: of one user,
-    and all calls for leading system messages and tools. `"group"`: calls with the same `configurable["prefix_group"]`,
-    for prompts up to the first answer. `"all"`: all calls, up to the first answer."""
+    """Which other users' calls may reuse the keys and values of a prompt, and so learn from their speed that it was
+    sent. `"user"`: none; calls without a user id count as one user. `"system"`: all calls reuse tools, documents and
+    leading system messages. `"group"`: calls with the same `configurable["prefix_group"]` reuse prompts up to the first
+    answer. `"all"`: all calls do."""
     streaming: bool = False
     """Whether `invoke` also reports each token to callbacks."""
 

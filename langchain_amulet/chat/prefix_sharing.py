@@ -1,15 +1,16 @@
 """Decides which calls may reuse the keys and values of a call's prompts, part by part.
 
-What a caller sends may be secret, and whether a prompt is read or reused can be measured. So a part of a prompt is only
-reused by calls of the same user, or of those that the setting `prefix_sharing` names. Answers, and conversations from
-their first answer on, are the user's alone in any case, and what depends on preferences is reused under their digest.
+What a caller sends may be secret, and whether a prompt is read or reused can be measured. So a part of a prompt is
+reused only by calls of the same user, or of the users that the setting `prefix_sharing` names. Answers, and
+conversations from their first answer on, are never shared with other users. What depends on preferences is reused only
+by calls of the same user with the same digest of preferences.
 """
 
 import itertools
 from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
+from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 
 from langchain_amulet.chat.settings import PrefixSharing
 from langchain_amulet.engine.params import PrefixKeys
@@ -71,8 +72,12 @@ def _system_head(messages: Sequence[BaseMessage], render: Render) -> list[int]:
 
 
 def _first_turn(messages: Sequence[BaseMessage], render: Render) -> list[int]:
-    """Return the prompt of the messages before the first answer."""
-    return _rendered(list(itertools.takewhile(lambda message: not isinstance(message, AIMessage), messages)), render)
+    """Return the prompt of the messages before the first answer.
+
+    Messages of other kinds end it too: a `ChatMessage` may be an answer, under whatever role.
+    """
+    asked = itertools.takewhile(lambda message: isinstance(message, SystemMessage | HumanMessage), messages)
+    return _rendered(list(asked), render)
 
 
 def _rendered(messages: Sequence[BaseMessage], render: Render) -> list[int]:

@@ -3,7 +3,7 @@
 import pickle
 
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from langchain_core.messages import AIMessage, ChatMessage, HumanMessage, SystemMessage
 
 from langchain_amulet import ChatAmulet, EngineConfig, PreferenceMemory
 from langchain_amulet.exceptions import InvalidParameterError, UserIdError
@@ -48,6 +48,13 @@ def test_by_default_calls_reuse_the_prompts_of_their_user_only(llm):
             assert num_reused(llm, [SYSTEM, QUESTION], config, preference=preference) == 0 or preference
     assert num_reused(llm, [SYSTEM, QUESTION], user("carol"), preference=BRIEF) == 0
     assert num_reused(llm, [SYSTEM, QUESTION], user("alice")) == length(llm, [SYSTEM, QUESTION]) - 1
+
+
+def test_an_answer_with_a_role_of_its_own_is_not_shared_either(llm):
+    answer = ChatMessage("The shop has a cellar, but nobody knows.", role="assistant")
+    llm.invoke([SYSTEM, QUESTION, answer, OTHER_QUESTION], user("alice"), prefix_sharing="all")
+    reused = num_reused(llm, [SYSTEM, QUESTION, answer, OTHER_QUESTION], user("bob"), prefix_sharing="all")
+    assert 0 < reused <= length(llm, [SYSTEM, QUESTION])
 
 
 @pytest.mark.parametrize("sharing", ["user", "system", "group", "all"])

@@ -1,8 +1,9 @@
 """Converts foreign errors at the edge of the package to its own, without the texts that they quote.
 
-`@shielded(...)` is put on what the public surface is made of: a function, coroutine function, generator or async
-generator. Messages, attributes and causes of foreign errors may quote preferences (a JSON error holds the document, a
-database error the row), so an error that leaves tells the type and the place of what went wrong in its notes, as text.
+`@shielded(...)` decorates the functions of the public surface: plain ones, coroutine functions, generators and async
+generators. Messages, attributes and causes of foreign errors may quote preferences (a JSON error holds the document, a
+database error the row). So an error that leaves the package says in its notes only the type of the foreign error and
+where it was raised.
 """
 
 import functools
@@ -176,7 +177,7 @@ def _own(error: Exception, convert: _Convert) -> Exception:
     if isinstance(error, AmuletError):
         return _without_foreign_causes(error)
     own = convert(error)
-    own.add_note(_told(error))
+    own.add_note(_origin(error))
     return own
 
 
@@ -189,14 +190,14 @@ def _without_foreign_causes(error: AmuletError) -> AmuletError:
         if isinstance(link, AmuletError):
             _without_foreign_causes(link)
         elif isinstance(link, Exception):
-            error.add_note(_told(link))
+            error.add_note(_origin(link))
     error.__cause__ = cause if isinstance(cause, AmuletError) else None
     error.__context__ = context if isinstance(context, AmuletError) else None
     error.__suppress_context__ = is_suppressed
     return error
 
 
-def _told(error: Exception) -> str:
+def _origin(error: Exception) -> str:
     """Return the type of an error and where it was raised, without its text and without lines of source code."""
     return f"Caused by {type(error).__module__}.{type(error).__qualname__}:\n{_places(error.__traceback__)}"
 

@@ -15,8 +15,8 @@ class TextStream:
     """Decodes tokens incrementally and ends at stop strings.
 
     A character that spans several tokens is emitted when it is complete. Text that may be the start of a stop string is
-    held back until later tokens decide. The concatenated pieces equal the tokenizer's decoding of all tokens, cut where
-    the first stop string is complete. There is one exception: bytes that do not form a character become U+FFFD, and a
+    held back until later tokens decide. The concatenated pieces equal the tokenizer's decoding of all tokens, up to the
+    stop string that is complete first. There is one exception: bytes that do not form a character become U+FFFD, and a
     tokenizer with byte fallback that decodes all tokens at once may also replace valid characters beside them.
 
     Each token is decoded a bounded number of times, whatever the text.

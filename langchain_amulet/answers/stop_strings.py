@@ -7,7 +7,8 @@ from collections.abc import Iterable
 class StopStrings:
     """An automaton that finds any of several strings, reading each character of the text once.
 
-    State n is the longest end of the text that begins a stop string. It is immutable, and may be shared by answers.
+    A state stands for the longest end of the text so far that begins a stop string; state 0 for the empty one. The
+    automaton does not change, so answers may share it.
 
     Args:
         strings: The stop strings, none of them empty.
@@ -45,7 +46,7 @@ class StopStrings:
         self.matched[state] = len(string)
 
     def _link(self) -> None:
-        """Compute the state to fall back to where no stop string goes on: the longest proper end that begins one."""
+        """Compute for each state the one of the next shorter end that begins a stop string, to fall back to."""
         queue = deque(self._next[0].values())
         while queue:
             state = queue.popleft()
@@ -59,7 +60,7 @@ NO_STOP = StopStrings()
 
 
 class StopScanner:
-    """Holds back the end of a text that may begin a stop string, and ends the text where the first one is complete.
+    """Holds back the end of a text that may begin a stop string, and ends the text before the one complete first.
 
     Of stop strings that are complete at the same character, the longest ends the text. The result does not depend on
     the pieces of the text.

@@ -1,6 +1,6 @@
 """Turns the input of one call into a request of the engine, and the tokens into message chunks."""
 
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -75,7 +75,6 @@ def prepare_call(
         SchemaError: The grammar cannot enforce a schema.
         InvalidParameterError: A value of the model's generation config is out of range.
     """
-    realignment, output = settings.effective_realignment, settings.output
     plan = plan_of(loaded, resolved, settings)
     prompts = render(loaded, messages, plan, settings)
     open_tag = opened_reasoning(_text(loaded, prompts[0][-_NUM_TAIL_TOKENS:]))
@@ -90,39 +89,42 @@ def prepare_call(
     request = Request(
         prompts,
         plan.weights,
-        realignment,
+        settings.effective_realignment,
         sampling,
         logprobs=settings.num_top_logprobs,
         prefix_keys=prefix_keys(
-            prompts,
-            messages,
-            resolved,
-            base_prompt,
-            settings.prefix_sharing,
-            is_personal=plan.preferences != ((),),
+            prompts, messages, resolved, base_prompt, settings.prefix_sharing, is_personal=plan.preferences != ((),)
         ),
         # A single stream may have preferences in its prompt, which the penalty must not count.
         penalised_ids=None if is_base_first or sampling.repetition_penalty == 1 else base_prompt(messages),
         is_forgotten=partial(_is_forgotten, resolved.num_forgets),
         guide=loaded.constraints.guide(
-            output, is_steered=settings.steer_structured, before=_END_OF_REASONING if open_tag else ""
+            settings.output, is_steered=settings.steer_structured, before=_END_OF_REASONING if open_tag else ""
         ),
         timeout_s=settings.timeout,
     )
-    answer = partial(
+    metadata = {**_metadata(plan, settings.effective_realignment), **resolved.notes}
+    return Call(loaded.engine, request, _answer(loaded, prompts, settings, open_tag, metadata))
+
+
+def _answer(
+    loaded: LoadedModel,
+    prompts: Sequence[Sequence[int]],
+    settings: CallSettings,
+    open_tag: str,
+    metadata: Mapping[str, Any],
+) -> Callable[[Generation], AnswerStream]:
+    """Return what converts the tokens of a call's answer to message chunks."""
+    output = settings.output
+    return partial(
         AnswerStream,
         tokenizer=loaded.tokenizer,
         spell=loaded.constraints.spell,
         stop=StopStrings(() if output.is_structure else settings.stop),  # a stop string would cut JSON off
         syntax=_syntax(loaded, output, prompts[0], open_tag),
         num_prompt_tokens=[len(prompt) for prompt in prompts],
-        metadata={
-            "model_name": loaded.name,
-            "model_provider": "amulet",
-            "amulet": {**_metadata(plan, realignment), **resolved.notes},
-        },
+        metadata={"model_name": loaded.name, "model_provider": "amulet", "amulet": metadata},
     )
-    return Call(loaded.engine, request, answer)
 
 
 def plan_of(loaded: LoadedModel, resolved: ResolvedPreferences, settings: CallSettings) -> StreamPlan:

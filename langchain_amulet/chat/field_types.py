@@ -17,8 +17,9 @@ def from_dict(config_class: type) -> BeforeValidator:
     def convert(value: Any) -> Any:
         if not isinstance(value, Mapping):
             return value
-        if unknown := value.keys() - {field.name for field in fields(config_class)}:
-            msg = f"{config_class.__name__} has no fields {sorted(map(str, unknown))}."
+        known = {field.name for field in fields(config_class)}
+        if unknown := value.keys() - known:
+            msg = f"{config_class.__name__} has no fields {sorted(map(str, unknown))}. Its fields are {sorted(known)}."
             raise InvalidParameterError(msg)
         return config_class(**value)
 

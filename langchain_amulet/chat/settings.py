@@ -21,14 +21,13 @@ from langchain_amulet.realignment import RealignmentConfig
 from langchain_amulet.structured.output_spec import OutputSpec, output_spec
 
 DEFAULT_MAX_TOKENS = 512
+MAX_TOP_LOGPROBS = 20
+"""The most alternatives that an answer reports per token, as in hosted models: each of them costs all users time."""
+IGNORED_ARGUMENTS = {"api_key", "base_url", "max_retries", "preference_digest"}
+"""Arguments that `ChatAmulet` accepts and ignores: those of hosted models, and one that saved copies contain."""
 
 PrefixSharing: TypeAlias = Literal["user", "system", "group", "all"]
 """Which calls reuse keys and values of each other's prompts; see `ChatAmulet.prefix_sharing`."""
-
-MAX_TOP_LOGPROBS = 20
-"""The most alternatives that an answer reports per token, as in hosted models: each one costs all users time."""
-IGNORED_ARGUMENTS = {"api_key", "base_url", "max_retries", "preference_digest"}
-"""Arguments that `ChatAmulet` accepts and ignores: those of hosted models, and one that saved copies contain."""
 
 _SAMPLING = tuple(param.name for param in fields(SamplingParams) if param.name != "stop_token_ids")
 _DOES_NOT_CHANGE_ANSWERS = {"changes_answers": False}

@@ -3,7 +3,7 @@
 from langchain_amulet.engine.config import EngineConfig
 from langchain_amulet.engine.engine import Engine, EngineStats
 from langchain_amulet.engine.generation import Generation
-from langchain_amulet.engine.params import Request, SamplingParams
+from langchain_amulet.engine.params import PrefixKeys, Request, SamplingParams
 from langchain_amulet.engine.runners.batched import TransformersRunner
 from langchain_amulet.engine.runners.protocol import Runner
 from langchain_amulet.engine.runners.sequential import SequentialRunner
@@ -15,6 +15,7 @@ __all__ = [
     "EngineStats",
     "FinishReason",
     "Generation",
+    "PrefixKeys",
     "Request",
     "Runner",
     "SamplingParams",

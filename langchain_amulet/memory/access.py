@@ -56,7 +56,7 @@ _forgets = _Forgets()
 def num_forgets() -> int:
     """Return how often any memory of this process has deleted or replaced a preference.
 
-    Taken before a preference is read, an equal number later says that the preference was not forgotten since.
+    As long as the number is what it was before a preference was read, that preference was not forgotten.
     """
     return _forgets.count
 
@@ -164,7 +164,7 @@ class StoreAccess:
 def _drop_caches(namespace: tuple[str, ...], *, forgets: bool) -> None:
     drop_everywhere(namespace)
     if forgets:
-        _forgets.add()  # after the write: who reads the number from now on reads no forgotten preference
-        for reference in _private_caches.valuerefs():  # copied at once; iterating fails if another thread loads a model
+        _forgets.add()  # after the write, so that calls which begin from now on read no forgotten preference
+        for reference in _private_caches.valuerefs():  # a copy: iterating would fail if another thread loads a model
             if (cache := reference()) is not None:
                 cache.forget_private()

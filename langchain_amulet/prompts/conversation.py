@@ -54,7 +54,7 @@ def check_messages(messages: Sequence[BaseMessage]) -> None:
         MessageError: `messages` is not a list of messages, or one contains something other than text.
     """
     if not isinstance(messages, list | tuple):
-        msg = f"Messages must be a list, got {type(messages).__name__}."
+        msg = f"Messages must be a list, got {type(messages).__name__}. Write [HumanMessage(...)]."
         raise MessageError(msg)
     for message in messages:
         if not isinstance(message, BaseMessage):

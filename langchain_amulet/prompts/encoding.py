@@ -17,7 +17,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
         MessageError: `text` contains a lone surrogate.
     """
     if not isinstance(text, str):
-        msg = f"A text to encode must be a string, got {type(text).__name__}."
+        msg = f"A text to encode must be a string, got {type(text).__name__}. Pass the text of a message or answer."
         raise InvalidParameterError(msg)
     check_encodable(text)
     token_ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids

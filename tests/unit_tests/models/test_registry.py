@@ -4,6 +4,7 @@ import gc
 import importlib.util
 import os
 import shutil
+import traceback
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +17,7 @@ from transformers import AutoModelForCausalLM, CanineTokenizer, MambaConfig
 
 from langchain_amulet import ChatAmulet
 from langchain_amulet.engine.params import Request, SamplingParams
-from langchain_amulet.exceptions import ChatTemplateError, ModelLoadError, ModelNotFoundError
+from langchain_amulet.exceptions import ChatTemplateError, InvalidParameterError, ModelLoadError, ModelNotFoundError
 from langchain_amulet.models import defaults, gguf, registry, sources
 from langchain_amulet.models.registry import load
 from langchain_amulet.models.sources import model_name
@@ -241,3 +242,11 @@ def test_deprecated_name_of_dtype_is_accepted(folder):
 def test_slow_tokenizer_is_refused_with_the_remedy():
     with pytest.raises(ModelLoadError, match="CanineTokenizer is not a fast tokenizer.*Load it with AutoTokenizer"):
         ChatAmulet(model=tiny_model(), tokenizer=CanineTokenizer())
+
+
+@pytest.mark.parametrize("name", ["token", "use_auth_token"])
+def test_token_that_cannot_be_sent_is_refused_before_an_error_quotes_it(name):
+    token = f"hf_{'x' * 8}\n"
+    with pytest.raises(InvalidParameterError, match=r"line break\. Pass token\.strip\(\)") as refusal:
+        load("org/model", model_kwargs={name: token})
+    assert token.strip() not in "".join(traceback.format_exception(refusal.value))

@@ -1,5 +1,6 @@
 """Warns about the line of the user's code that called into the package, through whatever libraries."""
 
+import os
 import sys
 import sysconfig
 import warnings
@@ -7,7 +8,8 @@ from pathlib import Path
 from types import FrameType
 
 _HERE = str(Path(__file__).parent)
-_LIBRARIES = (_HERE, *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")))
+_INSTALLED = (sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+_LIBRARIES = tuple(f"{folder}{os.sep}" for folder in (_HERE, *_INSTALLED))
 
 
 def warn_caller(message: str) -> None:

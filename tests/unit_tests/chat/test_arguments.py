@@ -1,6 +1,7 @@
 """Call arguments, over fields, over the generation config; wrong ones are refused."""
 
 import copy
+from pathlib import Path
 
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler
@@ -9,7 +10,7 @@ from langchain_core.messages import HumanMessage
 from langchain_core.runnables import ConfigurableField
 from pydantic import ValidationError
 
-from langchain_amulet import ChatAmulet, PreferenceMemory, RealignmentConfig
+from langchain_amulet import ChatAmulet, PreferenceMemory, RealignmentConfig, caller_warnings
 from langchain_amulet.chat.settings import CallSettings
 from langchain_amulet.engine.params import Request, SamplingParams
 from langchain_amulet.exceptions import (
@@ -111,6 +112,13 @@ def test_warning_names_the_line_that_binds(llm):
         bound = llm.bind(stop=["x"]).bind(max_token=3)
     assert [warning.filename for warning in warned] == [__file__]
     assert bound.kwargs == {"stop": ["x"]}
+
+
+def test_warning_names_code_beside_the_package_whose_path_begins_like_it():
+    path = f"{Path(caller_warnings.__file__).parent}_demo/app.py"
+    with pytest.warns(UserWarning, match="Beware") as warned:
+        eval(compile("warn_caller('Beware')", path, "eval"), {"warn_caller": caller_warnings.warn_caller})  # noqa: S307
+    assert warned[0].filename == path
 
 
 @pytest.mark.parametrize("name", ["preferences", "prefrence", "user_preference"])

@@ -16,7 +16,7 @@ from langchain_amulet.engine.engine import Engine
 from langchain_amulet.engine.generation import Generation
 from langchain_amulet.engine.params import Request
 from langchain_amulet.foreign_errors import failed_rendering, shielded, unexpected
-from langchain_amulet.memory.access import num_forgets
+from langchain_amulet.memory.access import num_deletions
 from langchain_amulet.models.registry import LoadedModel
 from langchain_amulet.personalization.resolved import ResolvedPreferences, preferences_of
 from langchain_amulet.preferences import StreamPlan, plan_streams
@@ -97,7 +97,7 @@ def prepare_call(
         ),
         # A single stream may have preferences in its prompt, which the penalty must not count.
         penalised_ids=None if is_base_first or sampling.repetition_penalty == 1 else base_prompt(messages),
-        is_forgotten=partial(_is_forgotten, resolved.num_forgets),
+        is_forgotten=partial(_is_forgotten, resolved.num_deletions),
         guide=loaded.constraints.guide(
             settings.output, is_steered=settings.steer_structured, before=_END_OF_REASONING if open_tag else ""
         ),
@@ -134,8 +134,8 @@ def plan_of(loaded: LoadedModel, resolved: ResolvedPreferences, settings: CallSe
 
 
 def _is_forgotten(before: int | None) -> bool:
-    """Whether a preference was forgotten since `num_forgets()` was `before`."""
-    return before is not None and before != num_forgets()
+    """Whether a preference was forgotten since `num_deletions()` was `before`."""
+    return before is not None and before != num_deletions()
 
 
 @shielded(failed_rendering)

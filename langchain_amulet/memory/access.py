@@ -13,6 +13,7 @@ from langgraph.store.base import BaseStore
 from langchain_amulet.foreign_errors import failed_store, shielded
 from langchain_amulet.memory import operations
 from langchain_amulet.memory.execution import arun, finish, run
+from langchain_amulet.memory.forks import renew_after_fork
 from langchain_amulet.memory.items import PREFERENCES, StoredPreference
 from langchain_amulet.memory.recall_cache import ReadStart, Recalled, caches, drop_everywhere
 from langchain_amulet.memory.store_ops import StoreOperation, namespace_of
@@ -38,11 +39,16 @@ def tell_when_forgetting(cache: PrivateCache) -> None:
     _private_caches[id(cache)] = cache
 
 
-class _Forgets:
+class _Deletions:
     """Counts how often preferences were deleted or replaced in this process."""
 
     def __init__(self) -> None:
         self.count = 0
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Replace the lock, which another thread may have held at a fork."""
         self._lock = threading.Lock()
 
     def add(self) -> None:
@@ -50,15 +56,15 @@ class _Forgets:
             self.count += 1
 
 
-_forgets = _Forgets()
+_deletions = _Deletions()
 
 
-def num_forgets() -> int:
+def num_deletions() -> int:
     """Return how often any memory of this process has deleted or replaced a preference.
 
     As long as the number is what it was before a preference was read, that preference was not forgotten.
     """
-    return _forgets.count
+    return _deletions.count
 
 
 class StoreAccess:
@@ -164,7 +170,7 @@ class StoreAccess:
 def _drop_caches(namespace: tuple[str, ...], *, forgets: bool) -> None:
     drop_everywhere(namespace)
     if forgets:
-        _forgets.add()  # after the write, so that calls which begin from now on read no forgotten preference
+        _deletions.add()  # after the write, so that calls which begin from now on read no forgotten preference
         for reference in _private_caches.valuerefs():  # a copy: iterating would fail if another thread loads a model
             if (cache := reference()) is not None:
                 cache.forget_private()

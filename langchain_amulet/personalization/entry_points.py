@@ -20,7 +20,7 @@ from langchain_core.runnables.configurable import RunnableConfigurableFields
 from langchain_core.runnables.utils import AnyConfigurableField
 
 from langchain_amulet.foreign_errors import failed_config, failed_input, shielded, unexpected
-from langchain_amulet.memory.access import num_forgets
+from langchain_amulet.memory.access import num_deletions
 from langchain_amulet.memory.preference_memory import PreferenceMemory
 from langchain_amulet.personalization.lookup import OnStoreError, alook_up, find_caller, find_lookup, look_up
 from langchain_amulet.personalization.resolved import ResolvedPreferences, as_of_now, for_caller, resolve
@@ -170,7 +170,7 @@ class PersonalizedChatModel(BaseChatModel, ABC):
 
     @shielded(unexpected)
     def _with_preference(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
-        arguments, before = self._opaque_arguments(kwargs), num_forgets()
+        arguments, before = self._opaque_arguments(kwargs), num_deletions()
         if "preference" not in arguments:
             memory, default, on_store_error = self.preference_settings
             arguments["preference"] = look_up(find_lookup(config, memory), default, on_store_error)
@@ -179,7 +179,7 @@ class PersonalizedChatModel(BaseChatModel, ABC):
 
     @shielded(unexpected)
     async def _awith_preference(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
-        arguments, before = self._opaque_arguments(kwargs), num_forgets()
+        arguments, before = self._opaque_arguments(kwargs), num_deletions()
         if "preference" not in arguments:
             memory, default, on_store_error = self.preference_settings
             arguments["preference"] = await alook_up(find_lookup(config, memory), default, on_store_error)

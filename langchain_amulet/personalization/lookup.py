@@ -8,7 +8,7 @@ from langgraph.store.base import BaseStore
 
 from langchain_amulet.exceptions import StoreError, UserIdError
 from langchain_amulet.foreign_errors import failed_config, shielded
-from langchain_amulet.memory.access import num_forgets
+from langchain_amulet.memory.access import num_deletions
 from langchain_amulet.memory.preference_memory import PreferenceMemory, access_to
 from langchain_amulet.memory.recall_cache import Recalled
 from langchain_amulet.personalization.caller import AUTHENTICATED_USER_KEY, Caller, group_of, user_id_of
@@ -44,7 +44,7 @@ def look_up(lookup: Lookup | None, default: ResolvedPreferences, on_store_error:
     """
     if lookup is None:
         return default
-    before = num_forgets()
+    before = num_deletions()
     try:
         recalled = access_to(lookup.memory).recall(lookup.user_id)
     except Exception as error:  # noqa: BLE001 - a store may raise anything
@@ -58,7 +58,7 @@ async def alook_up(
     """Async `look_up`."""
     if lookup is None:
         return default
-    before = num_forgets()
+    before = num_deletions()
     try:
         recalled = await access_to(lookup.memory).arecall(lookup.user_id)
     except Exception as error:  # noqa: BLE001 - a store may raise anything
@@ -68,7 +68,7 @@ async def alook_up(
 
 def _resolved(recalled: Recalled, default: ResolvedPreferences, before: int) -> ResolvedPreferences:
     preferences = recalled.preferences or preferences_of(default)
-    return ResolvedPreferences(preferences, age_s=recalled.age_s, num_forgets=before)
+    return ResolvedPreferences(preferences, age_s=recalled.age_s, num_deletions=before)
 
 
 def _without_store(error: Exception, on_store_error: OnStoreError) -> ResolvedPreferences:

@@ -44,10 +44,10 @@ class ResolvedPreferences:
         preferences: The preferences. A preference that expires later is left out from then on.
         age_s: Seconds since they were read from the store.
         store_error: The name of the error's type if the store failed and the answer is therefore a plain one.
-        num_forgets: `num_forgets()` before they were read from the store; `None` if they come from elsewhere.
+        num_deletions: `num_deletions()` before they were read from the store; `None` if they come from elsewhere.
     """
 
-    __slots__ = ("_digest", "_key", "age_s", "caller", "num_forgets", "store_error")
+    __slots__ = ("_digest", "_key", "age_s", "caller", "num_deletions", "store_error")
 
     def __init__(
         self,
@@ -55,13 +55,13 @@ class ResolvedPreferences:
         *,
         age_s: float = 0.0,
         store_error: str | None = None,
-        num_forgets: int | None = None,
+        num_deletions: int | None = None,
     ) -> None:
         self._key = _Key(uuid.uuid4().hex)
         self._digest: str | None = None  # of a copy whose texts are in another process
         self.age_s = age_s
         self.store_error = store_error
-        self.num_forgets = num_forgets
+        self.num_deletions = num_deletions
         self.caller: Caller | None = None
         """Who makes the call, once it has passed an entry point; see `for_caller`."""
         _keys[self._key.name] = self._key
@@ -96,7 +96,7 @@ class ResolvedPreferences:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle and copy the key and the digest, not the texts."""
-        state = (self.digest, self.age_s, self.store_error, self.caller, self.num_forgets)
+        state = (self.digest, self.age_s, self.store_error, self.caller, self.num_deletions)
         return _from_key, (self._key.name if self else None, *state)
 
     @classmethod
@@ -117,10 +117,10 @@ def _from_key(
     age_s: float,
     store_error: str | None,
     caller: Caller | None,
-    num_forgets: int | None,
+    num_deletions: int | None,
 ) -> ResolvedPreferences:
     """Return the object that was pickled. It shows the same digest even if its texts are in another process."""
-    resolved = ResolvedPreferences((), age_s=age_s, store_error=store_error, num_forgets=num_forgets)
+    resolved = ResolvedPreferences((), age_s=age_s, store_error=store_error, num_deletions=num_deletions)
     resolved.caller = caller
     if name is not None:
         key = _keys.get(name)
@@ -153,23 +153,23 @@ def as_of_now(resolved: ResolvedPreferences) -> ResolvedPreferences:
     if fixed == _preferences[resolved._key]:  # noqa: SLF001
         return resolved
     return ResolvedPreferences(
-        fixed, age_s=resolved.age_s, store_error=resolved.store_error, num_forgets=resolved.num_forgets
+        fixed, age_s=resolved.age_s, store_error=resolved.store_error, num_deletions=resolved.num_deletions
     )
 
 
-def for_caller(resolved: ResolvedPreferences, caller: Caller, num_forgets: int) -> ResolvedPreferences:
+def for_caller(resolved: ResolvedPreferences, caller: Caller, num_deletions: int) -> ResolvedPreferences:
     """Return a copy for one call, which says who makes it. What has passed an outer entry point is returned unchanged.
 
     Args:
         resolved: The preferences of the call.
         caller: Who makes it.
-        num_forgets: `num_forgets()` before the preferences were looked up.
+        num_deletions: `num_deletions()` before the preferences were looked up.
     """
     if resolved.caller is not None:
         return resolved
     copied = copy(resolved)
     copied.caller = caller
-    copied.num_forgets = num_forgets if resolved.num_forgets is None else resolved.num_forgets
+    copied.num_deletions = num_deletions if resolved.num_deletions is None else resolved.num_deletions
     return copied
 
 

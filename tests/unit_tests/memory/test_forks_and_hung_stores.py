@@ -15,6 +15,7 @@ from langgraph.store.sqlite import SqliteStore
 
 from langchain_amulet import ChatAmulet, PreferenceMemory
 from langchain_amulet.memory import execution
+from langchain_amulet.memory.access import _deletions
 from langchain_amulet.memory.daemon_threads import DaemonThreads
 from langchain_amulet.memory.recall_cache import caches
 from langchain_amulet.memory.store_quirks import _in_memory
@@ -221,6 +222,8 @@ def test_child_of_a_fork_does_not_wait_for_locks_that_its_parent_held():
     memory.remember("alice", BRIEF)
     with execution.threads._lock, _in_memory.lock, caches.of(memory.store)._lock:
         assert in_child(lambda: memory.remember("alice", "Be kind.") in memory.recall("alice"))
+    with _deletions._lock:
+        assert in_child(lambda: memory.forget("alice") is None)
 
 
 @needs_fork

@@ -60,7 +60,7 @@ NO_STOP = StopStrings()
 
 
 class StopScanner:
-    """Holds back the end of a text that may begin a stop string, and ends the text before the one complete first.
+    """Ends a text before the stop string that is complete first, and holds back text that may begin a stop string.
 
     Of stop strings that are complete at the same character, the longest ends the text. The result does not depend on
     the pieces of the text.

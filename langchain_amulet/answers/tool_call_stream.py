@@ -34,7 +34,7 @@ def whole_call(call: Any, raw: str, index: int, names: Collection[str]) -> ToolC
     Args:
         call: A parsed call: `{"name": ..., "arguments": ...}`, or one in OpenAI's format. Without arguments, or with
             `null`, they are an empty object.
-        raw: The text of the call, which an invalid call reports if `call` is none.
+        raw: The text of the call, which an invalid call reports if `call` is not a call.
         index: Index of the call in the answer.
         names: Names of the bound tools; empty if any name is valid. A call of another tool is an invalid call, as is
             one whose arguments are not a JSON object.

@@ -125,11 +125,11 @@ class CallSettings:
 
 _SETTINGS = tuple(setting.name for setting in fields(CallSettings) if setting.init and setting.name != "sampling")
 
-_NEARLY = 0.8  # the similarity from which a name is taken for a misspelt one
+_MIN_SIMILARITY = 0.8  # the similarity from which a name is taken for a misspelt one
 # What LangChain's own methods take from the arguments of a call.
-_LANGCHAINS = {"callbacks", "metadata", "run_id", "run_name", "tags", "version", "diff", "with_streamed_output_list"}
-_LANGCHAINS |= {f"{verb}_{what}" for verb in ("include", "exclude") for what in ("names", "types", "tags")}
-_LANGCHAINS |= {"ls_structured_output_format", "structured_output_format"}
+_LANGCHAIN_ARGUMENTS = {"callbacks", "metadata", "run_id", "run_name", "tags", "version", "diff"}
+_LANGCHAIN_ARGUMENTS |= {f"{verb}_{what}" for verb in ("include", "exclude") for what in ("names", "types", "tags")}
+_LANGCHAIN_ARGUMENTS |= {"ls_structured_output_format", "structured_output_format", "with_streamed_output_list"}
 
 CALL_ARGUMENTS = {*_SAMPLING, *_SETTINGS, "preference", "stream"}
 """The names of all arguments of a call."""
@@ -148,7 +148,7 @@ def answer_settings(model_fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def checked_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of a call without unknown ones; see `known_arguments`."""
-    return known_arguments(arguments, known=CALL_ARGUMENTS | _LANGCHAINS, place="A call of ChatAmulet")
+    return known_arguments(arguments, known=CALL_ARGUMENTS | _LANGCHAIN_ARGUMENTS, place="A call of ChatAmulet")
 
 
 def known_arguments(arguments: Mapping[str, Any], *, known: AbstractSet[str], place: str) -> dict[str, Any]:
@@ -159,7 +159,7 @@ def known_arguments(arguments: Mapping[str, Any], *, known: AbstractSet[str], pl
     """
     for name in sorted(arguments.keys() - known):
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-        if difflib.get_close_matches(name, ["preference"], cutoff=_NEARLY):
+        if difflib.get_close_matches(name, ["preference"], cutoff=_MIN_SIMILARITY):
             msg = f"{place} has no argument {name!r}. Did you mean 'preference'? It takes one preference or a list."
             raise InvalidParameterError(msg)
         warn_caller(f"{place} has no argument {name!r}, so it is ignored. Did you mean {nearest!r}?")

@@ -76,10 +76,11 @@ class PrefixKeys(NamedTuple):
     """Which requests may reuse the keys and values of a stream: those with the same tokens under the same keys."""
 
     parts: tuple[tuple[int, Hashable], ...] = ()
-    """`(end, key)`, in rising order: the key of the prompt's tokens from the end of the part before to this one."""
+    """`(end, key)` in ascending order of `end`, a position in the prompt. `key` is the key of the tokens from the end
+    of the previous part to `end`."""
     rest: Hashable | None = None
-    """The key of the rest of the prompt; also of the answer, if it is the `rest` of all streams, since the answer
-    depends on all of them. Otherwise no request may reuse the answer. `None`: no request may reuse the rest."""
+    """The key of the rest of the prompt. `None`: no request may reuse the rest. If all streams have the same `rest`, it
+    is the key of the answer too, which depends on all of them; otherwise no request may reuse the answer."""
     is_private: bool = False
     """Whether the rest of the prompt depends on preferences, so that `Engine.forget_private` drops the row."""
 

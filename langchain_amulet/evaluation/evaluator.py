@@ -41,7 +41,7 @@ from langchain_amulet.models.identity import identity
 PER_QUESTION_ERRORS = (ContextLengthError, EngineMemoryError, GenerationTimeoutError, NumericalError)
 """Errors that concern one question. The evaluation continues with the others."""
 _TRANSIENT_ERRORS = (EngineMemoryError, GenerationTimeoutError)
-"""Those of them that may not occur another time, so that a score without them is still to come."""
+"""Those of them that may not occur when the evaluation runs again, so that no missing score is stored for them."""
 _PROTOCOL_SETTINGS = ("temperature", "top_p", "max_tokens", "seed")
 _LATER_SETTINGS = {"ignore_unsupported_keywords": False}
 """Settings that the first folders do not contain. They are written where they differ from these defaults."""

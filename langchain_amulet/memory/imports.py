@@ -107,7 +107,11 @@ def _put_event(user_id: str, position: int, key: str, value: Mapping[str, Any]) 
 def _entries(
     root: str, sections: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[tuple[int, tuple[str, Mapping[str, Any]]]]:
-    """Yield the position, and the key and value, of each entry of a section, all of which databases can store."""
+    """Yield `(position, (key, value))` of each entry of a section.
+
+    Raises:
+        ImportFormatError: Databases cannot store a key or value.
+    """
     for position, (key, value) in enumerate([*sections[root].items()], start=1):
         if not is_storable_text(key) or not key:
             raise _refused(root, position, _KEY)

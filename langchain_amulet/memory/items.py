@@ -87,7 +87,7 @@ def from_fields(fields: Mapping[str, Any]) -> Preference:
 def preference_in(fields: Any) -> Preference | None:
     """Convert JSON to a preference; return `None` if a field is missing or has a wrong type or value.
 
-    No error leaves this function, since the errors of a date's parser quote the field.
+    It raises nothing, since the errors of the date parser quote the field.
     """
     try:
         expires_at = fields.get("expires_at")

@@ -93,12 +93,12 @@ def find_all(namespace: tuple[str, ...]) -> StoreOperation[list[SearchItem]]:
 def _find_rest(
     namespace: tuple[str, ...], first: Sequence[SearchItem], *, is_limited: bool
 ) -> StoreOperation[list[SearchItem]]:
-    """Add to the first page of a store that may limit the size of pages the items of all further pages.
+    """Return the items of the first page and of all further pages, for a store that may limit the size of pages.
 
     Args:
         namespace: The namespace to search.
         first: The items of the first page.
-        is_limited: Whether the store returned fewer items than there may be, so that it must know offsets.
+        is_limited: Whether a higher limit returned no more items. A store that ignores offsets is refused then.
 
     Raises:
         StoreTypeError: The store returns the same items at every offset.

@@ -39,7 +39,7 @@ def _hmac(content: str) -> str:
 
 
 def _digest_key() -> bytes:
-    """Return this process's key: all threads get the same one, even if several of them ask first."""
+    """Return this process's key: the same one for all threads, even if several ask for it at once."""
     if not _key:
         _key.setdefault("", _stored_or_temporary_key())  # atomic, and needs no lock, which a fork could leave locked
     return _key[""]

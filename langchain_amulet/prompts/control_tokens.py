@@ -25,9 +25,9 @@ class ControlTokens:
     tokens, and further added tokens that the chat template or the tokenizer's `chat_control_tokens` mentions, such as
     `<think>` and `<tool_call>`. Tokens of a single character or of whitespace alone are neither.
 
-    A text is made plain by a break, which is a character that no text contains, within each of its control tokens. The
-    chat template renders the broken texts, and `encode` cuts the prompt at the breaks. So no control token forms except
-    those that the template writes, and yet the model reads what was written.
+    To make a text plain, a *break* (a character that no text contains) is put into each of its control tokens. The chat
+    template renders the broken texts, and `encode` cuts the prompt at the breaks. So the only control tokens are those
+    that the template writes, and yet the model reads all characters of the texts.
 
     Args:
         tokenizer: A fast tokenizer with a chat template.

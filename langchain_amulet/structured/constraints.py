@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from langchain_amulet.caller_warnings import warn_caller
 from langchain_amulet.engine.guide import GuideFactory
 from langchain_amulet.exceptions import SchemaError
-from langchain_amulet.structured.grammar import Grammar, GrammarCompiler
+from langchain_amulet.structured.grammar import TOO_EXPENSIVE, Grammar, GrammarCompiler
 from langchain_amulet.structured.output_spec import OutputSpec, closed, mentions, without_annotations
 from langchain_amulet.structured.tool_formats import ToolFormat
 from langchain_amulet.structured.triggered import TriggeredGuide
@@ -150,6 +150,8 @@ class Constraints:
         try:
             return _Compiled(self._compile_strictly(text, spec), None)
         except SchemaError as error:
+            if _is_too_expensive(error):
+                raise SchemaError(_expensive_message(spec, error)) from error
             try:
                 grammar = self._compile_closed_or_open(text, is_lenient=True)
             except SchemaError:
@@ -168,7 +170,9 @@ class Constraints:
         """Compile the schema without unnamed properties; if no text satisfies that, compile the schema as it is."""
         try:
             return self._compile_satisfiable(text(is_lenient=is_lenient, is_closed=True))
-        except SchemaError:  # the message about the closed schema is raised if both fail
+        except SchemaError as error:  # the message about the closed schema is raised if both fail
+            if _is_too_expensive(error):
+                raise
             with contextlib.suppress(SchemaError):
                 return self._compile_satisfiable(text(is_lenient=is_lenient, is_closed=False))
             raise
@@ -198,6 +202,17 @@ def _subject(spec: OutputSpec) -> str:
 
 def _invalid_message(spec: OutputSpec, error: SchemaError) -> str:
     return f"The schema {_subject(spec)} cannot be followed: {error}. Correct this part of the schema, or leave it out."
+
+
+def _is_too_expensive(error: SchemaError) -> bool:
+    return str(error).startswith(TOO_EXPENSIVE)
+
+
+def _expensive_message(spec: OutputSpec, error: SchemaError) -> str:
+    return (
+        f"The schema {_subject(spec)} cannot be followed: {error}. Use a smaller schema: fewer optional properties and "
+        "branches, shorter enums, and patterns without nested or large repetitions."
+    )
 
 
 def _unsupported_message(spec: OutputSpec, error: SchemaError) -> str:

@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import math
 import random
+import time
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -20,6 +22,7 @@ _MAX_LENGTH = 1 << 20  # tokens of an ending
 _DEPTHS = (32, 128, 512)  # tokens; depths of thorough searches, in this order
 _QUICK_DEPTH = 128  # tokens; depth of random searches between two draws
 _NUM_RANDOM_SEARCHES = 4  # after the deterministic ones
+_CPU_S_AT_START = 1.0  # of the calling thread, where steps are slow; published schemas take up to 0.06 s
 _WORK_AT_START = 1000  # steps of all searches before the first draw
 _WORK_OF_FIRST_SEARCH = 400  # of them
 _WORK_PER_DRAW = 24  # steps of all searches after one draw
@@ -58,7 +61,12 @@ class Hints:
     def closings(self) -> list[list[int]]:
         """Tokens of texts that may end a string with a pattern: ends of examples, and a quote; the shortest first."""
         contents = dict.fromkeys(content for examples in self._examples for content in examples.strings)
-        texts = {content[start:].encode() + b'"' for content in contents for start in range(len(content))}
+        texts: dict[bytes, None] = {}
+        for length in range(1, max(map(len, contents), default=0) + 1):
+            long_enough = (content for content in contents if len(content) >= length)
+            texts.update((content[-length:].encode() + b'"', None) for content in long_enough)
+            if len(texts) >= _MAX_TEXTS:
+                break
         return _spelled(self._vocabulary, texts)
 
     @cached_property
@@ -73,11 +81,12 @@ class _OutOfWorkError(Exception):
 class _Work:
     """Counts the steps of searches."""
 
-    def __init__(self, limit: float) -> None:
+    def __init__(self, limit: float, cpu_s: float = math.inf) -> None:
         self.left = limit
+        self._end = time.thread_time() + cpu_s
 
     def spend(self, steps: float) -> None:
-        if self.left < steps:
+        if self.left < steps or time.thread_time() > self._end:
             raise _OutOfWorkError
         self.left -= steps
 
@@ -109,9 +118,12 @@ def shortest_ending(vocabulary: Vocabulary, walk: Walk, hints: Hints) -> list[in
         vocabulary: The model's tokens.
         walk: The position, which does not change.
         hints: Texts that may complete it.
+
+    Raises:
+        GrammarError: No search finds one, and llguidance has given up on the grammar.
     """
     fixed, randomised = _pickers(vocabulary)
-    search = _Search(vocabulary, walk, hints, _Work(_WORK_OF_FIRST_SEARCH), [])
+    search = _Search(vocabulary, walk, hints, _Work(_WORK_OF_FIRST_SEARCH, _CPU_S_AT_START), [])
     best = search.find(_MAX_LENGTH, fixed[0])
     search.work.left += _WORK_AT_START - _WORK_OF_FIRST_SEARCH
     for depth in _DEPTHS if best is None else (len(best),):
@@ -120,6 +132,8 @@ def shortest_ending(vocabulary: Vocabulary, walk: Walk, hints: Hints) -> list[in
             best = best if found is None else found
         if best is not None:
             break
+    if best is None and search.failure is not None:
+        raise search.failure
     return best
 
 
@@ -128,6 +142,7 @@ class _Search:
 
     def __init__(self, vocabulary: Vocabulary, walk: Walk, hints: Hints, work: _Work, planned: list[int]) -> None:
         self.work = work
+        self.failure: GrammarError | None = None  # why the last search could not go on
         self._vocabulary = vocabulary
         self._start = walk
         self._hints = hints
@@ -148,7 +163,10 @@ class _Search:
                 if len(ending) >= max_tokens:
                     return None
                 ending += self._step(walk, pick)
-        except (GrammarError, _OutOfWorkError):
+        except GrammarError as error:
+            self.failure = error
+            return None
+        except _OutOfWorkError:
             return None
         return ending if len(ending) <= max_tokens else None
 

@@ -12,13 +12,25 @@ from llguidance import LLMatcher, LLParserLimits
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from langchain_amulet.exceptions import MaxTokensError, SchemaError
+from langchain_amulet.exceptions import GrammarError, MaxTokensError, SchemaError
 from langchain_amulet.structured.endings import Hints, ending_after_draw, shortest_ending
 from langchain_amulet.structured.vocabulary import Vocabulary
 from langchain_amulet.structured.walk import Walk
 
 # Errors name the cause only, not the schema and the text so far. A row has about 4 items per optional property.
-_LIMITS = LLParserLimits(max_items_in_row=3000, verbose_errors=False)
+# Fuel bounds the time of compiling to about 0.2 s; published schemas take less than a third of it.
+_LIMITS = LLParserLimits(
+    max_items_in_row=3000,
+    initial_lexer_fuel=100_000,
+    max_grammar_size=100_000,
+    max_lexer_states=50_000,
+    verbose_errors=False,
+)
+TOO_EXPENSIVE = "it is too large, or its patterns are too complex, to be followed in reasonable time"
+"""Begins the reasons of refusals that would not change if a part of the schema were ignored."""
+_EXPENSIVE = re.compile(
+    r"too big|too large|fuel exhausted|too many (expressions|states|items)|too complex", re.IGNORECASE
+)
 _CACHE_SIZE = 256  # compiled and refused grammars
 _MAX_SUFFIXES = 6  # number of suffixes of the planned ending that are tried before a search for a new one
 _MIN_SPARE = 256  # tokens that must be left for a draw to stand although no ending is known after it
@@ -53,6 +65,7 @@ class Grammar:
         self._hints = Hints(vocabulary, text)
         self._lock = threading.Lock()
         self._found: list[list[int] | None] = []  # the result of the search, once it has been made
+        self._failure: str | None = None  # why the search could not go on
 
     @property
     def shortest(self) -> list[int] | None:
@@ -62,19 +75,30 @@ class Grammar:
         """
         with self._lock:
             if not self._found:
-                self._found.append(shortest_ending(self._vocabulary, self._walk(), self._hints))
+                self._found.append(self._search())
         return self._found[0]
 
     def check_satisfiable(self) -> None:
         """Raise if it is certain that no text satisfies the grammar; and compute `shortest` for later calls.
 
         Raises:
-            SchemaError: A part of each schema contains itself without end, or has no value.
+            SchemaError: A part of each schema contains itself without end, or has no value; or it is too complex.
         """
         if self._hints.is_endless:
             msg = "no text satisfies it: a part of it would contain itself without end, or allows no value"
             raise SchemaError(msg)
-        _ = self.shortest
+        if self.shortest is None and self._failure is not None:
+            raise SchemaError(self._failure)
+
+    def _search(self) -> list[int] | None:
+        """Return the shortest ending, and note if llguidance gives up on the first tokens."""
+        try:
+            ending = shortest_ending(self._vocabulary, self._walk(), self._hints)
+            self._walk().allowed()
+        except GrammarError:
+            self._failure = f"{TOO_EXPENSIVE} (llguidance gives up on its first tokens)"
+            return None
+        return ending
 
     def start(self, max_tokens: int, *, is_steered: bool = False, written: bytes = b"") -> "GrammarGuide":
         """Create the guide of one answer.
@@ -291,6 +315,8 @@ def _reason(message: str) -> str:
         return "oneOf whose branches are not clearly disjoint"
     if regex := _REGEX_MESSAGE.search(reason):
         return f"the pattern {regex['pattern']!r} is not understood: {regex['error'].strip()}"
+    if _EXPENSIVE.search(reason):
+        return f"{TOO_EXPENSIVE} (llguidance: {reason.strip().partition(chr(10))[0].removesuffix('.')})"
     if reason.startswith("panic:"):  # followed by a trace
         reason = "llguidance has failed: " + reason.removeprefix("panic:").partition("\n")[0]
     return reason.strip().removesuffix(".")

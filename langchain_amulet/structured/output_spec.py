@@ -2,13 +2,14 @@
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from langchain_amulet.exceptions import SchemaError, ToolError
+from langchain_amulet.structured.schema_limits import check_limits
 
 SCHEMA_PROMPT = "Answer with JSON that follows this JSON schema, and with nothing else:\n{schema}"
 """Added to the prompt if `response_format` has a schema. `schema`: the schema as JSON."""
@@ -27,9 +28,6 @@ _TOOL_NAME = re.compile(r"[\w.:/-]{1,128}")
 _ANY_TOOL = ("any", "required")
 _JSON_TYPES = frozenset(("array", "boolean", "integer", "null", "number", "object", "string"))
 _FUNCTION_KEYS = frozenset(("name", "description", "strict"))
-_MAX_PROPERTIES = 500  # of an object; the time per token that llguidance takes grows with their square
-_MAX_COUNTED_PROPERTIES = 100  # of an object with minProperties or maxProperties
-_MAX_DEPTH = 126  # levels of dicts and lists; llguidance parses no more
 # With these keywords, another part of the schema may add properties to an object.
 _COMBINING_KEYWORDS = ("allOf", "if", "not", "dependentSchemas", "patternProperties", "unevaluatedProperties")
 _LITERAL_KEYWORDS = ("enum", "const", "default", "examples")  # their values are JSON, not schemas
@@ -229,9 +227,9 @@ def check_schema(schema: Any) -> Mapping[str, Any]:
     """Return the schema if it is a dict that can be written as JSON.
 
     Raises:
-        SchemaError: It is not a dict, or cannot be written as JSON.
+        SchemaError: It is not a dict, cannot be written as JSON, or exceeds a limit.
     """
-    _check_size(schema)
+    check_limits(schema)
     try:
         json.dumps(schema, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -242,40 +240,6 @@ def check_schema(schema: Any) -> Mapping[str, Any]:
         msg = f"A JSON schema must be a dict such as {{'type': 'object', 'properties': ...}}; got {kind}."
         raise SchemaError(msg)
     return schema
-
-
-def _check_size(schema: Any) -> None:
-    """Raise `SchemaError` if a schema is too deep or too wide. One that contains itself is too deep."""
-    level = [schema]
-    for _ in range(_MAX_DEPTH + 1):
-        parts = [*{id(part): part for part in level}.values()]
-        for part in parts:
-            if isinstance(part, Mapping):
-                _check_number_of_properties(part)
-        level = [item for part in parts for item in _items(part)]
-    if level:
-        msg = f"A JSON schema may nest up to {_MAX_DEPTH} dicts and lists. Name the inner parts in $defs, and use $ref."
-        raise SchemaError(msg)
-
-
-def _check_number_of_properties(schema: Mapping[str, Any]) -> None:
-    num_properties = len(_items(schema.get("properties")))
-    is_counted = "minProperties" in schema or "maxProperties" in schema
-    limit = _MAX_COUNTED_PROPERTIES if is_counted else _MAX_PROPERTIES
-    if num_properties > limit:
-        msg = (
-            f"An object of a JSON schema has {num_properties} properties; up to {limit} can be followed in reasonable "
-            f"time{', if minProperties or maxProperties counts them' if is_counted else ''}. Divide it into several "
-            "objects, or use additionalProperties for similar properties."
-        )
-        raise SchemaError(msg)
-
-
-def _items(part: Any) -> Collection[Any]:
-    """Return the values within a part of a schema; none if it is not a dict or a list."""
-    if isinstance(part, Mapping):
-        return part.values()
-    return part if isinstance(part, (list, tuple)) else ()
 
 
 def instructions(spec: OutputSpec, *, tells_choice: bool) -> str:

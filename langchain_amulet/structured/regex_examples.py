@@ -9,6 +9,7 @@ _Test: TypeAlias = Callable[[str], bool]
 """Returns whether a class of characters contains a character."""
 
 _MAX_LENGTH = 2048  # characters of an example
+_MAX_TRIALS = 100_000  # of characters as members of classes
 _MAX_DEPTH = 64  # groups within groups, and classes within classes
 _TRIED = "xA0 -_.:/@a,;b1"  # characters that are tried first as members of a class
 _PRINTABLE = "".join(map(chr, range(32, 127))) + "é漢\n\t"
@@ -91,6 +92,7 @@ class _Parser:
         self._pattern = pattern
         self._position = 0
         self._depth = 0
+        self._num_trials = 0
         self._seen: list[str] = []  # characters with which ranges of characters begin
 
     def parse(self) -> _Match:
@@ -221,6 +223,9 @@ class _Parser:
             return characters
         tried: tuple[str, ...] = (*_TRIED, *_PRINTABLE, *self._seen)
         for character in tried:
+            self._num_trials += 1
+            if self._num_trials > _MAX_TRIALS:
+                raise _UnreadableError
             if characters(character):
                 return character
         raise _UnreadableError

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 from langchain_amulet.structured.regex_examples import example_of
 
 _TYPES = ("string", "null", "boolean", "number", "integer", "array", "object")
-_MAX_VISITS = 50_000  # of parts of a schema
+_MAX_VISITS = 20_000  # of parts of a schema
 _MAX_NESTING = 150  # levels of schemas
 _MAX_LENGTH = 100_000  # characters of an example
 _ANYTHING = "0"
@@ -80,9 +80,9 @@ class SchemaExamples:
 
     def _example(self, schema: Any) -> str | None:
         """Return a short example; `None` if there is none, as far as is known of the references."""
-        self._num_visits += 1
+        self._visit()
         self._nesting += 1
-        if self._num_visits > _MAX_VISITS or self._nesting > _MAX_NESTING:
+        if self._nesting > _MAX_NESTING:
             raise _UnknownError
         anything = None if schema is False else _ANYTHING
         example = self._of_dict(schema) if isinstance(schema, Mapping) else anything
@@ -91,12 +91,19 @@ class SchemaExamples:
             raise _UnknownError
         return example
 
+    def _visit(self, number: int = 1) -> None:
+        """Count parts of a schema that are read, each time that they are."""
+        self._num_visits += number
+        if self._num_visits > _MAX_VISITS:
+            raise _UnknownError
+
     def _of_dict(self, schema: Mapping[str, Any]) -> str | None:
         if "$id" in schema and schema is not self._root:
             raise _UnknownError  # references within it start at another root
         if "const" in schema:
             return _text(schema["const"])
         if "enum" in schema:
+            self._visit(len(schema["enum"]))
             return _shortest(map(_text, schema["enum"]))
         if "$ref" in schema:
             return self._of_reference(schema)
@@ -144,14 +151,13 @@ class SchemaExamples:
                 return False
             if isinstance(schema, Mapping):
                 for key, value in schema.items():
+                    self._visit(len(value) + len(merged.get(key, ())) if isinstance(value, (Mapping, list)) else 1)
                     merged[key] = _both(key, merged[key], value) if key in merged else value
         return merged
 
     def _without_reference(self, schema: Any) -> Any:
         """Return the schema with the keywords of the schema that it refers to."""
-        self._num_visits += 1
-        if self._num_visits > _MAX_VISITS:
-            raise _UnknownError
+        self._visit()
         if not isinstance(schema, Mapping) or "$ref" not in schema:
             return schema
         rest = {key: value for key, value in schema.items() if key != "$ref"}
@@ -184,9 +190,10 @@ class SchemaExamples:
         number = int(schema.get("minItems", 0))
         examples = [self._example(part) for part in first[:number]]
         if len(examples) < number:
-            if number > _MAX_LENGTH:
+            example, num_more = self._example(rest), number - len(examples)
+            if num_more * max(1, len(example or "")) > _MAX_LENGTH:
                 raise _UnknownError
-            examples += [self._example(rest)] * (number - len(examples))
+            examples += [example] * num_more
         return _list(examples)
 
     def _object(self, schema: Mapping[str, Any]) -> str | None:
@@ -251,10 +258,14 @@ def _number(schema: Mapping[str, Any], *, is_integer: bool) -> str:
 
 def _list(values: list[str | None]) -> str | None:
     known = [value for value in values if value is not None]
+    if sum(map(len, known)) > _MAX_LENGTH:
+        raise _UnknownError
     return f"[{', '.join(known)}]" if len(known) == len(values) else None
 
 
 def _dict(values: Mapping[str, str | None]) -> str | None:
+    if sum(len(value or "") for value in values.values()) > _MAX_LENGTH:
+        raise _UnknownError
     known = [f"{_text(name)}: {value}" for name, value in values.items() if value is not None]
     return f"{{{', '.join(known)}}}" if len(known) == len(values) else None
 

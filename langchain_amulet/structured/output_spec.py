@@ -1,5 +1,6 @@
 """What an answer may contain (text, tool calls, JSON), as read from the arguments of a call."""
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -7,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from langchain_core.utils.function_calling import convert_to_openai_tool
+from pydantic import BaseModel
+from pydantic.errors import PydanticUserError
 
 from langchain_amulet.exceptions import SchemaError, ToolError
-from langchain_amulet.structured.schema_limits import check_limits
+from langchain_amulet.structured.schema_limits import check_expansion, check_limits
 
 SCHEMA_PROMPT = "Answer with JSON that follows this JSON schema, and with nothing else:\n{schema}"
 """Added to the prompt if `response_format` has a schema. `schema`: the schema as JSON."""
@@ -122,6 +125,7 @@ def as_openai_tool(tool: Any, *, strict: bool | None = None) -> dict[str, Any]:
     """
     if isinstance(tool, Mapping) and not is_tool(tool):
         tool = _titled_function(check_schema(tool))
+    _check_class(tool)
     try:
         described = convert_to_openai_tool(tool, strict=strict)
     except CONVERSION_ERRORS as error:
@@ -143,6 +147,14 @@ def as_openai_tool(tool: Any, *, strict: bool | None = None) -> dict[str, Any]:
         raise ToolError(msg)
     check_schema(function.get("parameters") or {})
     return described
+
+
+def _check_class(tool: Any) -> None:
+    """Raise `SchemaError` if LangChain would expand a pydantic class to too many parts."""
+    described = getattr(tool, "args_schema", None) or tool
+    if isinstance(described, type) and issubclass(described, BaseModel):
+        with contextlib.suppress(PydanticUserError):  # it has no schema, which the conversion reports
+            check_expansion(described.model_json_schema())
 
 
 def is_tool(schema: Mapping[str, Any]) -> bool:

@@ -44,6 +44,31 @@ def check_limits(schema: Any) -> None:
     found.check()
 
 
+def check_expansion(schema: Mapping[str, Any]) -> None:
+    """Raise `SchemaError` if a schema has too many parts once each reference to `$defs` is replaced by its target.
+
+    LangChain replaces them in schemas of classes; there may be exponentially many.
+    """
+    check_limits(schema)
+    definitions, counted = schema.get("$defs", {}), dict[str, int]()
+
+    def count(part: Any) -> int:
+        if not isinstance(part, Mapping) or not isinstance(part.get("$ref"), str):
+            return 1 + sum(map(count, _items(part)))
+        name = part["$ref"].rpartition("/")[2]
+        if name not in counted:
+            counted[name] = 1  # within itself, where LangChain stops
+            counted[name] = count(definitions.get(name))
+        return counted[name] + len(part)
+
+    try:
+        num_parts = count({key: value for key, value in schema.items() if key != "$defs"})
+    except RecursionError:  # a long chain of references
+        num_parts = _MAX_PARTS + 1
+    if num_parts > _MAX_PARTS:
+        _refuse_size()
+
+
 class _Expensive:
     """What is expensive to compile in all of a schema."""
 

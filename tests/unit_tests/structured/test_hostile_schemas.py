@@ -7,12 +7,13 @@ from functools import partial
 from typing import Any
 
 import pytest
+from pydantic import create_model
 
 from langchain_amulet.exceptions import SchemaError
 from langchain_amulet.structured import endings
 from langchain_amulet.structured.constraints import Constraints
 from langchain_amulet.structured.grammar import GrammarCompiler
-from langchain_amulet.structured.output_spec import check_schema, output_spec
+from langchain_amulet.structured.output_spec import as_openai_tool, check_schema, output_spec
 from langchain_amulet.structured.regex_examples import example_of
 from langchain_amulet.structured.schema_examples import SchemaExamples
 from langchain_amulet.structured.tool_formats import HERMES
@@ -81,6 +82,14 @@ def test_schema_whose_parts_stand_at_2_to_the_60_places_is_refused():
         schema = {"a": schema, "b": schema}
     with pytest.raises(SchemaError, match=r"counted at each place.*\$defs"):
         check_schema(schema)
+
+
+def test_class_whose_parts_are_expanded_to_2_to_the_40_places_is_refused_before_it_is_expanded():
+    part = create_model("Leaf", value=(int, ...))
+    for number in range(40):
+        part = create_model(f"Part{number}", a=(part, ...), b=(part, ...))
+    with pytest.raises(SchemaError, match=r"counted at each place"):
+        as_openai_tool(part)
 
 
 def peak_memory(action) -> int:

@@ -31,6 +31,7 @@ from langchain_amulet.models.sources import (
     errors_explained,
     from_pretrained,
     locate,
+    memory_errors_explained,
     model_name,
     tokenizer_of_loaded,
 )
@@ -166,13 +167,19 @@ def _constraints(
 
 
 def _runner(model: PreTrainedModel) -> Runner[Any]:
-    """Return a runner that batches rows if the architecture supports it, else one that decodes row by row."""
-    try:
-        return TransformersRunner(model)
-    except UnsupportedModelError as error:
-        runner = SequentialRunner(model)
-        logger.warning("%s Its prompts are decoded one at a time, which is correct but slow.", error)
-        return runner
+    """Return a runner that batches rows if the architecture supports it, else one that decodes row by row.
+
+    Raises:
+        ModelLoadError: The device has too little memory to try the model.
+        UnsupportedModelError: It is no model that predicts the next token.
+    """
+    with memory_errors_explained(model_name(model), model.device):
+        try:
+            return TransformersRunner(model)
+        except UnsupportedModelError as error:
+            runner = SequentialRunner(model)
+            logger.warning("%s Its prompts are decoded one at a time, which is correct but slow.", error)
+            return runner
 
 
 def _announce(loaded: LoadedModel, seconds: float) -> None:

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple, TypeAlias, cast
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
+from langchain_amulet.engine.device_memory import is_out_of_memory
+from langchain_amulet.engine.failures import caused
 from langchain_amulet.exceptions import AmuletError, InvalidParameterError, ModelLoadError, ModelNotFoundError
 from langchain_amulet.models.conversion_cache import is_intact
 from langchain_amulet.models.defaults import default_device, default_dtype
@@ -232,7 +234,8 @@ def errors_explained(source: _Source) -> Iterator[None]:
         ModelLoadError: Any other failure.
     """
     try:
-        yield
+        with memory_errors_explained(source.location, default_device()):
+            yield
     except AmuletError:
         raise
     except ImportError as error:
@@ -255,3 +258,26 @@ def errors_explained(source: _Source) -> Iterator[None]:
             f"Error: {error}"
         )
         raise ModelNotFoundError(msg) from error
+
+
+@contextmanager
+def memory_errors_explained(name: str, device: torch.device | str) -> Iterator[None]:
+    """Convert errors that mean too little memory; all others pass.
+
+    Args:
+        name: The model that is loaded or tried.
+        device: Where it is loaded to.
+
+    Raises:
+        ModelLoadError: The device has too little memory.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, AmuletError) or not is_out_of_memory(error):
+            raise
+        msg = (
+            f"{name} does not fit into the memory of {device}. Free memory, load the model in a smaller dtype "
+            f'(model_kwargs={{"dtype": "bfloat16"}}) or quantised, or load a smaller one.'
+        )
+        raise caused(ModelLoadError(msg), error)  # noqa: B904 - the cause is kept without its frames

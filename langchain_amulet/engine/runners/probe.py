@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from langchain_amulet.engine.device_memory import is_out_of_memory
+
 _MIN_SIMILARITY = 0.999  # cosine; below it with a wrong mask or position, far above it with float32 rounding only
 _MIN_SIMILARITY_HALF = 0.99  # rounding in bfloat16 gives 0.99999 on SmolLM2
 # Not shorter: with very few tokens of context, rounding in half precision may change the logits completely.
@@ -27,14 +29,17 @@ def explain_mismatch(
         model: Any causal language model.
         prompts: Token ids of each row.
         next_logits: Computes the logits of the token after each prompt, `(prompts, V)`, as the runner does.
+
+    Raises:
+        RuntimeError: The device has too little memory; or a `MemoryError`.
     """
     try:
         outputs = [model(torch.tensor([ids], device=model.device), use_cache=False) for ids in prompts]
         expected = torch.stack([output.logits[0, -1] for output in outputs])
         actual = next_logits()
-    except torch.OutOfMemoryError:
-        raise
     except _FORWARD_ERRORS as error:
+        if is_out_of_memory(error):  # says nothing about the model
+            raise
         return f"it raises {type(error).__name__}: {error}"
     similarity = torch.cosine_similarity(actual.cpu().double(), expected.cpu().double(), dim=-1).min().item()
     is_exact = actual.dtype in (torch.float32, torch.float64)

@@ -9,6 +9,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from transformers import AutoModelForCausalLM, CanineTokenizer, MambaConfig
 
 from langchain_amulet import ChatAmulet
 from langchain_amulet.engine.params import Request, SamplingParams
+from langchain_amulet.engine.runners.batched import TransformersRunner
 from langchain_amulet.exceptions import ChatTemplateError, InvalidParameterError, ModelLoadError, ModelNotFoundError
 from langchain_amulet.models import defaults, gguf, registry, sources
 from langchain_amulet.models.registry import load
@@ -250,3 +252,26 @@ def test_token_that_cannot_be_sent_is_refused_before_an_error_quotes_it(name):
     with pytest.raises(InvalidParameterError, match=r"line break\. Pass token\.strip\(\)") as refusal:
         load("org/model", model_kwargs={name: token})
     assert token.strip() not in "".join(traceback.format_exception(refusal.value))
+
+
+OUT_OF_MEMORY = [MemoryError, torch.OutOfMemoryError, lambda: RuntimeError("[enforce fail] can't allocate memory")]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY)
+def test_too_little_memory_for_the_probe_of_an_engine_is_a_load_error(error, monkeypatch):
+    model = tiny_model()
+    llm = ChatAmulet(model=model, tokenizer=byte_tokenizer(), max_tokens=3)
+    forward = model.forward
+    monkeypatch.setattr(model, "forward", Mock(side_effect=error()))
+    with pytest.raises(ModelLoadError, match=r"does not fit into the memory of cpu.*smaller"):
+        llm.invoke("Hi")
+    monkeypatch.setattr(model, "forward", forward)
+    assert isinstance(llm.load().engine._runner, TransformersRunner)
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY)
+def test_too_little_memory_for_the_weights_names_the_remedy(error, folder, monkeypatch):
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", Mock(side_effect=error()))
+    for source in (str(folder), "owner/name"):
+        with pytest.raises(ModelLoadError, match=r"does not fit into the memory of cpu.*smaller"):
+            load(source)

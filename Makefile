@@ -42,7 +42,7 @@ bench: $(VENV)/.dev  ## speed, as ratios side by side in one run
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
 campaign: $(VENV)/.dev  ## fuzzers, watches and property tests at full length; prints a table of figures
-	$(BIN)/python -m pytest --hypothesis-profile=campaign --timeout=7200 tests/campaign tests/unit_tests $(ARGS)
+	$(BIN)/python -m pytest --hypothesis-profile=campaign tests/campaign tests/unit_tests $(ARGS)
 
 clean:  ## remove the virtual environment
 	rm -rf $(VENV)

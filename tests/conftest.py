@@ -50,6 +50,13 @@ def pytest_configure(config: pytest.Config) -> None:
         torch.set_num_threads(1)  # the other core belongs to the other worker
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give each test hours in a campaign, in which a fuzzer runs for longer than any other test may."""
+    if figures.is_full(config):
+        for item in items:
+            item.add_marker(pytest.mark.timeout(7200))
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run tests marked `default_dtype` once per dtype, or in the one that `--default-dtype` names."""
     if metafunc.definition.get_closest_marker("default_dtype"):
@@ -89,7 +96,7 @@ def cache() -> InMemoryCache:
 @pytest.fixture(scope="session")
 def is_campaign(request: pytest.FixtureRequest) -> bool:
     """Whether the long tests run in full, as in `make campaign`."""
-    return request.config.getoption("--hypothesis-profile") == "campaign"
+    return figures.is_full(request.config)
 
 
 @pytest.fixture(scope="session")

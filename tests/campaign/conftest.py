@@ -1,4 +1,4 @@
-"""A PostgreSQL for the campaign, and an outage log that has logged nothing."""
+"""A PostgreSQL for the campaign, an outage log that has logged nothing, and requests that outgrow their room."""
 
 import logging
 from collections.abc import Iterator
@@ -15,6 +15,12 @@ def postgres() -> Iterator[Postgres]:
     """A server that all tests of this process share."""
     with started_postgres() as postgres:
         yield postgres
+
+
+@pytest.fixture(autouse=True)
+def small_headroom(monkeypatch) -> None:
+    """Requests are admitted with room for one token, so that under pressure some lose their rows."""
+    monkeypatch.setattr("langchain_amulet.engine.admission._HEADROOM", 1)
 
 
 @pytest.fixture(autouse=True)

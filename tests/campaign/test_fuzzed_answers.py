@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from langchain_core.messages import HumanMessage
 
 from tests.fakes.chat_templates import DEFAULT_SYSTEM_TEXTS
-from tests.fakes.figures import count
+from tests.fakes.figures import count, is_full
 from tests.fakes.fuzzed_calls import Call, calls, texts
 from tests.fakes.fuzzed_models import KINDS, PRESSED_TOKENS, RECURRENT, fuzzed_llm, pressed, tokenizer_of
 from tests.fakes.fuzzed_runs import ended, fault_of, fuzzed, rests, run_all
@@ -20,6 +20,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:These preferences need"),
     pytest.mark.filterwarnings("ignore:A part of the schema"),
 ]
+FEW_KINDS = ("llama", "gemma3", "gpt_neox")  # outside a campaign
 PROBE = Call([HumanMessage("Why?")], {"max_tokens": 4}, [])
 
 
@@ -45,9 +46,13 @@ def check_all(kind: str, asked: list[Call], *, is_pressed: bool) -> None:
     assert not faults, "\n".join(faults)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+def pytest_generate_tests(metafunc):
+    if "kind" in metafunc.fixturenames:
+        metafunc.parametrize("kind", KINDS if is_full(metafunc.config) else FEW_KINDS)
+
+
 def test_answers_asked_at_once_equal_those_decoded_alone(kind, is_campaign, progress):
-    @fuzzed(300 if is_campaign else 4, progress, f"answers of {kind}")
+    @fuzzed(300 if is_campaign else 3, progress, f"answers of {kind}")
     @given(st.lists(calls(), min_size=1, max_size=5), st.booleans())
     def check(asked, is_pressed):
         check_all(kind, asked, is_pressed=is_pressed)
@@ -56,7 +61,7 @@ def test_answers_asked_at_once_equal_those_decoded_alone(kind, is_campaign, prog
 
 
 def test_answers_of_recurrent_models_equal_those_decoded_alone(is_campaign, progress):
-    @fuzzed(100 if is_campaign else 3, progress, "answers of a recurrent model")
+    @fuzzed(100 if is_campaign else 2, progress, "answers of a recurrent model")
     @given(st.lists(calls(max_tokens=4, is_plain=True), min_size=1, max_size=3), st.booleans())
     def check(asked, is_pressed):
         check_all(RECURRENT, asked, is_pressed=is_pressed)
@@ -68,7 +73,7 @@ def test_prompts_and_texts_of_plain_calls_follow_from_the_template_alone(is_camp
     kinds = {"llama": "smollm2", "qwen2": "qwen2.5"}
     llms = {kind: fuzzed_llm(kind) for kind in kinds}
 
-    @fuzzed(2000 if is_campaign else 20, progress, "plain prompts and texts")
+    @fuzzed(2000 if is_campaign else 10, progress, "plain prompts and texts")
     @given(st.sampled_from([*kinds]), calls(is_plain=True, all_texts=texts))
     def check(kind, call):
         call = call._replace(settings={**call.settings, "max_streams": 9})

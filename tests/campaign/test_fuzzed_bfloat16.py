@@ -37,7 +37,7 @@ def test_answers_alone_in_bfloat16_do_not_depend_on_what_ran_before(is_campaign,
     llm = rounded_llm(EngineConfig(prefix_cache_bytes=0))
     answered: dict[str, object] = {}
 
-    @fuzzed(500 if is_campaign else 6, progress, "bfloat16, alone")
+    @fuzzed(500 if is_campaign else 3, progress, "bfloat16, alone")
     @given(calls(max_tokens=6, is_plain=True), st.lists(calls(max_tokens=6, is_plain=True), max_size=3))
     def check(call, others):
         call = call._replace(manner="invoke", cancel_after=None)
@@ -67,7 +67,7 @@ def shortfall(llm: ChatAmulet, call: Call, text_ids: list[int]) -> float:
 
 
 def test_greedy_tokens_in_bfloat16_are_nearly_the_best_in_any_company(is_campaign, progress):
-    @fuzzed(300 if is_campaign else 4, progress, "bfloat16, together")
+    @fuzzed(300 if is_campaign else 2, progress, "bfloat16, together")
     @given(st.lists(calls(is_plain=True), min_size=2, max_size=4), st.booleans())
     def check(asked, is_pressed):
         llm = rounded_llm(pressed(KIND) if is_pressed else None)

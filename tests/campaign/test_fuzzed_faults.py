@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.fakes.figures import is_full
 from tests.fakes.fuzzed_calls import Call, calls
 from tests.fakes.fuzzed_models import PRESSED_TOKENS, fuzzed_llm, pressed
 from tests.fakes.fuzzed_runs import ended, fault_of, fuzzed, rests, run_all
@@ -45,7 +46,11 @@ def check_faults(kind: str, asked: list[Call], plan: list[Fault], caplog, *, is_
     assert not faults, "\n".join(faults)
 
 
-@pytest.mark.parametrize("kind", KINDS_WITH_FAULTS)
+def pytest_generate_tests(metafunc):
+    if "kind" in metafunc.fixturenames:
+        metafunc.parametrize("kind", KINDS_WITH_FAULTS if is_full(metafunc.config) else KINDS_WITH_FAULTS[:1])
+
+
 def test_answers_beside_faults_are_right_and_so_are_the_next_ones(kind, is_campaign, progress, caplog):
     @fuzzed(400 if is_campaign else 5, progress, f"faults in {kind}")
     @given(st.lists(calls(max_tokens=6, is_plain=True), min_size=1, max_size=4), fault_plans, st.booleans())

@@ -28,7 +28,7 @@ from tests.fakes.witness import refusal_of_llguidance, witness
 
 MAX_TOKENS = 512
 NUM_AT_ONCE = 40
-NUM_BY_DEFAULT = 40
+NUM_BY_DEFAULT = 12
 MOST_WORK = 10_000  # calls of llguidance before the first token of an answer
 MOST_WORK_AGAIN = 10  # the same, the second time
 MOST_CUT = 0.02  # of the answers may reach max_tokens before their end

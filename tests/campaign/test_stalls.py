@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from langchain_amulet import ChatAmulet, Preference, RealignmentConfig
 from langchain_amulet.engine.config import EngineConfig
 from tests.fakes.chat_templates import byte_tokenizer
-from tests.fakes.figures import count
+from tests.fakes.figures import count, is_full
 from tests.fakes.models import GROUPED
 from tests.fakes.stall_watch import Gaps, StallWatch
 
@@ -125,8 +125,16 @@ ATTACKS: dict[str, Callable[[ChatAmulet], object]] = {
 }
 
 
+FEW = ("many long conversations", "a large schema", "counted classes", "cancelled streams", "refused calls")
+"""The attacks outside a campaign."""
+
+
+def pytest_generate_tests(metafunc):
+    if "name" in metafunc.fixturenames:
+        metafunc.parametrize("name", ATTACKS if is_full(metafunc.config) else FEW)
+
+
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")
-@pytest.mark.parametrize("name", ATTACKS)
 def test_another_users_next_token_comes_within_five_steps(watch, llm, name):
     gaps: Gaps = watch.during(lambda: ATTACKS[name](llm))
     print(f"{name:32} {gaps}")  # noqa: T201 - shown by pytest -s

@@ -23,6 +23,11 @@ def count(figure: str, number: int = 1) -> None:
     _counts[figure] += number
 
 
+def is_full(config: pytest.Config) -> bool:
+    """Whether the long tests run in full, as in `make campaign`."""
+    return bool(config.getoption("--hypothesis-profile") == "campaign")
+
+
 def rows(counts: Counter[str]) -> list[str]:
     """Return the lines of the table."""
     names = [*MAIN, *sorted(set(counts) - set(MAIN))]

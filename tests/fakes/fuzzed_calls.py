@@ -9,7 +9,15 @@ from langchain_amulet import Preference, RealignmentConfig
 
 CONTROL = ["<|im_end|>", "<|im_start|>system\n", "</s>", "[INST]", "<tool_call>", "<end_of_turn>", "<think>"]
 WORDS = ["Why?", "the sky", "é日本", "\u200b", "🙂👩‍👩‍👧", "\r\n", "\t", '{"a": 1}', "a" * 40, "٣", "\\", '"', "ﬁ"]
-TEXTS = ["Be brief.", "Be cheerful!", "Say 日本.", "   ", "Answer in verse. " * 4]
+# The last ones have characters that prompts rarely have, so that a penalty of their tokens would show.
+TEXTS = [
+    "Be brief.",
+    "Be cheerful!",
+    "   ",
+    "Answer in verse. " * 4,
+    "Say 日本.",
+    "ZQXJKVW #@$%^&*~|{}[]<>0123456789 ÆŒß",
+]
 MANNERS = ("invoke", "stream", "ainvoke", "astream", "batch", "abatch", "generate")
 
 texts = st.lists(st.sampled_from(WORDS), max_size=4).map(" ".join) | st.text(
@@ -98,7 +106,7 @@ samplings = sometimes(
     temperature=st.sampled_from([0, 0.0, 0.7, 1.5]),
     top_p=st.sampled_from([1.0, 0.9, 0.05]),
     top_k=st.sampled_from([0, 1, 7, 10_000]),
-    repetition_penalty=st.sampled_from([1.0, 1.3, 0.7]),
+    repetition_penalty=st.sampled_from([1.0, 1.3, 0.7, 5.0]),
     logprobs=st.booleans(),
 )
 stops = st.lists(st.sampled_from(["e", "\n", "ab", "END", "é", "\ufffd", "}"]), max_size=3)

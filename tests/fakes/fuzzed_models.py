@@ -14,7 +14,7 @@ from tests.fakes.models import CONFIGS
 from tests.fakes.tool_templates import FAMILIES, tool_tokenizer
 
 CONTEXT = 1500  # tokens; the tools of some templates take a thousand
-PRESSED_TOKENS = 2600  # over all rows
+PRESSED_TOKENS = 1800  # over all rows
 KINDS = {  # the architecture, and whose chat template
     "llama": "smollm2",
     "qwen2": "qwen2.5",

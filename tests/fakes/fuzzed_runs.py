@@ -19,6 +19,8 @@ from tests.fakes.figures import Progress, count
 from tests.fakes.fuzzed_calls import Call
 from tests.fakes.reference_answers import Outcome, differs, outcome_of
 
+MOST_S = 100  # seconds to wait for an engine, on a machine that computes much else
+
 
 def fuzzed(num_examples: int, progress: Progress, title: str) -> Callable[[Any], Callable[[], None]]:
     """Decorate a property with its number of examples and a progress bar."""
@@ -128,20 +130,20 @@ def _as_message(result: Any) -> Any:
 
 def rests(engine: Engine) -> None:
     """Wait until an engine has neither requests nor rows, and no place in its queue is taken."""
-    wait_until(lambda: not (engine.stats.num_running or engine.stats.num_waiting or engine.stats.num_rows))
+    wait_until(lambda: not (engine.stats.num_running or engine.stats.num_waiting or engine.stats.num_rows), MOST_S)
 
 
 def ended(engine: Engine, threads_before: set[threading.Thread]) -> None:
     """Close an engine; nothing of it may stay."""
     rests(engine)
     engine.close()
-    engine.join(20)
+    engine.join(MOST_S)
     gc.collect()  # an engine that has closed itself ends its thread when it is collected
 
     def left() -> list[threading.Thread]:
         return [thread for thread in {*threading.enumerate()} - threads_before if thread.name == "amulet-engine"]
 
     with contextlib.suppress(AssertionError):
-        wait_until(lambda: not left(), timeout_s=5)
+        wait_until(lambda: not left(), MOST_S)
     count("leaks", len(left()))
     assert not left(), "threads of engines are left"

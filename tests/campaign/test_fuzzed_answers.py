@@ -2,17 +2,19 @@
 
 import asyncio
 import threading
+from functools import cache
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import HumanMessage
 
+from langchain_amulet import ChatAmulet
 from tests.fakes.chat_templates import DEFAULT_SYSTEM_TEXTS
 from tests.fakes.figures import count, is_full
 from tests.fakes.fuzzed_calls import Call, calls, texts
-from tests.fakes.fuzzed_models import KINDS, PRESSED_TOKENS, RECURRENT, fuzzed_llm, pressed, tokenizer_of
-from tests.fakes.fuzzed_runs import ended, fault_of, fuzzed, rests, run_all
+from tests.fakes.fuzzed_models import KINDS, RECURRENT, fuzzed_llm, pressed, tokenizer_of
+from tests.fakes.fuzzed_runs import ended, fault_of, fuzzed, rests, run_all, tight_limit
 from tests.fakes.reference_answers import expected_message, expected_outcome, plain_text, rendered_streams
 from tests.fakes.reference_decoding import decode
 
@@ -24,12 +26,19 @@ FEW_KINDS = ("llama", "gemma3", "gpt_neox")  # outside a campaign
 PROBE = Call([HumanMessage("Why?")], {"max_tokens": 4}, [])
 
 
+@cache
+def planner(kind: str) -> ChatAmulet:
+    """Return a model that says what calls would run."""
+    return fuzzed_llm(kind)
+
+
 def check_all(kind: str, asked: list[Call], *, is_pressed: bool) -> None:
     """Ask all at once, and one after that; compare each answer with its own reference."""
-    threads = {*threading.enumerate()}
-    llm = fuzzed_llm(kind, pressed(kind) if is_pressed else None)
     asked = [*asked, *asked[:1], PROBE]  # the first call again meets its own rows
-    max_cached = PRESSED_TOKENS if is_pressed and kind != RECURRENT else None
+    limit = tight_limit(planner(kind), asked) if is_pressed else None
+    threads = {*threading.enumerate()}
+    llm = fuzzed_llm(kind, pressed(kind, limit) if limit else None)
+    max_cached = None if kind == RECURRENT else limit
     expected = [expected_outcome(llm, call, max_cached) for call in asked]
     results = asyncio.run(run_all(llm, asked))
     rests(llm.engine)

@@ -54,13 +54,13 @@ def tokenizer_of(kind: str) -> PreTrainedTokenizerFast:
     return tool_tokenizer(family) if family in FAMILIES and family != "mistral" else byte_tokenizer(TEMPLATES[family])
 
 
-def pressed(kind: str) -> EngineConfig:
+def pressed(kind: str, num_tokens: int = PRESSED_TOKENS) -> EngineConfig:
     """Return limits under which requests wait, lose their rows and share a prefix cache of a few rows."""
     row = _bytes_per_token(weights_of(kind).config)
     return EngineConfig(
         max_rows=9,
         max_waiting=2,
-        cache_bytes=PRESSED_TOKENS * row,
+        cache_bytes=num_tokens * row,
         prefix_cache_bytes=300 * row,
         prefill_tokens=29,
     )

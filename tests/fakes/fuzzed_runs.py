@@ -14,9 +14,11 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 
 from langchain_amulet import ChatAmulet
 from langchain_amulet.engine.engine import Engine
+from langchain_amulet.exceptions import AmuletError
 from tests.fakes.engines import wait_until
 from tests.fakes.figures import Progress, count
 from tests.fakes.fuzzed_calls import Call
+from tests.fakes.fuzzed_models import PRESSED_TOKENS
 from tests.fakes.reference_answers import Outcome, differs, outcome_of
 
 MOST_S = 100  # seconds to wait for an engine, on a machine that computes much else
@@ -38,6 +40,18 @@ def fuzzed(num_examples: int, progress: Progress, title: str) -> Callable[[Any],
         return settings(max_examples=num_examples)(check)
 
     return decorate
+
+
+def tight_limit(llm: ChatAmulet, calls: Sequence[Call]) -> int:
+    """Return over how many tokens the first two calls begin together, and lose their rows after a few more each."""
+    prompts = []
+    for call in calls[:2]:
+        settings = {**call.settings, "preference": call.preferences}
+        with contextlib.suppress(AmuletError):
+            prompts.append(llm._prepare(call.messages, settings.pop("stop", None), settings).request.prompts)
+    if len(prompts) < 2:
+        return PRESSED_TOKENS
+    return sum(map(len, prompts)) * (max(len(row) for rows in prompts for row in rows) + 4)
 
 
 async def run_all(llm: ChatAmulet, calls: Sequence[Call]) -> list[list[Any]]:
@@ -129,8 +143,13 @@ def _as_message(result: Any) -> Any:
 
 
 def rests(engine: Engine) -> None:
-    """Wait until an engine has neither requests nor rows, and no place in its queue is taken."""
-    wait_until(lambda: not (engine.stats.num_running or engine.stats.num_waiting or engine.stats.num_rows), MOST_S)
+    """Wait until an engine has neither requests nor rows, and no place in its queue is taken; or its worker has died."""
+
+    def is_at_rest() -> bool:
+        stats = engine.stats
+        return engine.is_closed or not (stats.num_running or stats.num_waiting or stats.num_rows)
+
+    wait_until(is_at_rest, MOST_S)
 
 
 def ended(engine: Engine, threads_before: set[threading.Thread]) -> None:

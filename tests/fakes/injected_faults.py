@@ -27,7 +27,8 @@ from tests.fakes.figures import count
 PERMITTED = (GenerationError, EngineMemoryError, ModelClosedError, ModelLoadError, NumericalError)
 """The errors with which answers may end while faults are injected."""
 _SHORTAGES: dict[str, type[Exception]] = {"no memory": torch.OutOfMemoryError, "no host memory": MemoryError}
-_PLACES = ("begin", "middle", "end", "draw", "reserve", "save", "load")
+_PLACES = ("begin", "middle", "end", "draw", "draw", "draw", "reserve", "save", "load")
+_calls = st.integers(0, 4) | st.integers(0, 20)
 
 
 class WorkerKilledError(BaseException):
@@ -57,10 +58,10 @@ fault_plans = st.lists(
     st.builds(
         Fault,
         st.sampled_from(_PLACES),
-        st.integers(0, 12),
+        _calls,
         st.sampled_from(["error", "error", "no memory", "no memory", "no host memory", "killed"]),
     )
-    | st.builds(Fault, st.just("logits"), st.integers(0, 12), st.just("nan")),
+    | st.builds(Fault, st.sampled_from(["logits", "values"]), _calls, st.just("nan")),
     min_size=1,
     max_size=4,
 )
@@ -74,7 +75,7 @@ class Injector:
         self._calls: Counter[str] = Counter()
 
     def pass_by(self, place: str) -> bool:
-        """Raise if a fault is planned here; return whether logits are to be NaN.
+        """Raise if a fault is planned here; return whether numbers are to be NaN.
 
         While a model is tried for a new engine in the place of a dead one, only memory can be short.
         """
@@ -99,8 +100,9 @@ def injected(llm: ChatAmulet, plan: list[Fault]) -> Iterator[Injector]:
         module.register_forward_pre_hook(functools.partial(_before, injector, place))
         for place, module in _modules(llm.load().model).items()
     ]
-    head = llm.load().model.get_output_embeddings()
-    hooks.append(head.register_forward_hook(lambda _module, _inputs, logits: _spoilt(logits, injector)))
+    model = llm.load().model
+    for place, module in (("logits", model.get_output_embeddings()), ("values", model.get_input_embeddings())):
+        hooks.append(module.register_forward_hook(functools.partial(_spoilt, injector, place)))
     with contextlib.ExitStack() as stack:
         stack.enter_context(_patched(batch, "sample", "draw", injector))
         for name in ("reserve", "save", "load"):
@@ -121,11 +123,11 @@ def _before(injector: Injector, place: str, *_inputs: object) -> None:
     injector.pass_by(place)
 
 
-def _spoilt(logits: Tensor, injector: Injector) -> Tensor | None:
-    """Make the logits of the first row NaN, if that is planned."""
-    if not injector.pass_by("logits"):
+def _spoilt(injector: Injector, place: str, _module: nn.Module, _inputs: object, output: Tensor) -> Tensor | None:
+    """Make the logits of the first row NaN, or all its keys and values from now on, if that is planned."""
+    if not injector.pass_by(place):
         return None
-    spoilt = logits.clone()
+    spoilt = output.clone()
     spoilt[:1] = torch.nan
     return spoilt
 

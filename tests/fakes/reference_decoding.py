@@ -56,7 +56,7 @@ def decode(model: PreTrainedModel, request: Request, max_cached: int | None = No
     while len(drawn.token_ids) < max_tokens:
         streams = [next_logits(model, [*prompt, *drawn.token_ids]) for prompt in request.prompts]
         key = int(torch.randint(MAX_SEED, (), generator=keys).item()) if sampling.temperature else 0
-        seen = [*request.prompts[0], *drawn.token_ids]
+        seen = [*(request.prompts[0] if request.penalised_ids is None else request.penalised_ids), *drawn.token_ids]
         combined, key = _guided(streams, request, guide, key, seen, max_tokens - len(drawn.token_ids))
         token_id = _draw(_penalised(combined, seen, sampling.repetition_penalty), sampling, key)
         if guide is not None:

@@ -11,9 +11,9 @@ from typing import Protocol, TypeVar
 from langgraph.store.base import BaseStore
 
 from langchain_amulet.foreign_errors import failed_store, shielded
+from langchain_amulet.forks import renew_after_fork
 from langchain_amulet.memory import operations
 from langchain_amulet.memory.execution import arun, finish, run
-from langchain_amulet.memory.forks import renew_after_fork
 from langchain_amulet.memory.items import PREFERENCES, StoredPreference
 from langchain_amulet.memory.recall_cache import ReadStart, Recalled, caches, drop_everywhere
 from langchain_amulet.memory.store_ops import StoreOperation, namespace_of

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from langchain_amulet.memory.forks import renew_after_fork
+from langchain_amulet.forks import renew_after_fork
 
 _T = TypeVar("_T")
 

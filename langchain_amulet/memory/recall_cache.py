@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
-from langchain_amulet.memory.forks import renew_after_fork
+from langchain_amulet.forks import renew_after_fork
 from langchain_amulet.memory.store_ops import OnePerStore
 from langchain_amulet.preferences import Preference
 

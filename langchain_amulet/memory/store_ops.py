@@ -11,7 +11,7 @@ from urllib.parse import quote
 from langgraph.store.base import BaseStore, Op, PutOp, SearchItem, SearchOp
 
 from langchain_amulet.exceptions import StoreTypeError, UserIdError
-from langchain_amulet.memory.forks import renew_after_fork
+from langchain_amulet.forks import renew_after_fork
 from langchain_amulet.preferences import PreferenceLike
 
 _T = TypeVar("_T")

@@ -10,7 +10,7 @@ from langchain_core.stores import InMemoryBaseStore
 from langgraph.store.base import BaseStore, GetOp, Op, PutOp, SearchOp
 from langgraph.store.memory import InMemoryStore
 
-from langchain_amulet.memory.forks import renew_after_fork
+from langchain_amulet.forks import renew_after_fork
 from langchain_amulet.memory.key_value_store import KeyValueAdapter
 
 _DEADLOCKS = ("40001", "40P01")  # PostgreSQL: serialization_failure, deadlock_detected; the transaction is rolled back

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from langchain_amulet.memory.forks import renew_after_fork
+from langchain_amulet.forks import renew_after_fork
 
 _INTERVAL_S = 60.0
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from langchain_amulet.exceptions import GrammarError, MaxTokensError, SchemaError
+from langchain_amulet.forks import renew_after_fork
 from langchain_amulet.structured.endings import Hints, ending_after_draw, shortest_ending
 from langchain_amulet.structured.vocabulary import Vocabulary
 from langchain_amulet.structured.walk import Walk
@@ -148,6 +149,11 @@ class GrammarCompiler:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, vocab_size: int, stop_token_ids: Iterable[int]) -> None:
         self._make_vocabulary = partial(Vocabulary, tokenizer, vocab_size, frozenset(stop_token_ids))
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Forget all grammars: in a forked process, nobody completes those that the parent was compiling."""
         self._results: OrderedDict[str, Future[Grammar | str]] = OrderedDict()  # grammars, or reasons of refusals
         self._lock = threading.Lock()
 

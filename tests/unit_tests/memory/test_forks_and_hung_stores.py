@@ -6,7 +6,7 @@ import contextvars
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 import pytest
@@ -21,6 +21,7 @@ from langchain_amulet.memory.recall_cache import caches
 from langchain_amulet.memory.store_quirks import _in_memory
 from langchain_amulet.preferences import Preference
 from tests.fakes.chat_templates import byte_tokenizer
+from tests.fakes.forks import in_child
 from tests.fakes.models import tiny_model
 
 BRIEF = Preference("Be brief.")
@@ -189,18 +190,6 @@ def _no_thread(_):
 
 
 # Forks
-
-
-def in_child(check: Callable[[], bool]) -> bool:
-    """Whether `check` returns true in a forked process."""
-    pid = os.fork()
-    if pid == 0:
-        is_fine = False
-        try:
-            is_fine = check()
-        finally:
-            os._exit(0 if is_fine else 1)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 @needs_fork

@@ -1,6 +1,7 @@
 """Endings of patterns are found with little work; without one the answer goes on; nothing is searched or compiled twice."""
 
 import json
+import os
 import random
 import re
 import threading
@@ -14,6 +15,7 @@ from langchain_amulet.structured import grammar as grammars
 from langchain_amulet.structured.grammar import Grammar, GrammarCompiler, GrammarGuide
 from langchain_amulet.structured.walk import Walk
 from tests.fakes.chat_templates import byte_tokenizer
+from tests.fakes.forks import in_child
 from tests.fakes.models import VOCAB_SIZE
 from tests.fakes.schema_parts import TEXT, obj
 
@@ -225,3 +227,24 @@ def test_least_recently_used_grammar_is_compiled_again(monkeypatch):
     grammar_of(obj({"c": TEXT}))
     assert grammar_of(obj({"a": TEXT})) is first
     assert grammar_of(obj({"b": TEXT})) is not second
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_child_of_a_fork_compiles_what_its_parent_was_compiling(monkeypatch):
+    compiler, text = GrammarCompiler(TOKENIZER, VOCAB_SIZE, [EOS]), text_of_grammar(patterned("forked"))
+    begun, may_end = threading.Event(), threading.Event()
+    monkeypatch.setattr(grammars, "Grammar", lambda *_: (begun.set(), may_end.wait(30))[0])
+    compiling = threading.Thread(target=compiler.compile, args=[text])
+    compiling.start()
+    begun.wait(30)
+    monkeypatch.setattr(grammars, "Grammar", lambda *_: "compiled in the child")
+    assert in_child(lambda: _raised(compiler, text) == "compiled in the child")
+    may_end.set()
+    compiling.join()
+
+
+def _raised(compiler: GrammarCompiler, text: str) -> str:
+    with pytest.raises(SchemaError) as refusal:
+        compiler.compile(text)
+    return str(refusal.value)

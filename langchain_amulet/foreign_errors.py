@@ -158,7 +158,8 @@ def failed_config(error: Exception) -> AmuletError:
 def failed_store(error: Exception) -> AmuletError:
     """Return the error for one that a store of preferences, or a function in its place, has raised."""
     kind = type(error).__name__
-    codes = "".join(f", {name} {code}" for name in _CODES if (code := getattr(error, name, None)) is not None)
+    found = [(name, getattr(link, name, None)) for link in (error, error.__cause__) for name in _CODES]
+    codes = "".join(f", {name} {code}" for name, code in dict.fromkeys(found) if code is not None)
     msg = (
         f"The store of preferences failed with {kind}{codes}; the notes of this error say where. The text of the "
         "original error is left out, since it may quote preferences. To answer without preferences when they cannot be "

@@ -348,8 +348,11 @@ def _cancel_all_at_exit() -> None:
 
 def _close_all_in_child() -> None:
     """Close all engines in a forked process, which has no worker threads; models make new engines there."""
-    for engine in list(_engines):
+    engines = list(_engines)
+    for engine in engines:
         engine.close_after_fork()
+    if engines:  # they may have used OpenMP, and GNU's hangs in a child that uses the parent's team of threads
+        torch.set_num_threads(1)
 
 
 if hasattr(os, "register_at_fork"):

@@ -334,7 +334,7 @@ CHANGES = {
     "model": "some/model",
     "tokenizer": "some/tokenizer",
 }
-INSIGNIFICANT = {"memory", "engine_config", "timeout", "streaming", "on_store_error"}
+INSIGNIFICANT = {"memory", "engine_config", "timeout", "streaming", "on_store_error", "prefix_sharing"}
 """Where answers come from and how soon, and nothing about what they say."""
 
 

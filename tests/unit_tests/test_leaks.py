@@ -379,6 +379,7 @@ async def test_answer_of_another_from_the_cache_is_caught(watch):
 async def test_preference_in_call_arguments_is_caught(watch, monkeypatch):
     monkeypatch.setattr("langchain_amulet.personalization.entry_points.opaque_arguments", lambda kwargs: kwargs)
     monkeypatch.setattr("langchain_amulet.personalization.entry_points.as_of_now", lambda preference: preference)
+    monkeypatch.setattr("langchain_amulet.personalization.entry_points.for_caller", lambda preference, *_: preference)
     app, users = App(InMemoryStore(), watch, WatchedCache(InMemoryCache(), watch)), random_users(2, random.Random(5))
     app.llm = make_llm(cache=app.llm.cache, preference=None).bind(preference=[SECRET])
     await together([visit(app, path, users) for path in ("invoke", "ainvoke")])

@@ -247,14 +247,26 @@ def num_reused_by(llm: ChatAmulet, config) -> int:
     return engine.stats.num_reused_tokens - before
 
 
-def test_rows_with_preferences_are_reused_within_their_profile_only(keeping, memory):
+CAROL = {"configurable": {"user_id": "carol"}}
+
+
+def test_rows_are_reused_by_their_user_only(keeping, memory):
     base, pref = (len(prompt) - 1 for prompt in keeping.prompt_streams(QUESTION, BRIEF))
+    memory.remember("carol", BRIEF)
     keeping.invoke(QUESTION, ALICE)
     assert num_reused_by(keeping, ALICE) == base + pref
-    assert num_reused_by(keeping, {}) == base
-    assert base <= num_reused_by(keeping, BOB) < 2 * base  # his stream takes over what the base prompt begins with
+    assert [num_reused_by(keeping, other) for other in ({}, BOB, CAROL)] == [0, 0, 0]
+
+
+def test_shared_rows_are_reused_as_far_as_no_preference_has_a_part(keeping, memory):
+    shared = keeping.model_copy(update={"prefix_sharing": "all"})
+    base, pref = (len(prompt) - 1 for prompt in shared.prompt_streams(QUESTION, BRIEF))
     memory.remember("carol", BRIEF)
-    assert num_reused_by(keeping, {"configurable": {"user_id": "carol"}}) == base + pref
+    shared.invoke(QUESTION, ALICE)
+    assert num_reused_by(shared, ALICE) == base + pref
+    assert num_reused_by(shared, {}) == base
+    for other in (BOB, CAROL):
+        assert base <= num_reused_by(shared, other) < 2 * base  # their streams begin as the base prompt does
 
 
 def test_prefixes_are_reused_whether_preferences_come_from_the_store_or_from_its_cache(keeping):
@@ -271,7 +283,7 @@ async def test_forgetting_drops_rows_with_preferences(keeping, memory):
     base, pref = (len(prompt) - 1 for prompt in keeping.prompt_streams(QUESTION, BRIEF))
     keeping.invoke(QUESTION, ALICE)
     memory.forget("bob")
-    assert base <= num_reused_by(keeping, ALICE) < base + pref
+    assert num_reused_by(keeping, ALICE) < base + pref
     assert num_reused_by(keeping, ALICE) == base + pref
     await memory.aforget("bob")
-    assert base <= num_reused_by(keeping, ALICE) < base + pref
+    assert num_reused_by(keeping, ALICE) < base + pref

@@ -20,6 +20,7 @@ from langgraph.store.base import PutOp
 from langgraph.store.memory import InMemoryStore
 from langgraph.store.sqlite.aio import AsyncSqliteStore
 
+from langchain_amulet.exceptions import StoreError
 from langchain_amulet.memory import execution, store_ops
 from langchain_amulet.memory.preference_memory import PreferenceMemory
 from langchain_amulet.preferences import Preference
@@ -152,7 +153,7 @@ async def test_database_that_stays_locked_raises_until_it_is_released(impatient,
     monkeypatch.setattr(execution, "_DELAYS_S", (0.0, 0.01))
     for statement in LOCKS[lock]:
         impatient.other.execute(statement).fetchall()
-    with pytest.raises((sqlite3.OperationalError, ValueError), match="database is locked"):
+    with pytest.raises(StoreError, match="failed with .*sqlite_errorname SQLITE_BUSY"):
         await impatient.caller.remember("alice", "Be brief.")
     impatient.other.execute("COMMIT")
     await impatient.caller.remember("alice", "Be concise.")

@@ -51,7 +51,7 @@ def test_by_default_calls_reuse_the_prompts_of_their_user_only(llm):
 
 
 def test_an_answer_with_a_role_of_its_own_is_not_shared_either(llm):
-    answer = ChatMessage("The shop has a cellar, but nobody knows.", role="assistant")
+    answer = ChatMessage(content="The shop has a cellar, but nobody knows.", role="assistant")
     llm.invoke([SYSTEM, QUESTION, answer, OTHER_QUESTION], user("alice"), prefix_sharing="all")
     reused = num_reused(llm, [SYSTEM, QUESTION, answer, OTHER_QUESTION], user("bob"), prefix_sharing="all")
     assert 0 < reused <= length(llm, [SYSTEM, QUESTION])

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 import tracemalloc
 from functools import partial
 from typing import Any
@@ -85,7 +86,7 @@ def test_schema_whose_parts_stand_at_2_to_the_60_places_is_refused():
 
 
 def test_class_whose_parts_are_expanded_to_2_to_the_40_places_is_refused_before_it_is_expanded():
-    part = create_model("Leaf", value=(int, ...))
+    part: Any = create_model("Leaf", value=(int, ...))
     for number in range(40):
         part = create_model(f"Part{number}", a=(part, ...), b=(part, ...))
     with pytest.raises(SchemaError, match=r"counted at each place"):
@@ -136,7 +137,7 @@ def test_pattern_of_many_strange_classes_has_no_example():
 def test_search_ends_when_its_processor_time_is_used_up(constraints, monkeypatch):
     matchers, num_calls, clock = count_matchers(monkeypatch), [], iter(range(10**6))
     for pattern, unit_s in (("^[a-z]+$", 0.0), ("^[b-z]+$", 0.2)):
-        monkeypatch.setattr(endings.time, "thread_time", lambda unit_s=unit_s: next(clock) * unit_s)
+        monkeypatch.setattr(time, "thread_time", lambda unit_s=unit_s: next(clock) * unit_s)
         before = matchers.num_calls
         guide(constraints, {"type": "string", "pattern": pattern, "minLength": 3000})
         num_calls.append(matchers.num_calls - before)

@@ -86,11 +86,11 @@ def test_schema_whose_parts_stand_at_2_to_the_60_places_is_refused():
 
 
 def test_class_whose_parts_are_expanded_to_2_to_the_40_places_is_refused_before_it_is_expanded():
-    part: Any = create_model("Leaf", value=(int, ...))
+    parts: list[Any] = [create_model("Leaf", value=(int, ...))]
     for number in range(40):
-        part = create_model(f"Part{number}", a=(part, ...), b=(part, ...))
+        parts.append(create_model(f"Part{number}", a=(parts[-1], ...), b=(parts[-1], ...)))
     with pytest.raises(SchemaError, match=r"counted at each place"):
-        as_openai_tool(part)
+        as_openai_tool(parts[-1])
 
 
 def peak_memory(action) -> int:

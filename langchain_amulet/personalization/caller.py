@@ -26,9 +26,12 @@ def group_of(configurable: Mapping[str, Any]) -> str | None:
     """Return the group of a call, `configurable["prefix_group"]`, or `None`.
 
     Raises:
-        UserIdError: It is not a string.
+        UserIdError: It is not a string, or it is empty.
     """
     group = configurable.get(GROUP_KEY)
+    if group == "":  # else all whose group is missing would share one
+        msg = f"configurable[{GROUP_KEY!r}] is empty. Leave it out for a call without a group."
+        raise UserIdError(msg)
     if group is not None and not isinstance(group, str):
         msg = f"configurable[{GROUP_KEY!r}] must be a string, got {type(group).__name__}. Convert it by str()."
         raise UserIdError(msg)

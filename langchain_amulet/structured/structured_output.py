@@ -60,7 +60,7 @@ def _tool_name(schema: Any) -> str:
     try:
         name: str = as_openai_tool(schema)["function"]["name"]
     except ToolError as error:
-        raise SchemaError(_not_a_schema(schema, error)) from error
+        raise SchemaError(str(error) if isinstance(schema, Mapping) else _not_a_schema(schema, error)) from error
     return name
 
 

@@ -157,5 +157,6 @@ def test_who_makes_a_call_survives_pickling_and_is_not_in_cache_keys():
 def test_wrong_settings_are_refused(llm):
     with pytest.raises(InvalidParameterError, match="'user', 'system', 'group', 'all'; got 'nobody'"):
         llm.invoke("x", prefix_sharing="nobody")
-    with pytest.raises(UserIdError, match="prefix_group"):
-        llm.invoke("x", {"configurable": {"prefix_group": 7}})
+    for group, remedy in ((7, r"Convert it by str"), ("", "Leave it out")):
+        with pytest.raises(UserIdError, match=f"prefix_group.*{remedy}"):
+            llm.invoke("x", {"configurable": {"prefix_group": group}})

@@ -241,6 +241,12 @@ def test_repetition_penalty_equals_transformers(model, engine):
     assert ours == transformers_greedy(model, PREF, repetition_penalty=1.3) != transformers_greedy(model, PREF)
 
 
+def test_repetition_penalty_counts_the_base_prompt_and_no_preferences():
+    sequence = Sequence(Request([[5, 6], [7, 8, 9], [10]], [1.0, -0.5]), max_length=100)
+    sequence.token_ids.append(11)
+    assert sequence.seen_ids(torch.device("cpu")).tolist() == [5, 6, 11]
+
+
 def test_repetition_penalty_counts_the_tokens_that_it_is_given(engine):
     """A single stream whose prompt has preferences is penalised for the tokens of the prompt without them."""
     sampling = SamplingParams(max_tokens=20, repetition_penalty=1.3)

@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import shutil
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -171,14 +172,21 @@ def test_converters_wait_for_each_other_and_convert_once(gguf_file, conversions)
     assert len(set(folders)) == len(conversions) == 1
 
 
-def test_converter_that_waits_uses_what_the_other_has_written(gguf_file, cache, conversions):
+def test_converter_that_waits_uses_what_the_other_has_written(gguf_file, cache, conversions, monkeypatch):
     ready = convert(gguf_file)
     aside = cache.parent / "aside"
     ready.rename(aside)
-    with FileLock(cache.with_suffix(".lock")), ThreadPoolExecutor(1) as pool:
-        waits = pool.submit(convert, gguf_file)
-        aside.rename(ready)
-    assert waits.result() == ready
+    waits = threading.Event()
+    acquire = FileLock.acquire
+    with ThreadPoolExecutor(1) as pool:
+        with FileLock(cache.with_suffix(".lock")):
+            monkeypatch.setattr(
+                FileLock, "acquire", lambda lock, **keywords: (waits.set(), acquire(lock, **keywords))[1]
+            )
+            waiting = pool.submit(convert, gguf_file)
+            assert waits.wait(timeout=60)
+            aside.rename(ready)
+        assert waiting.result() == ready
     assert len(conversions) == 1
 
 

@@ -39,6 +39,9 @@ class Preference:
     """`"stated"` by the user, or `"learned"` from their feedback."""
     expires_at: datetime | None = None
     """The time from which the preference no longer applies, with a time zone. `None`: it does not expire."""
+    opposite: str | None = None
+    """The instruction that asks for the opposite, such as "Answer at length.". `None`: looked up in a table of common
+    preferences. Empty: it has none."""
 
     def __post_init__(self) -> None:
         """Check the types and ranges of all fields."""

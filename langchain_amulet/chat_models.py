@@ -16,7 +16,7 @@ from langchain_core.tools import BaseTool
 from pydantic import BeforeValidator, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
 from langchain_amulet.answers.answer_stream import with_tool_errors
-from langchain_amulet.chat.call import BASE_STREAM, Call, prepare_call, render
+from langchain_amulet.chat.call import Call, prepare_call, render
 from langchain_amulet.chat.field_types import from_dict, opaque, without_input
 from langchain_amulet.chat.identity import identifying_params, saved_attributes
 from langchain_amulet.chat.inspection import mean_gains, prompts_of, score_response
@@ -36,10 +36,11 @@ from langchain_amulet.models.identity import model_profile
 from langchain_amulet.personalization.entry_points import PreferenceSettings
 from langchain_amulet.personalization.lookup import OnStoreError
 from langchain_amulet.personalization.resolved import PreferenceArgument, resolve
-from langchain_amulet.preferences import DEFAULT_MAX_STREAMS, DEFAULT_WORDING, Preference
+from langchain_amulet.preferences import DEFAULT_WORDING, Preference
 from langchain_amulet.prompts.conversation import check_messages
 from langchain_amulet.prompts.encoding import encode
 from langchain_amulet.realignment import RealignmentConfig
+from langchain_amulet.stream_plan import BASE_PLAN, DEFAULT_MAX_STREAMS
 from langchain_amulet.structured.output_spec import as_openai_tool, parse_tool_choice
 from langchain_amulet.structured.structured_output import Method, structured
 
@@ -89,7 +90,7 @@ class ChatAmulet(LocalChatModel):
     realignment: Annotated[RealignmentConfig, from_dict(RealignmentConfig)] = Field(default_factory=RealignmentConfig)
     """How strongly answers follow preferences, and which guards keep them coherent."""
     max_streams: int = Field(default=DEFAULT_MAX_STREAMS, ge=2)
-    """Maximum number of prompt streams of one answer, including the base stream."""
+    """Maximum number of prompt streams of one answer."""
     steer_structured: bool = False
     """Whether tool calls and structured output use the full guidance scale. By default it is limited to 1 for them."""
     ignore_unsupported_keywords: bool = False
@@ -282,7 +283,7 @@ class ChatAmulet(LocalChatModel):
     def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
         """Return the number of prompt tokens of messages and tools, as `usage_metadata` counts them."""
         check_messages(messages)
-        [base] = render(self.load(), messages, BASE_STREAM, self._settings({"tools": tools}))
+        [base] = render(self.load(), messages, BASE_PLAN, self._settings({"tools": tools}))
         return len(base)
 
     def _generate(

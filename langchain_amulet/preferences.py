@@ -1,14 +1,12 @@
-"""`Preference`, and the plan of prompt streams for a list of weighted preferences."""
+"""`Preference`: what a user prefers, in plain words."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
-from langchain_amulet.caller_warnings import warn_caller
 from langchain_amulet.exceptions import InvalidParameterError, PreferenceError
 
-DEFAULT_MAX_STREAMS = 4
 PREFERENCES_SLOT = "{preferences}"
 """The placeholder for the texts of preferences in a wording."""
 DEFAULT_WORDING = PREFERENCES_SLOT
@@ -114,87 +112,3 @@ def as_preferences(value: PreferenceLike) -> tuple[Preference, ...]:
         msg = f"Not a preference: got {type(value).__name__}. {_REMEDY}"
         raise PreferenceError(msg)
     return tuple(item if isinstance(item, Preference) else Preference(item) for item in value)
-
-
-class StreamPlan(NamedTuple):
-    """The prompt streams for a list of preferences, the base stream first."""
-
-    preferences: tuple[tuple[str, ...], ...]
-    """Per stream, the preference texts in its prompt."""
-    weights: tuple[float, ...]
-    """Per stream after the first, its weight v. Empty if there is only one stream."""
-
-    def __repr__(self) -> str:
-        """Show how many texts each stream has, but never a text."""
-        return f"StreamPlan(num_texts={[len(texts) for texts in self.preferences]}, weights={self.weights})"
-
-
-class _Step(NamedTuple):
-    texts: tuple[str, ...]
-    size: float
-
-
-def plan_streams(
-    preferences: Sequence[Preference], guidance_scale: float, *, max_streams: int = DEFAULT_MAX_STREAMS
-) -> StreamPlan:
-    """Plan the fewest prompt streams that express a user's weighted preferences.
-
-    Sort the distinct positive weights, u_1 > ... > u_m > u_{m+1} = 0. The prompt of stream j contains all preferences
-    of weight at least u_j, and the stream has the weight u_j − u_{j+1}. So preferences of equal weight share a stream,
-    the stream weights sum to the largest preference weight, and the policy is continuous in the weights. Negative
-    weights are treated the same way by |weight|, and their streams are subtracted.
-
-    One stream is enough in two cases: the base stream if there are no preferences or `guidance_scale` is 0, and the
-    preference stream if it is the only one and its weight times `guidance_scale` is exactly 1.
-
-    Args:
-        preferences: The user's preferences, in the order in which a prompt lists them.
-        guidance_scale: w, dimensionless.
-        max_streams: The maximum number of streams, including the base stream. If more are needed, the closest weights
-            are treated as equal, with a warning.
-
-    Raises:
-        InvalidParameterError: `max_streams` is less than 2, and there is a preference to follow.
-    """
-    likes = _steps([p for p in preferences if p.weight > 0 and p.text.strip()])
-    dislikes = _steps([p for p in preferences if p.weight < 0 and p.text.strip()])
-    if guidance_scale == 0 or not (likes or dislikes):
-        return StreamPlan(((),), ())
-    _merge_smallest(likes, dislikes, max_streams - 1)
-    steps = likes + [step._replace(size=-step.size) for step in dislikes]
-    if len(steps) == 1 and steps[0].size * guidance_scale == 1:
-        return StreamPlan((steps[0].texts,), ())
-    return StreamPlan(((), *(step.texts for step in steps)), tuple(step.size for step in steps))
-
-
-def _steps(preferences: list[Preference]) -> list[_Step]:
-    """Return a step per distinct |weight|, in falling order.
-
-    A step contains all texts of at least this |weight|; its size is the difference to the next |weight|, or to 0.
-    """
-    levels = sorted({abs(p.weight) for p in preferences}, reverse=True)
-    return [
-        _Step(tuple(p.text for p in preferences if abs(p.weight) >= level), level - following)
-        for level, following in zip(levels, [*levels, 0.0][1:], strict=True)
-    ]
-
-
-def _merge_smallest(likes: list[_Step], dislikes: list[_Step], max_steps: int) -> None:
-    """Merge the smallest steps in place until at most `max_steps` are left; the largest weight does not change."""
-    if max_steps < 1:
-        msg = f"max_streams must be at least 2 (the base stream and one more), got {max_steps + 1}."
-        raise InvalidParameterError(msg)
-    if len(likes) + len(dislikes) > max_steps:
-        msg = (
-            f"These preferences need {1 + len(likes) + len(dislikes)} prompt streams; max_streams allows "
-            f"{1 + max_steps}. The closest weights are treated as equal. Use fewer distinct weights, or raise "
-            "max_streams."
-        )
-        warn_caller(msg)
-    while len(likes) + len(dislikes) > max_steps:
-        side = min((side for side in (dislikes, likes) if side), key=lambda side: min(step.size for step in side))
-        index = min(range(len(side)), key=lambda i: side[i].size)
-        size = side.pop(index).size
-        if side:  # add its size to the next weaker step, or to the last one
-            neighbour = min(index, len(side) - 1)
-            side[neighbour] = side[neighbour]._replace(size=side[neighbour].size + size)

@@ -1,7 +1,7 @@
 """Converts the token stream of one answer to LangChain message chunks."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from langchain_core.messages import AIMessage, AIMessageChunk
@@ -43,7 +43,8 @@ class AnswerStream:
         stop: Stop strings.
         spell: Returns the bytes of one token.
         syntax: How to find reasoning and tool calls in the text; `None` if all text is content.
-        num_prompt_tokens: Number of tokens of each stream's prompt, the base stream first.
+        num_prompt_tokens: Number of tokens of the caller's own prompt.
+        num_other_tokens: Number of tokens of the other streams' prompts together.
         metadata: Entries of `response_metadata` other than the finish reason and the log-probabilities.
     """
 
@@ -55,14 +56,15 @@ class AnswerStream:
         stop: StopStrings,
         spell: Callable[[int], bytes],
         syntax: AnswerSyntax | None,
-        num_prompt_tokens: Sequence[int],
+        num_prompt_tokens: int,
+        num_other_tokens: int,
         metadata: Mapping[str, Any],
     ) -> None:
         self.generation = generation
         self._spell = spell
         self._text = TextStream(tokenizer, stop, syntax.shown if syntax else ())
         self._parser = AnswerParser(syntax) if syntax else None
-        self._num_prompt_tokens = num_prompt_tokens
+        self._num_prompt_tokens, self._num_other_tokens = num_prompt_tokens, num_other_tokens
         self._metadata = metadata
         self._num_tokens = 0
         self._num_reported = 0  # tokens whose log-probabilities have been emitted
@@ -131,11 +133,11 @@ class AnswerStream:
         return "tool_calls" if reason == "stop" and self._parser and self._parser.has_tool_calls else reason
 
     def _usage(self) -> UsageMetadata:
-        """Return the token usage. `input_tokens` counts the base prompt, its details the other prompts."""
-        base, *prefs = self._num_prompt_tokens
+        """Return the token usage. `input_tokens` counts the caller's prompt, its details those of other streams."""
+        base, others = self._num_prompt_tokens, self._num_other_tokens
         # Tokens drawn after a stop string are not counted; the end-of-turn token is.
         num_generated = self._num_tokens if self._text.is_stopped else len(self.generation.token_ids)
-        details: dict[str, int] = {"preference_streams": sum(prefs)} if prefs else {}
+        details: dict[str, int] = {"preference_streams": others} if others else {}
         return UsageMetadata(
             input_tokens=base,
             output_tokens=num_generated,

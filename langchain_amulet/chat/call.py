@@ -1,5 +1,6 @@
 """Turns the input of one call into a request of the engine, and the tokens into message chunks."""
 
+import math
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,12 +20,9 @@ from langchain_amulet.foreign_errors import failed_rendering, shielded, unexpect
 from langchain_amulet.memory.access import num_deletions
 from langchain_amulet.models.registry import LoadedModel
 from langchain_amulet.personalization.resolved import ResolvedPreferences, preferences_of
-from langchain_amulet.preferences import StreamPlan, plan_streams
 from langchain_amulet.realignment import RealignmentConfig
+from langchain_amulet.stream_plan import BASE_PLAN, StreamPlan, plan_streams
 from langchain_amulet.structured.output_spec import OutputSpec, instructions
-
-BASE_STREAM = StreamPlan(((),), ())
-"""The plan of an answer without preferences."""
 
 _END_OF_REASONING = "</think>\n\n"
 _NUM_TAIL_TOKENS = 16  # the end of a prompt, in which an open reasoning tag is searched
@@ -77,26 +75,22 @@ def prepare_call(
     """
     plan = plan_of(loaded, resolved, settings)
     prompts = render(loaded, messages, plan, settings)
-    open_tag = opened_reasoning(_text(loaded, prompts[0][-_NUM_TAIL_TOKENS:]))
-    sampling = settings.sampling_params(loaded.model.generation_config)
-    is_base_first = not plan.preferences[0]
+    own_prompt = prompts[0] if plan.streams[0].kind == "base" else render(loaded, messages, BASE_PLAN, settings)[0]
+    open_tag = opened_reasoning(_text(loaded, own_prompt[-_NUM_TAIL_TOKENS:]))
 
     def base_prompt(beginning: Sequence[BaseMessage]) -> list[int]:
-        if is_base_first and list(beginning) == list(messages):
-            return prompts[0]
-        return render(loaded, beginning, BASE_STREAM, settings)[0]
+        return own_prompt if list(beginning) == list(messages) else render(loaded, beginning, BASE_PLAN, settings)[0]
 
     request = Request(
         prompts,
-        plan.weights,
-        settings.effective_realignment,
-        sampling,
+        coefficients=plan.coefficients,
+        realignment=settings.effective_realignment,
+        sampling=settings.sampling_params(loaded.model.generation_config),
         logprobs=settings.num_top_logprobs,
         prefix_keys=prefix_keys(
-            prompts, messages, resolved, base_prompt, settings.prefix_sharing, is_personal=plan.preferences != ((),)
+            prompts, messages, resolved, base_prompt, settings.prefix_sharing, is_personal=not plan.is_plain
         ),
-        # A single stream may have preferences in its prompt, which the penalty must not count.
-        penalised_ids=None if is_base_first or sampling.repetition_penalty == 1 else base_prompt(messages),
+        penalised_ids=own_prompt,  # the penalty must not count preferences, which other streams contain
         is_forgotten=partial(_is_forgotten, resolved.num_deletions),
         guide=loaded.constraints.guide(
             settings.output, is_steered=settings.steer_structured, before=_END_OF_REASONING if open_tag else ""
@@ -104,11 +98,12 @@ def prepare_call(
         timeout_s=settings.timeout,
     )
     metadata = {**_metadata(plan, settings.effective_realignment), **resolved.notes}
-    return Call(loaded.engine, request, _answer(loaded, prompts, settings, open_tag, metadata))
+    return Call(loaded.engine, request, _answer(loaded, own_prompt, prompts, settings, open_tag, metadata))
 
 
 def _answer(
     loaded: LoadedModel,
+    own_prompt: Sequence[int],
     prompts: Sequence[Sequence[int]],
     settings: CallSettings,
     open_tag: str,
@@ -121,8 +116,9 @@ def _answer(
         tokenizer=loaded.tokenizer,
         spell=loaded.constraints.spell,
         stop=StopStrings(() if output.is_structure else settings.stop),  # a stop string would cut JSON off
-        syntax=_syntax(loaded, output, prompts[0], open_tag),
-        num_prompt_tokens=[len(prompt) for prompt in prompts],
+        syntax=_syntax(loaded, output, own_prompt, open_tag),
+        num_prompt_tokens=len(own_prompt),
+        num_other_tokens=sum(len(prompt) for prompt in prompts if prompt != own_prompt),
         metadata={"model_name": loaded.name, "model_provider": "amulet", "amulet": metadata},
     )
 
@@ -130,7 +126,8 @@ def _answer(
 def plan_of(loaded: LoadedModel, resolved: ResolvedPreferences, settings: CallSettings) -> StreamPlan:
     """Return the plan of prompt streams of a call. Preferences that consist of control tokens only have no effect."""
     effective = [each for each in preferences_of(resolved) if loaded.renderer.clean(each.text)]
-    return plan_streams(effective, settings.effective_realignment.guidance_scale, max_streams=settings.max_streams)
+    max_gain = math.inf if settings.is_steered else 1.0
+    return plan_streams(effective, settings.realignment, max_streams=settings.max_streams, max_gain=max_gain)
 
 
 def _is_forgotten(before: int | None) -> bool:
@@ -138,28 +135,32 @@ def _is_forgotten(before: int | None) -> bool:
     return before is not None and before != num_deletions()
 
 
-@shielded(failed_rendering)
 def render(
     loaded: LoadedModel, messages: Sequence[BaseMessage], plan: StreamPlan, settings: CallSettings
 ) -> list[list[int]]:
-    """Return the token ids of each stream's prompt, in the order of the plan.
+    """Return the token ids of each stream's prompt, in the order of the plan; errors as for `render_stream`."""
+    return [render_stream(loaded, messages, stream.texts, settings) for stream in plan.streams]
+
+
+@shielded(failed_rendering)
+def render_stream(
+    loaded: LoadedModel, messages: Sequence[BaseMessage], preferences: Sequence[str], settings: CallSettings
+) -> list[int]:
+    """Return the token ids of the prompt with these preferences.
 
     Raises:
         MessageError: The messages or tools cannot be written as a prompt, or the template rejects them.
     """
     output, tool_format = settings.output, loaded.renderer.tool_format
-    return [
-        loaded.renderer.render(
-            messages,
-            preferences,
-            tools=output.tools if output.may_call else (),
-            instructions=instructions(output, tells_choice=not tool_format.is_native),
-            wording=settings.preference_template,
-            template_kwargs=settings.chat_template_kwargs,
-            sanitize_control_tokens=settings.sanitize_control_tokens,
-        )
-        for preferences in plan.preferences
-    ]
+    return loaded.renderer.render(
+        messages,
+        preferences,
+        tools=output.tools if output.may_call else (),
+        instructions=instructions(output, tells_choice=not tool_format.is_native),
+        wording=settings.preference_template,
+        template_kwargs=settings.chat_template_kwargs,
+        sanitize_control_tokens=settings.sanitize_control_tokens,
+    )
 
 
 def _syntax(loaded: LoadedModel, output: OutputSpec, prompt: Sequence[int], open_tag: str) -> AnswerSyntax | None:
@@ -183,9 +184,8 @@ def _text(loaded: LoadedModel, token_ids: Sequence[int]) -> str:
 
 def _metadata(plan: StreamPlan, realignment: RealignmentConfig) -> dict[str, Any]:
     """Return what `response_metadata["amulet"]` reports about the realignment."""
-    is_plain = plan.preferences == ((),)
     return {
-        "guidance_scale": 0.0 if is_plain else realignment.guidance_scale,
-        "num_streams": len(plan.preferences),
-        **(realignment.active_guards if plan.weights else {}),
+        "guidance_scale": 0.0 if plan.is_plain else realignment.guidance_scale,
+        "num_streams": len(plan.streams),
+        **(realignment.active_guards if len(plan.streams) > 1 else {}),
     }

@@ -7,12 +7,12 @@ from concurrent.futures import Future
 from langchain_core.messages import BaseMessage
 from torch import Tensor
 
-from langchain_amulet.chat.call import plan_of, render
+from langchain_amulet.chat.call import plan_of, render, render_stream
 from langchain_amulet.chat.settings import CallSettings
 from langchain_amulet.exceptions import NumericalError
 from langchain_amulet.models.registry import LoadedModel
 from langchain_amulet.personalization.resolved import ResolvedPreferences
-from langchain_amulet.preferences import PreferenceLike, StreamPlan, as_preferences
+from langchain_amulet.preferences import PreferenceLike, as_preferences
 from langchain_amulet.prompts.encoding import encode
 
 
@@ -41,7 +41,7 @@ def score_response(
         ContextLengthError: Messages and response are longer than the model's context.
     """
     texts = [preference.text for preference in as_preferences(preferences)]
-    prompts = render(loaded, messages, StreamPlan(((), *((text,) for text in texts)), ()), settings)
+    prompts = [render_stream(loaded, messages, each, settings) for each in ((), *((text,) for text in texts))]
     # ChatAmulet.get_token_ids may use another tokenizer.
     return loaded.engine.score(prompts, encode(loaded.tokenizer, response))
 

@@ -16,8 +16,9 @@ from langchain_amulet.caller_warnings import warn_caller
 from langchain_amulet.engine.params import SamplingParams
 from langchain_amulet.exceptions import InvalidParameterError, ToolError
 from langchain_amulet.models.defaults import stop_token_ids
-from langchain_amulet.preferences import DEFAULT_MAX_STREAMS, DEFAULT_WORDING, PREFERENCES_SLOT
+from langchain_amulet.preferences import DEFAULT_WORDING, PREFERENCES_SLOT
 from langchain_amulet.realignment import RealignmentConfig
+from langchain_amulet.stream_plan import DEFAULT_MAX_STREAMS
 from langchain_amulet.structured.output_spec import OutputSpec, output_spec
 
 DEFAULT_MAX_TOKENS = 512
@@ -89,9 +90,14 @@ class CallSettings:
         return cls(sampling=sampling, **{name: values[name] for name in _SETTINGS if name in values})
 
     @property
+    def is_steered(self) -> bool:
+        """Whether the answer may follow preferences beyond gain 1; structured output does not by default."""
+        return not self.output.is_structure or self.steer_structured
+
+    @property
     def effective_realignment(self) -> RealignmentConfig:
         """The realignment of this call. Structured output has no guards and a scale from 0 to 1 by default."""
-        if not self.output.is_structure or self.steer_structured:
+        if self.is_steered:
             return self.realignment
         return self.realignment.without_guards(guidance_scale=min(max(self.realignment.guidance_scale, 0.0), 1.0))
 

@@ -27,7 +27,7 @@ class Batch:
 
     Args:
         sequences: The sequences that draw a token.
-        rows: For each sequence, the indices of the rows of logits of its streams, the base stream first.
+        rows: For each sequence, the indices of the rows of logits of its streams.
     """
 
     def __init__(self, sequences: abc.Sequence[Sequence], rows: abc.Sequence[abc.Sequence[int]]) -> None:
@@ -130,7 +130,7 @@ class _Group:
             return _at_least_float32(streams[:, 0]), keys
         if self.realignment is None:
             self.realignment = _stacked_realignment(self.sequences, logits)
-        return self.realignment.realign(streams[:, 0], streams[:, 1:]), keys
+        return self.realignment.realign(streams), keys
 
 
 @dataclass(slots=True)
@@ -160,7 +160,7 @@ class _GuidedGroup:
                 allowed[index] = ~forbidden if mask is None else ~forbidden & mask
                 keys[index] ^= _SECOND_DRAW
         realignment = self.realignment.where(torch.tensor(is_steered, device=logits.device))
-        log_probs = realignment.realign(streams[:, 0], streams[:, 1:], allowed=_stacked_masks(allowed, logits))
+        log_probs = realignment.realign(streams, allowed=_stacked_masks(allowed, logits))
         return log_probs, keys
 
     def _draw_openings(
@@ -186,8 +186,7 @@ class _GuidedGroup:
             torch.zeros(len(indices), dtype=torch.bool, device=streams.device)
         )
         masks = _stacked_masks([allowed[index] for index in indices], streams)
-        chosen = streams[indices]
-        log_probs = unsteered.realign(chosen[:, 0], chosen[:, 1:], allowed=masks)
+        log_probs = unsteered.realign(streams[indices], allowed=masks)
         drawn = _sample(log_probs, sequences, [keys[index] for index in indices]).tolist()
         return {
             index: None if opening[token_id] else opening
@@ -198,11 +197,11 @@ class _GuidedGroup:
 def _stacked_realignment(sequences: abc.Sequence[Sequence], logits: Tensor) -> BatchedRealignment:
     requests = [sequence.request for sequence in sequences]
     configs = [request.realignment for request in requests]
-    return BatchedRealignment.stack(configs, [request.weights for request in requests], logits)
+    return BatchedRealignment.stack(configs, [request.mixture for request in requests], logits)
 
 
 def _streams(logits: Tensor, rows: list[int], num_sequences: int) -> Tensor:
-    """Return logits by sequence and stream, `(B, K + 1, V)`. It is a view if the rows are consecutive."""
+    """Return logits by sequence and stream, `(B, S, V)`. It is a view if the rows are consecutive."""
     first, number = rows[0], len(rows)
     is_consecutive = rows == list(range(first, first + number))
     selected = logits[first : first + number] if is_consecutive else logits[rows]

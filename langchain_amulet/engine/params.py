@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from langchain_amulet.engine.guide import GuideFactory
 from langchain_amulet.exceptions import InvalidParameterError
-from langchain_amulet.realignment import RealignmentConfig
+from langchain_amulet.realignment import RealignmentConfig, StreamCoefficients
 
 MAX_SEED = 2**63 - 1
 _MIN_POSITIVE = 1e-6  # float32 logits divided by a smaller number may overflow
@@ -94,10 +94,12 @@ class Request:
     """
 
     prompts: Sequence[Sequence[int]] = field(repr=False)  # token ids reveal preferences as their text does
-    """Token ids of each stream, the base stream first. One stream means decoding without realignment."""
+    """Token ids of each stream. One stream means decoding without realignment."""
     weights: Sequence[float] = ()
-    """v, the weight of each stream after the first."""
+    """v, the weight of each stream after the first, if the first is the base stream with which the others are
+    contrasted, as `realign` takes them. Not needed with `coefficients`."""
     realignment: RealignmentConfig = field(default_factory=RealignmentConfig)
+    """Its guards apply; its scale only with `weights`."""
     sampling: SamplingParams = field(default_factory=SamplingParams)
     logprobs: int | None = None
     """Report the log-probability of each token, and of this many of the most likely tokens at its position. They are
@@ -107,18 +109,30 @@ class Request:
     that key, private unless the text is empty; `None` for a stream that no other request may reuse. Empty: all requests
     may reuse the prompt of the base stream, and the answer if there is no other stream."""
     penalised_ids: Sequence[int] | None = field(default=None, repr=False)
-    """The tokens that the repetition penalty counts, besides those of the answer. `None`: those of the base stream."""
+    """The tokens that the repetition penalty counts, besides those of the answer. `None`: those of the first stream."""
     is_forgotten: Callable[[], bool] | None = field(default=None, repr=False)
     """Returns whether a preference that it depends on was forgotten; its private rows are then not kept."""
     guide: GuideFactory | None = None
     """Creates the guide that constrains the answer, for example to a grammar. `None` allows any answer."""
     timeout_s: float | None = None
     """Seconds from submission, after which the request ends with an error. `None` means no limit."""
+    coefficients: StreamCoefficients | None = None
+    """How much each stream counts. `None`: as the scale of `realignment` and the weights say."""
+
+    @property
+    def mixture(self) -> StreamCoefficients:
+        """How much each stream counts."""
+        assert self.coefficients is not None, "set when the request was checked"
+        return self.coefficients
 
     def keys_of(self, stream: int) -> PrefixKeys:
         """Return the prefix keys of one stream."""
         if not self.prefix_keys:
-            return PrefixKeys() if stream else PrefixKeys(((len(self.prompts[0]), ""),), None if self.weights else "")
+            return (
+                PrefixKeys()
+                if stream
+                else PrefixKeys(((len(self.prompts[0]), ""),), None if len(self.prompts) > 1 else "")
+            )
         keys = self.prefix_keys[stream]
         return keys if isinstance(keys, PrefixKeys) else PrefixKeys((), keys, is_private=bool(keys))
 
@@ -140,15 +154,25 @@ class Request:
         if self.logprobs is not None:
             _require("logprobs", self.logprobs, int, lambda x: x >= 0, "None or at least 0")
 
+    def _check_coefficients(self) -> None:
+        number = len(self.prompts)
+        if self.coefficients is None:
+            if len(self.weights) != number - 1:
+                msg = f"{number} streams need {number - 1} weights, or coefficients; got {len(self.weights)}."
+                raise InvalidParameterError(msg)
+            for weight in self.weights:
+                _require("weight", weight, float, math.isfinite, "a finite number")
+            scale = self.realignment.guidance_scale
+            object.__setattr__(self, "coefficients", StreamCoefficients.of_weights(scale, self.weights))
+        elif self.weights or len(self.coefficients.target) != number:
+            msg = f"{number} streams need {number} coefficients and no weights; got {len(self.coefficients.target)}."
+            raise InvalidParameterError(msg)
+
     def _check_streams(self) -> None:
         if not self.prompts or not all(len(prompt) for prompt in self.prompts):
             msg = f"Every stream needs at least one token; got lengths {[len(prompt) for prompt in self.prompts]}."
             raise InvalidParameterError(msg)
-        if len(self.weights) != len(self.prompts) - 1:
-            msg = f"{len(self.prompts)} streams need {len(self.prompts) - 1} weights; got {len(self.weights)}."
-            raise InvalidParameterError(msg)
-        for weight in self.weights:
-            _require("weight", weight, float, math.isfinite, "a finite number")
+        self._check_coefficients()
         if len(self.prefix_keys) not in (0, len(self.prompts)):
             msg = f"{len(self.prompts)} streams need as many prefix_keys, or none; got {len(self.prefix_keys)}."
             raise InvalidParameterError(msg)

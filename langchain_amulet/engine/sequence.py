@@ -138,7 +138,7 @@ class Sequence:
         return torch.Generator().manual_seed(int(torch.randint(MAX_SEED, ()).item()) if seed is None else seed)
 
     def seen_ids(self, device: torch.device) -> Tensor:
-        """Return the tokens for the repetition penalty, `(S,)`: the base prompt (no preferences) and the answer."""
+        """Return the tokens for the repetition penalty, `(S,)`: the caller's prompt (no preferences) and the answer."""
         prompt = self.request.prompts[0] if self.request.penalised_ids is None else self.request.penalised_ids
         if not len(self._seen):
             self._seen = torch.tensor(prompt, dtype=torch.long, device=device)

@@ -13,8 +13,9 @@ same equation; they differ only in how they choose w. All logarithms are natural
 | `config` | `RealignmentConfig`; each field that is a guard declares its own properties |
 | `guard_specs` | what a field of the config declares to be a guard |
 | `amulet_loop` | Amulet's loop as the scalar w |
-| `kernel` | `realign()`: the equation and its guards for one batch of logits |
-| `mixture` | mixtures of the base and the prompted policies, with hard zeros |
+| `coefficients` | `StreamCoefficients`: how much each stream counts, for any contrast |
+| `kernel` | `realign()` and `realign_streams()`: the equation and its guards for one batch of logits |
+| `mixture` | mixtures of the policies of several streams, with hard zeros |
 | `guards` | plausibility and nucleus: which tokens may be chosen |
 | `trust_region` | the bound on the KL divergence from the reference policy |
 | `batched` | the parameters of several configs as tensors, for the engine |
@@ -30,8 +31,16 @@ References:
 """
 
 from langchain_amulet.realignment.amulet_loop import guidance_scale
+from langchain_amulet.realignment.coefficients import StreamCoefficients
 from langchain_amulet.realignment.config import RealignmentConfig
-from langchain_amulet.realignment.kernel import realign
+from langchain_amulet.realignment.kernel import realign, realign_streams
 from langchain_amulet.realignment.ranges import MAX_GUIDANCE_SCALE
 
-__all__ = ["MAX_GUIDANCE_SCALE", "RealignmentConfig", "guidance_scale", "realign"]
+__all__ = [
+    "MAX_GUIDANCE_SCALE",
+    "RealignmentConfig",
+    "StreamCoefficients",
+    "guidance_scale",
+    "realign",
+    "realign_streams",
+]

@@ -1,14 +1,15 @@
 """The realignment of several requests at once, each with its own config."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from langchain_amulet.realignment.coefficients import StreamCoefficients
 from langchain_amulet.realignment.config import RealignmentConfig
 from langchain_amulet.realignment.guard_specs import GuardSpec, guard_specs
-from langchain_amulet.realignment.kernel import realign
+from langchain_amulet.realignment.kernel import realign_streams
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +20,12 @@ class BatchedRealignment:
     the same `active_guards`; the values may differ.
     """
 
-    guidance_scale: Tensor
-    """w, `(B,)`."""
-    weights: Tensor
-    """v, `(B, K)`."""
+    target: Tensor
+    """The coefficients of the target, `(B, S)`."""
+    reference: Tensor
+    """The coefficients of the reference, `(B, S)`."""
+    unsteered: Tensor
+    """The coefficients of the target where style is off, `(B, S)`."""
     guards: Mapping[str, Tensor]
     """The value of each guard that is on, and of its parameters, `(B,)`."""
     specs: Mapping[str, GuardSpec]
@@ -30,13 +33,13 @@ class BatchedRealignment:
 
     @classmethod
     def stack(
-        cls, configs: Sequence[RealignmentConfig], weights: Sequence[Sequence[float]], like: Tensor
+        cls, configs: Sequence[RealignmentConfig], coefficients: Sequence[StreamCoefficients], like: Tensor
     ) -> "BatchedRealignment":
         """Return the parameters as tensors on the device of `like`, in its dtype but at least float32.
 
         Args:
             configs: B configs with the same `active_guards`.
-            weights: v of each config, B lists of K numbers.
+            coefficients: Those of S streams for each config.
             like: A tensor of logits, for device and dtype.
         """
         dtype = torch.promote_types(like.dtype, torch.float32)
@@ -46,8 +49,9 @@ class BatchedRealignment:
 
         active = [config.active_guards for config in configs]
         return cls(
-            tensor([config.guidance_scale for config in configs]),
-            tensor([list(row) for row in weights]),
+            tensor([each.target for each in coefficients]),
+            tensor([each.reference for each in coefficients]),
+            tensor([each.unsteered for each in coefficients]),
             {name: tensor([guards[name] for guards in active]) for name in active[0]},
             guard_specs(configs[0]),
         )
@@ -56,29 +60,28 @@ class BatchedRealignment:
         """Return the parameters of the rows with these indices."""
         indices = list(rows)
         guards = {name: values[indices] for name, values in self.guards.items()}
-        return BatchedRealignment(self.guidance_scale[indices], self.weights[indices], guards, self.specs)
+        return replace(
+            self,
+            target=self.target[indices],
+            reference=self.reference[indices],
+            unsteered=self.unsteered[indices],
+            guards=guards,
+        )
 
     def where(self, is_steered: Tensor) -> "BatchedRealignment":
-        """Return the same parameters where `is_steered`, bool `(B,)`; elsewhere clamp w to [0, 1] and drop the guards.
-
-        A row that is not steered follows the prompted policy, or the configured mixture if w is below 1.
-        """
+        """Return the same parameters where `is_steered`, bool `(B,)`; elsewhere the unsteered target without guards."""
         guards = {name: self._or_neutral(name, values, is_steered) for name, values in self.guards.items()}
-        scale = torch.where(is_steered, self.guidance_scale, self.guidance_scale.clamp(0.0, 1.0))
-        return BatchedRealignment(scale, self.weights, guards, self.specs)
+        return replace(self, target=torch.where(is_steered.unsqueeze(-1), self.target, self.unsteered), guards=guards)
 
     def _or_neutral(self, name: str, values: Tensor, is_steered: Tensor) -> Tensor:
         neutral = self.specs[name].neutral
         return values if neutral is None else torch.where(is_steered, values, neutral)
 
-    def realign(self, base_logits: Tensor, pref_logits: Tensor, *, allowed: Tensor | None = None) -> Tensor:
-        """Return the realigned log-probabilities in nats, `(B, V)`; see `kernel.realign`.
+    def realign(self, logits: Tensor, *, allowed: Tensor | None = None) -> Tensor:
+        """Return the realigned log-probabilities in nats, `(B, V)`; see `kernel.realign_streams`.
 
         Args:
-            base_logits: `(B, V)`.
-            pref_logits: `(B, K, V)`.
+            logits: `(B, S, V)`.
             allowed: Tokens that may be chosen, bool `(B, V)`. `None` allows all.
         """
-        return realign(
-            base_logits, pref_logits, self.guidance_scale, weights=self.weights, allowed=allowed, **self.guards
-        )
+        return realign_streams(logits, self.target, self.reference, allowed=allowed, guards=self.guards)

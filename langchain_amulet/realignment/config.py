@@ -2,14 +2,18 @@
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
+from langchain_amulet.exceptions import InvalidParameterError
 from langchain_amulet.realignment.amulet_loop import guidance_scale
 from langchain_amulet.realignment.guard_specs import GuardSpec, guard_metadata, guard_specs
 from langchain_amulet.realignment.ranges import MAX_GUIDANCE_SCALE, MIN_POSITIVE, check_range
 
 _DEFAULT_GUIDANCE_SCALE = 2.0
 _DEFAULT_PLAUSIBILITY = 0.1
+
+Contrast: TypeAlias = Literal["base", "neutral", "opposite"]
+"""What answers are steered away from; see `RealignmentConfig.contrast`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,10 @@ class RealignmentConfig:
         metadata=guard_metadata(GuardSpec(off=1.0, neutral=None, low=MIN_POSITIVE, parameter_of="nucleus")),
     )
     """The temperature of the reference policy for the nucleus (0.5 in the code of Linear Alignment)."""
+    contrast: Contrast = "base"
+    """What an answer is steered away from, beyond gain 1: the caller's prompt (`"base"`, as in the paper), the same
+    prompt with a neutral instruction (`"neutral"`), or with the opposite of the preference (`"opposite"`; a preference
+    that has none is contrasted with the caller's prompt). See `plan_streams`."""
 
     def __post_init__(self) -> None:
         """Raise if a value is out of range."""
@@ -65,6 +73,9 @@ class RealignmentConfig:
         )
         for name, spec in guard_specs(self).items():
             spec.check(name, getattr(self, name))
+        if self.contrast not in get_args(Contrast):
+            msg = f"contrast must be one of {', '.join(map(repr, get_args(Contrast)))}; got {self.contrast!r}."
+            raise InvalidParameterError(msg)
 
     @property
     def active_guards(self) -> dict[str, float]:

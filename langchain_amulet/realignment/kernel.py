@@ -1,7 +1,8 @@
-"""`realign()`: the realignment of one batch of next-token logits."""
+"""`realign()` and `realign_streams()`: the realignment of one batch of next-token logits."""
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,12 +69,7 @@ def realign(  # noqa: PLR0913 - one argument per guard
         Li et al., Contrastive Decoding, ACL 2023, section 3.3 (plausibility): https://arxiv.org/abs/2210.15097
         Gao et al., Linear Alignment, ICML 2024 (nucleus, in their code): https://arxiv.org/abs/2401.11458
     """
-    guards = {
-        "plausibility": plausibility,
-        "max_kl": max_kl,
-        "nucleus": nucleus,
-        "nucleus_temperature": nucleus_temperature,
-    }
+    guards = _guards(plausibility, max_kl, nucleus, nucleus_temperature)
     _check_numbers(guidance_scale, guards)
     _check_shapes(base_logits, pref_logits, weights, allowed, {"guidance_scale": guidance_scale, **guards})
     dtype = torch.promote_types(torch.promote_types(base_logits.dtype, pref_logits.dtype), torch.float32)
@@ -82,19 +78,76 @@ def realign(  # noqa: PLR0913 - one argument per guard
     log_prefs = (pref_logits.unsqueeze(-2) if weights is None else pref_logits).to(dtype)
     v = log_base.new_ones(1) if weights is None else weights.to(log_base)
     gains = _column(guidance_scale, log_base) * v  # (..., K)
+    mixture = Mixture(log_base, log_prefs, 1 - gains.sum(-1), gains, allowed)
+    return _guarded(mixture, gains, reference_gains(gains), guards, is_normal=allowed is None)
 
-    mixture = Mixture(log_base, log_prefs, gains, allowed)
+
+def realign_streams(
+    logits: Tensor,
+    target: Tensor,
+    reference: Tensor,
+    *,
+    allowed: Tensor | None = None,
+    guards: Mapping[str, float | Tensor] | None = None,
+) -> Tensor:
+    """Mix the policies of S streams by their coefficients, with the guards of `realign`.
+
+        target: log q = Σ_s a_s log π_s − log Z,   reference: log r = Σ_s b_s log π_s − log Z
+
+    Args:
+        logits: Next-token logits of the streams, `(..., S, V)`.
+        target: a, the coefficients of `StreamCoefficients.target`, `(..., S)`.
+        reference: b, those of `StreamCoefficients.reference`, `(..., S)`.
+        allowed: As for `realign`.
+        guards: The arguments of `realign` that are guards, by name. `None`: no guards.
+
+    Returns:
+        Normalised log-probabilities in nats, `(..., V)`, as `realign` does.
+    """
+    streams = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    first, others = streams[..., 0, :], streams[..., 1:, :]
+    mixture = Mixture(first, others, target[..., 0], target[..., 1:], allowed)
+    values = _guards(**(guards or {}))
+    return _guarded(mixture, target[..., 1:], reference[..., 1:], values, is_normal=allowed is None)
+
+
+def _guards(
+    plausibility: float | Tensor = 0.0,
+    max_kl: float | Tensor | None = None,
+    nucleus: float | Tensor | None = None,
+    nucleus_temperature: float | Tensor = 1.0,
+) -> dict[str, float | Tensor | None]:
+    """Return the values of all guards by name."""
+    return {
+        "plausibility": plausibility,
+        "max_kl": max_kl,
+        "nucleus": nucleus,
+        "nucleus_temperature": nucleus_temperature,
+    }
+
+
+def _guarded(mixture: Mixture, gains: Tensor, near: Tensor, guards: Mapping[str, Any], *, is_normal: bool) -> Tensor:
+    """Return the log-probabilities of the mixture at `gains`, kept near the one at `near` by the guards.
+
+    Args:
+        mixture: The streams.
+        gains: Gains of the target, `(..., K)`.
+        near: Gains of the reference, `(..., K)`.
+        guards: The values of all guards, as from `_guards`.
+        is_normal: Whether every row has a possible token.
+    """
+    plausibility, max_kl, nucleus = guards["plausibility"], guards["max_kl"], guards["nucleus"]
     target = mixture.policy(gains)
     if not _is_off(plausibility) or max_kl is not None or nucleus is not None:
-        reference = mixture.policy(reference_gains(gains))
+        reference = mixture.policy(near)
         threshold = plausibility_threshold(reference, _column(plausibility, reference))
         if nucleus is not None:
-            temperature = _column(nucleus_temperature, reference)
+            temperature = _column(guards["nucleus_temperature"], reference)
             threshold = threshold.maximum(nucleus_threshold(reference, _column(nucleus, reference), temperature))
         target = torch.where(reference >= threshold, target, -math.inf)
         if max_kl is not None:
             target = within_trust_region(target, reference, _column(max_kl, target))
-    return target.log_softmax(-1) if allowed is None else normalise(target)
+    return target.log_softmax(-1) if is_normal else normalise(target)
 
 
 def _column(value: float | Tensor, like: Tensor) -> Tensor:

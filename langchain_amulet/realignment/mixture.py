@@ -1,4 +1,4 @@
-"""Mixtures of the base and the prompted policies in log space, with zero probabilities."""
+"""Mixtures of the policies of several streams in log space, with zero probabilities."""
 
 import math
 
@@ -7,36 +7,40 @@ from torch import Tensor
 
 
 class Mixture:
-    """Evaluates log π_base + Σ_k g_k (log π_k − log π_base) at several gains g.
+    """Evaluates log π_1 + Σ_k g_k (log π_k − log π_1), a sum over the other streams k, at several gains g.
 
     Args:
-        log_base: Logits of the base stream, `(..., V)`.
-        log_prefs: Logits of the K preference streams, `(..., K, V)`.
-        gains: Gains of the target, `(..., K)`. A token is impossible if it is −inf in a stream of non-zero gain.
+        first: Logits of the first stream, `(..., V)`.
+        others: Logits of the K other streams, `(..., K, V)`.
+        coefficient: The coefficient of the first stream in the target, 1 − Σ_k g_k, `(...)`.
+        gains: The coefficients of the others in the target, `(..., K)`. A token is impossible if it is −inf in a stream
+            whose coefficient is not 0.
         allowed: Tokens that may be chosen, bool `(..., V)`, or `None` for all.
     """
 
-    def __init__(self, log_base: Tensor, log_prefs: Tensor, gains: Tensor, allowed: Tensor | None) -> None:
+    def __init__(
+        self, first: Tensor, others: Tensor, coefficient: Tensor, gains: Tensor, allowed: Tensor | None
+    ) -> None:
         self._barrier: Tensor | None = None  # 0, or −inf for an impossible token, (..., V)
         self._keeps_policy: Tensor | None = None  # 1 per row, or 0 where the policy is uniform instead, (..., 1)
-        base, prefs = log_base, log_prefs
-        if allowed is not None or not _is_known_finite(log_base, log_prefs):
+        finite, rest = first, others
+        if allowed is not None or not _is_known_finite(first, others):
             # 0 in place of −inf keeps the sums finite; the barrier marks the replaced entries.
-            base, prefs = (stream.nan_to_num(nan=math.nan, neginf=0.0) for stream in (log_base, log_prefs))
-            barrier = (log_base - base).maximum(_zero_where_unused(1 - gains.sum(-1)))
+            finite, rest = (stream.nan_to_num(nan=math.nan, neginf=0.0) for stream in (first, others))
+            barrier = (first - finite).maximum(_zero_where_unused(coefficient))
             for k in range(gains.shape[-1]):
-                stream = (log_prefs - prefs)[..., k, :]
+                stream = (others - rest)[..., k, :]
                 barrier = barrier + stream.maximum(_zero_where_unused(gains[..., k]))
             self._barrier, self._keeps_policy = _restrict(barrier, allowed)
-        self._base = base
-        self._directions = (prefs - base.unsqueeze(-2)).unbind(-2)  # K of (..., V)
+        self._first = finite
+        self._directions = (rest - finite.unsqueeze(-2)).unbind(-2)  # K of (..., V)
 
     def policy(self, gains: Tensor) -> Tensor:
         """Return the mixture at gains `(..., K)`, not normalised, `(..., V)`.
 
         A matrix product would be shorter, but autocast and TF32 round it.
         """
-        mixed = self._base
+        mixed = self._first
         for gain, direction in zip(gains.unsqueeze(-1).unbind(-2), self._directions, strict=True):
             mixed = torch.addcmul(mixed, gain, direction)
         if self._barrier is None or self._keeps_policy is None:

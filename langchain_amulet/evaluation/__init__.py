@@ -17,7 +17,7 @@ Where to add something:
     a statistic     analysis/: statistics of numbers in statistics.py, comparisons of methods in comparisons.py
 
 `evaluate` (evaluator.py) generates and scores the answers, and stores them in the folder of runs/.
-`Experiment` (experiment.py) calls it and writes the report; `amulet eval` (cli.py) calls `Experiment`.
+`Experiment` (experiment.py) calls it and writes the report; `amulet eval` (cli/evaluate.py) calls `Experiment`.
 """
 
 from langchain_amulet.evaluation.analysis.judge import Judge
@@ -26,6 +26,7 @@ from langchain_amulet.evaluation.experiment import Experiment
 from langchain_amulet.evaluation.methods.ablations import PARAMETERS, ablation
 from langchain_amulet.evaluation.methods.method import Ask, Method, paper_methods, realigned
 from langchain_amulet.evaluation.methods.search import beam_search, best_of
+from langchain_amulet.evaluation.methods.steering import repeated_preference, steering_grid, steering_method
 from langchain_amulet.evaluation.protocol import PAPER_TABLE, Protocol
 from langchain_amulet.evaluation.questions.datasets import Dataset, Sample, load_dataset
 from langchain_amulet.evaluation.questions.dimensions import DIMENSIONS, Dimension
@@ -65,4 +66,7 @@ __all__ = [
     "paper_methods",
     "preference_evidence",
     "realigned",
+    "repeated_preference",
+    "steering_grid",
+    "steering_method",
 ]

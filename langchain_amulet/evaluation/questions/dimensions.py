@@ -9,7 +9,7 @@ _PAPER = ("creative", "sycophantic", "verbose", "complex", "formal", "pleasant",
 
 @dataclass(frozen=True, slots=True)
 class Dimension:
-    """A preference with a short name.
+    """A preference with a short name, and with what methods and scorers need to know about it.
 
     Raises:
         InvalidParameterError: The name or the text is empty.
@@ -17,6 +17,10 @@ class Dimension:
 
     name: str
     text: str
+    opposite: str | None = None
+    """The instruction that asks for the opposite, as in `Preference`. `None`: looked up there. Empty: it has none."""
+    paraphrase: str = ""
+    """The same preference in other words, which no method sees, for scorers. Empty: there is none."""
 
     def __post_init__(self) -> None:
         """Check that neither field is empty."""

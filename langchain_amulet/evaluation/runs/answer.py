@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 
@@ -27,6 +27,10 @@ class Answer:
     finish_reason: str | None
     seconds: float
     """Wall-clock time from request to answer. Other answers were generated concurrently."""
+    opposite: str = ""
+    """The opposite that the answer was steered away from. Empty if the method does not use it, or there is none."""
+    seed_number: int = 0
+    """0 for an answer with the first seed of the evaluation, 1 for the second, and so on."""
 
     @property
     def cluster(self) -> tuple[str, str]:
@@ -46,14 +50,20 @@ class Answer:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Answer":
-        """Create an answer from a JSON object of `answers.jsonl`, which has all `ANSWER_FIELDS`."""
-        return cls(decoding_key=record["run"], **{name: record[name] for name in ANSWER_FIELDS if name != "run"})
+        """Create an answer from a JSON object of `answers.jsonl`, which has at least all `ANSWER_FIELDS`."""
+        names = [each.name for each in fields(cls) if each.name in record]
+        return cls(decoding_key=record["run"], **{name: record[name] for name in names})
 
 
-ANSWER_FIELDS = tuple("run" if each.name == "decoding_key" else each.name for each in fields(Answer))
-"""The fields of a record in `answers.jsonl`."""
+ANSWER_FIELDS = tuple(
+    "run" if each.name == "decoding_key" else each.name for each in fields(Answer) if each.default is MISSING
+)
+"""The fields of every record in `answers.jsonl`. Those of `Answer` with a default came later."""
 
 
-def answer_key(decoding_key: str, dataset: str, sample_id: str, dimension: str, temperature: float) -> str:
-    """Return the key of an answer."""
-    return json.dumps([decoding_key, dataset, sample_id, dimension, temperature])
+def answer_key(
+    decoding_key: str, dataset: str, sample_id: str, dimension: str, temperature: float, *, seed_number: int = 0
+) -> str:
+    """Return the key of an answer. That of the first seed does not contain its number, as in the first folders."""
+    seed = [seed_number] if seed_number else []
+    return json.dumps([decoding_key, dataset, sample_id, dimension, temperature, *seed])

@@ -272,7 +272,13 @@ def _per_preference(jobs: Iterable[Job], answers: Mapping[str, Answer]) -> Itera
     """Repeat each answer for each preference that it is scored for."""
     for job in jobs:
         for each in job.dimensions if job.key in answers else ():
-            yield replace(answers[job.key], dimension=each.name, preference=each.text)
+            yield replace(
+                answers[job.key],
+                dimension=each.name,
+                preference=each.text,
+                opposite=each.opposite,
+                paraphrase=each.paraphrase,
+            )
 
 
 def _first_questions(limit: int | None, answers: Sequence[Answer], datasets: Sequence[Dataset]) -> Sequence[Answer]:
@@ -288,9 +294,14 @@ def _score_all(scorer: Scorer, answers: Iterable[Answer], run_folder: RunFolder)
         return {key: _score(scorer, answer) for key, answer in by_key.items()}
     records = run_folder.records(_file_name(scorer), ["score"])
     missing = [answer for key, answer in by_key.items() if key not in records]
-    for answer in tqdm(missing, desc=scorer.name, unit="answer"):
+
+    def work(answer: Answer) -> None:
         with suppress(*_TRANSIENT_ERRORS):  # not stored: the next evaluation tries again
             records.append({"key": answer.score_key, "score": _lasting_score(scorer, answer)})
+
+    with tqdm(total=len(missing), desc=scorer.name, unit="answer") as progress:
+        for _ in in_parallel(work, missing, scorer.num_at_once):
+            progress.update()
     if unscored := [key for key in by_key if key not in records]:
         msg = f"{len(unscored)} of {len(by_key)} answers could not be scored by {scorer.name}. Run it again to retry."
         warnings.warn(msg, stacklevel=3)

@@ -17,6 +17,10 @@ class Dimension:
 
     name: str
     text: str
+    opposite: str | None = None
+    """An instruction that asks for the opposite. `None`: looked up in the table of opposites. `""`: there is none."""
+    paraphrase: str = ""
+    """Another wording of the text, which no method sees, for held-out likelihood. Empty: the text itself."""
 
     def __post_init__(self) -> None:
         """Check that neither field is empty."""

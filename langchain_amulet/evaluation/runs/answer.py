@@ -27,6 +27,10 @@ class Answer:
     finish_reason: str | None
     seconds: float
     """Wall-clock time from request to answer. Other answers were generated concurrently."""
+    opposite: str | None = None
+    """`Dimension.opposite` of the preference. Not stored."""
+    paraphrase: str = ""
+    """`Dimension.paraphrase` of the preference. Not stored."""
 
     @property
     def cluster(self) -> tuple[str, str]:
@@ -42,7 +46,7 @@ class Answer:
         """Return the JSON object that is stored in `answers.jsonl`, where `decoding_key` is called `run`."""
         record = asdict(self)
         record["run"] = record.pop("decoding_key")
-        return record
+        return {name: record[name] for name in ANSWER_FIELDS}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Answer":
@@ -50,7 +54,10 @@ class Answer:
         return cls(decoding_key=record["run"], **{name: record[name] for name in ANSWER_FIELDS if name != "run"})
 
 
-ANSWER_FIELDS = tuple("run" if each.name == "decoding_key" else each.name for each in fields(Answer))
+_NOT_STORED = ("opposite", "paraphrase")  # come from the dimension, and may be revised
+ANSWER_FIELDS = tuple(
+    "run" if each.name == "decoding_key" else each.name for each in fields(Answer) if each.name not in _NOT_STORED
+)
 """The fields of a record in `answers.jsonl`."""
 
 

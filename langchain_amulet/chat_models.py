@@ -36,7 +36,7 @@ from langchain_amulet.models.identity import model_profile
 from langchain_amulet.personalization.entry_points import PreferenceSettings
 from langchain_amulet.personalization.lookup import OnStoreError
 from langchain_amulet.personalization.resolved import PreferenceArgument, resolve
-from langchain_amulet.preferences import DEFAULT_WORDING, Preference
+from langchain_amulet.preferences import DEFAULT_WORDING, Preference, as_preferences
 from langchain_amulet.prompts.conversation import check_messages
 from langchain_amulet.prompts.encoding import encode
 from langchain_amulet.realignment import RealignmentConfig

@@ -33,7 +33,14 @@ from langchain_amulet.evaluation.questions.dimensions import DIMENSIONS, Dimensi
 from langchain_amulet.evaluation.reports.report import Report, Section
 from langchain_amulet.evaluation.results import Evaluation
 from langchain_amulet.evaluation.runs.answer import Answer
-from langchain_amulet.evaluation.scorers.likelihood import log_perplexity, preference_evidence
+from langchain_amulet.evaluation.scorers.likelihood import (
+    held_out_against_opposite,
+    held_out_likelihood,
+    likelihood_scorers,
+    log_perplexity,
+    preference_evidence,
+    preference_nll,
+)
 from langchain_amulet.evaluation.scorers.reward_models import RewardModel
 from langchain_amulet.evaluation.scorers.scorer import Scorer
 from langchain_amulet.evaluation.scorers.text import deterministic_scorers
@@ -61,10 +68,14 @@ __all__ = [
     "best_of",
     "deterministic_scorers",
     "evaluate",
+    "held_out_against_opposite",
+    "held_out_likelihood",
+    "likelihood_scorers",
     "load_dataset",
     "log_perplexity",
     "paper_methods",
     "preference_evidence",
+    "preference_nll",
     "realigned",
     "repeated_preference",
     "steering_grid",

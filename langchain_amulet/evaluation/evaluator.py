@@ -68,8 +68,8 @@ class Job(NamedTuple):
         return Preference(dimension.text, opposite=dimension.opposite) if dimension else Preference("")
 
     @property
-    def opposite(self) -> str:
-        """The opposite that the answer is steered away from, or the empty string."""
+    def contrast(self) -> str:
+        """Text of the opposite that the answer is steered away from, or the empty string."""
         return (opposite_of(self.preference) or "") if self.method.uses_opposite else ""
 
     @property
@@ -249,8 +249,8 @@ def _is_answered(job: Job, records: JsonlRecords) -> bool:
     if job.key not in records:
         return False
     record = records[job.key]
-    stored = (record["question"], record["preference"], record.get("opposite", ""))
-    if stored != (job.sample.question, job.preference.text, job.opposite):
+    stored = (record["question"], record["preference"], record.get("contrast", ""))
+    if stored != (job.sample.question, job.preference.text, job.contrast):
         msg = (
             f"The folder has an answer to question {job.sample.id} of {job.dataset} with another text of the question, "
             f"the preference or its opposite. Use another folder."
@@ -282,7 +282,7 @@ def _generate(job: Job, llm: ChatAmulet, protocol: Protocol) -> Answer:
         num_tokens=_num_tokens(message, llm),
         finish_reason=message.response_metadata.get("finish_reason"),
         seconds=round(time.perf_counter() - begun, 3),
-        opposite=job.opposite,
+        contrast=job.contrast,
         seed_number=job.seed_number,
     )
 
@@ -302,7 +302,13 @@ def _per_preference(jobs: Iterable[Job], answers: Mapping[str, Answer]) -> Itera
     """Repeat each answer for each preference that it is scored for."""
     for job in jobs:
         for each in job.dimensions if job.key in answers else ():
-            yield replace(answers[job.key], dimension=each.name, preference=each.text)
+            yield replace(
+                answers[job.key],
+                dimension=each.name,
+                preference=each.text,
+                opposite=each.opposite,
+                paraphrase=each.paraphrase,
+            )
 
 
 def _first_questions(limit: int | None, answers: Sequence[Answer], datasets: Sequence[Dataset]) -> Sequence[Answer]:
@@ -318,9 +324,14 @@ def _score_all(scorer: Scorer, answers: Iterable[Answer], run_folder: RunFolder)
         return {key: _score(scorer, answer) for key, answer in by_key.items()}
     records = run_folder.records(_file_name(scorer), ["score"])
     missing = [answer for key, answer in by_key.items() if key not in records]
-    for answer in tqdm(missing, desc=scorer.name, unit="answer"):
+
+    def work(answer: Answer) -> None:
         with suppress(*_TRANSIENT_ERRORS):  # not stored: the next evaluation tries again
             records.append({"key": answer.score_key, "score": _lasting_score(scorer, answer)})
+
+    with tqdm(total=len(missing), desc=scorer.name, unit="answer") as progress:
+        for _ in in_parallel(work, missing, scorer.num_at_once):
+            progress.update()
     if unscored := [key for key in by_key if key not in records]:
         msg = f"{len(unscored)} of {len(by_key)} answers could not be scored by {scorer.name}. Run it again to retry."
         warnings.warn(msg, stacklevel=3)

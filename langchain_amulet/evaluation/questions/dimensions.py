@@ -18,9 +18,9 @@ class Dimension:
     name: str
     text: str
     opposite: str | None = None
-    """The instruction that asks for the opposite, as in `Preference`. `None`: looked up there. Empty: it has none."""
+    """An instruction that asks for the opposite. `None`: looked up in the table of opposites. `""`: there is none."""
     paraphrase: str = ""
-    """The same preference in other words, which no method sees, for scorers. Empty: there is none."""
+    """Another wording of the text, which no method sees, for held-out likelihood. Empty: the text itself."""
 
     def __post_init__(self) -> None:
         """Check that neither field is empty."""

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 
@@ -27,10 +27,14 @@ class Answer:
     finish_reason: str | None
     seconds: float
     """Wall-clock time from request to answer. Other answers were generated concurrently."""
-    opposite: str = ""
-    """The opposite that the answer was steered away from. Empty if the method does not use it, or there is none."""
+    contrast: str = ""
+    """Text of the opposite that the answer was steered away from. Empty if the method uses none, or there is none."""
     seed_number: int = 0
     """0 for an answer with the first seed of the evaluation, 1 for the second, and so on."""
+    opposite: str | None = None
+    """`Dimension.opposite` of the preference. Not stored."""
+    paraphrase: str = ""
+    """`Dimension.paraphrase` of the preference. Not stored."""
 
     @property
     def cluster(self) -> tuple[str, str]:
@@ -46,19 +50,22 @@ class Answer:
         """Return the JSON object that is stored in `answers.jsonl`, where `decoding_key` is called `run`."""
         record = asdict(self)
         record["run"] = record.pop("decoding_key")
-        return record
+        return {name: record[name] for name in _STORED if name in ANSWER_FIELDS or record[name]}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Answer":
         """Create an answer from a JSON object of `answers.jsonl`, which has at least all `ANSWER_FIELDS`."""
-        names = [each.name for each in fields(cls) if each.name in record]
-        return cls(decoding_key=record["run"], **{name: record[name] for name in names})
+        values = {name: record[name] for name in _STORED if name in record}
+        return cls(decoding_key=values.pop("run"), **values)
 
 
-ANSWER_FIELDS = tuple(
-    "run" if each.name == "decoding_key" else each.name for each in fields(Answer) if each.default is MISSING
+_NOT_STORED = ("opposite", "paraphrase")  # come from the dimension, and may be revised
+_LATER = ("contrast", "seed_number")
+_STORED = tuple(
+    "run" if each.name == "decoding_key" else each.name for each in fields(Answer) if each.name not in _NOT_STORED
 )
-"""The fields of every record in `answers.jsonl`. Those of `Answer` with a default came later."""
+ANSWER_FIELDS = tuple(name for name in _STORED if name not in _LATER)
+"""The fields of every record in `answers.jsonl`. Those that came later are stored where they are not empty."""
 
 
 def answer_key(

@@ -122,6 +122,7 @@ def test_closing_at_once_fails_the_scorings_in_the_queue(engine):
 # The methods of the chat model
 
 PREFERENCE = "Be brief."
+PROMPTED = RealignmentConfig(guidance_scale=1.0, plausibility=0.0)
 
 
 @pytest.fixture
@@ -142,6 +143,13 @@ def test_token_logprobs_are_those_of_the_plain_prompt(llm):
     assert llm.token_logprobs("Why?", "Because.") == pytest.approx(expected(base, token_ids), abs=1e-5)
     with pytest.raises(InvalidParameterError, match="no tokens"):
         llm.token_logprobs("Why?", "")
+
+
+def test_token_logprobs_follow_the_preferences_in_one_prompt(llm):
+    token_ids = byte_tokenizer().encode("Because.", add_special_tokens=False)
+    [prompt] = llm.model_copy(update={"realignment": PROMPTED}).prompt_streams("Why?", [PREFERENCE, "Be cheerful!"])
+    scored = llm.token_logprobs("Why?", "Because.", [PREFERENCE, "Be cheerful!"])
+    assert scored == pytest.approx(expected(prompt, token_ids), abs=1e-5)
 
 
 def test_evidence_counts_the_models_own_tokens(llm):

@@ -15,6 +15,7 @@ from langchain_amulet.evaluation.methods.steering import (
     steering_method,
     steering_name,
 )
+from langchain_amulet.evaluation.runs.answer import ANSWER_FIELDS
 from langchain_amulet.exceptions import InvalidParameterError, RunError
 from tests.fakes.evaluations import BRIEF, LENGTH, PROTOCOL, QUESTIONS, tiny_llm
 
@@ -104,7 +105,7 @@ def test_the_repeated_preference_stands_at_the_end_of_the_users_turn(llm):
 def test_the_opposite_is_stored_and_a_changed_one_raises(run, tmp_path):
     methods = [steering_method(f"{contrast} contrast, w=3") for contrast in ("base", "opposite")]
     run(*methods)
-    assert {(each["run"], each["opposite"]) for each in records(tmp_path)} == {
+    assert {(each["run"], each.get("contrast", "")) for each in records(tmp_path)} == {
         ("w=3", ""),
         ("w=3 contrast=opposite", "Be long."),
     }
@@ -133,7 +134,7 @@ def test_more_seeds_are_added_and_the_first_are_those_of_a_run_with_one(run, tmp
 
 def test_a_second_seed_answers_as_a_run_that_begins_with_it(run, tmp_path, llm):
     run(paper_methods()[1], num_seeds=2)
-    second = {each["sample_id"]: each["text"] for each in records(tmp_path) if each["seed_number"] == 1}
+    second = {each["sample_id"]: each["text"] for each in records(tmp_path) if each.get("seed_number")}
     evaluation = evaluate(
         QUESTIONS, [paper_methods()[1]], [LENGTH], llm=llm, folder=tmp_path / "other", dimensions=[OPPOSED],
         protocol=replace(PROTOCOL, seed=1),
@@ -154,13 +155,10 @@ def test_scores_are_means_over_seeds(run):
 
 def test_folders_without_opposites_and_seeds_stay_valid(run, tmp_path):
     old = run(paper_methods()[1], dimension=BRIEF)
-    later = ("opposite", "seed_number")
-    lines = [
-        json.dumps({name: value for name, value in each.items() if name not in later}) for each in records(tmp_path)
-    ]
-    (tmp_path / "answers.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+    before = records(tmp_path)
+    assert all(each.keys() == {"key", *ANSWER_FIELDS} for each in before)
     assert run(paper_methods()[1], dimension=BRIEF).answers == old.answers
-    assert len(records(tmp_path)) == len(lines)
+    assert records(tmp_path) == before
 
 
 def test_options_give_named_methods_a_grid_or_both():

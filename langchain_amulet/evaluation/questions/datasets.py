@@ -11,6 +11,7 @@ from typing import Any
 
 from langchain_amulet.evaluation.data import read_text
 from langchain_amulet.evaluation.questions.dimensions import Dimension
+from langchain_amulet.evaluation.questions.verifiable import wishes_for
 from langchain_amulet.exceptions import DatasetError, MissingExtraError
 
 
@@ -78,6 +79,9 @@ def load_dataset(name: str | Path) -> Dataset:
         name: One of these:
 
             - `"smoke"`: 40 questions that are part of the package.
+            - `"verifiable"`: 60 questions of the package, each with all wishes of `questions/verifiable.py` as its
+              preferences. `"verifiable-choose"` and `"verifiable-report"` are its halves, to choose settings on one and
+              report them on the other.
             - `"helpsteer"`, `"truthful_qa"`, `"ultrachat"`, `"ultrafeedback"`, `"personal"` or `"prefeval"`: the whole
               set from the Hugging Face Hub, loaded with the library `datasets`. The paper uses 1,236 questions of
               HelpSteer and 3,845 of UltraChat, which its authors publish as files in the format below.
@@ -89,8 +93,8 @@ def load_dataset(name: str | Path) -> Dataset:
     """
     if str(name) in _HUB:
         return _load_from_hub(str(name))
-    if str(name) == "smoke":
-        return Dataset("smoke", parse(read_text("questions.jsonl"), "the packaged questions"))
+    if str(name) in _PACKAGED:
+        return Dataset(str(name), _PACKAGED[str(name)]())
     path = Path(name)
     try:
         text = path.read_text(encoding="utf-8-sig") if path.is_file() else None
@@ -101,9 +105,28 @@ def load_dataset(name: str | Path) -> Dataset:
         msg = f"{path} cannot be read: {error.strerror or error}. Pass a JSON or JSONL file that you may read."
         raise DatasetError(msg) from error
     if text is None:
-        msg = f"There is no dataset or file {name}. Pass a JSON or JSONL file, or one of: smoke, {', '.join(_HUB)}."
+        known = ", ".join([*_PACKAGED, *_HUB])
+        msg = f"There is no dataset or file {name}. Pass a JSON or JSONL file, or one of: {known}."
         raise DatasetError(msg)
     return Dataset(path.stem, parse(text, str(path)))
+
+
+def _smoke() -> tuple[Sample, ...]:
+    return parse(read_text("questions.jsonl"), "the packaged questions")
+
+
+def _verifiable() -> tuple[Sample, ...]:
+    questions = parse(read_text("verifiable.jsonl"), "the packaged questions for wishes")
+    return tuple(replace(each, preferences=wishes_for(place)) for place, each in enumerate(questions))
+
+
+_HALF = 30  # questions of "verifiable" on which settings are chosen. The others are for reporting
+_PACKAGED: dict[str, Callable[[], tuple[Sample, ...]]] = {
+    "smoke": _smoke,
+    "verifiable": _verifiable,
+    "verifiable-choose": lambda: _verifiable()[:_HALF],
+    "verifiable-report": lambda: _verifiable()[_HALF:],
+}
 
 
 def parse(text: str, source: str) -> tuple[Sample, ...]:

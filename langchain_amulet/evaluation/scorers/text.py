@@ -82,10 +82,10 @@ def repeated_ngrams(text: str, n: int) -> float | None:
     return None if distinct is None else 1 - distinct
 
 
-def is_degenerate(text: str) -> bool:
-    """Return whether more than half of the 3-grams of a text are repeated, or it has fewer than 3 words."""
+def is_degenerate(text: str, repeated_share: float = DEGENERATE_TRIGRAMS) -> bool:
+    """Return whether a larger share of the 3-grams of a text are repeated, or it has fewer than 3 words."""
     repeated = repeated_ngrams(text, 3)
-    return len(words_of(text)) < DEGENERATE_WORDS or (repeated is not None and repeated > DEGENERATE_TRIGRAMS)
+    return len(words_of(text)) < DEGENERATE_WORDS or (repeated is not None and repeated > repeated_share)
 
 
 def _ngrams(text: str, n: int) -> list[tuple[str, ...]]:

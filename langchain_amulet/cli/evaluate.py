@@ -16,8 +16,8 @@ _METHODS, _SAMPLING, _SCORES, _SECTIONS = "Methods", "Questions and sampling", "
 _Datasets = Annotated[
     list[str] | None,
     typer.Argument(
-        help="JSON or JSONL files of questions, or names of datasets: smoke, helpsteer, truthful_qa, ultrachat, "
-        "ultrafeedback, personal, prefeval.",
+        help="JSON or JSONL files of questions, or names of datasets: smoke, verifiable, verifiable-choose, "
+        "verifiable-report, helpsteer, truthful_qa, ultrachat, ultrafeedback, personal, prefeval.",
         show_default="smoke",
     ),
 ]
@@ -81,6 +81,17 @@ def evaluate_command(  # noqa: PLR0913 - options
     reward_model: Annotated[
         list[str] | None, option("armorm, skywork, or the hub id or folder of a sequence classifier.", _SCORES)
     ] = None,
+    scoring_model: Annotated[
+        str | None,
+        option(
+            "Hub id, folder or GGUF file of another model, which scores answers by their likelihood under a paraphrase "
+            "of the preference, and by their NLL.",
+            _SCORES,
+        ),
+    ] = None,
+    scoring_limit: Annotated[
+        int | None, option("Number of questions of each dataset for --scoring-model. Default: all.", _SCORES)
+    ] = None,
     judge: Annotated[
         str | None, option("Chat model that compares answers, as for LangChain's init_chat_model.", _SCORES)
     ] = None,
@@ -117,6 +128,8 @@ def evaluate_command(  # noqa: PLR0913 - options
             ),
             scorers=[parts.reward_scorer(name) for name in reward_model or []],
             judge=parts.judge(judge) if judge else None,
+            scoring_llm=parts.chat_model(scoring_model) if scoring_model else None,
+            scoring_limit=scoring_limit,
             perplexity_limit=perplexity_limit,
             ablations=evaluation.PARAMETERS if ablation == ["all"] else ablation or [],
             ablation_limit=ablation_limit,

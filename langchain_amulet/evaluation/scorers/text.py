@@ -16,10 +16,13 @@ except ImportError as error:
 
 TOKENS, SENTIMENT, GRADE_LEVEL, DISTINCT_2 = "tokens", "sentiment", "grade level", "distinct-2"
 REPEATED_3_GRAMS, DEGENERATE = "repeated 3-grams", "degenerate"
+STRICTLY_DEGENERATE = "degenerate by 35 %"
 """Names of the scorers."""
 
 DEGENERATE_TRIGRAMS = 0.5
 """An answer is degenerate if a larger share of its 3-grams of words are repetitions of earlier ones ..."""
+STRICT_TRIGRAMS = 0.35
+"""... than this for `strictly_degenerate` ..."""
 DEGENERATE_WORDS = 3
 """... or if it has fewer words than this."""
 
@@ -34,6 +37,16 @@ def deterministic_scorers() -> list[Scorer]:
         Scorer(REPEATED_3_GRAMS, lambda answer: repeated_ngrams(answer.text, 3), better="lower"),
         Scorer(DEGENERATE, lambda answer: float(is_degenerate(answer.text)), better="lower"),
     ]
+
+
+def strictly_degenerate() -> Scorer:
+    """Return a scorer: 1 if more than 35 % of an answer's 3-grams of words are repeated, or it has fewer than 3 words.
+
+    The share at which readers call an answer broken is lower than `DEGENERATE_TRIGRAMS`, which the first reports used.
+    """
+    return Scorer(
+        STRICTLY_DEGENERATE, lambda answer: float(is_degenerate(answer.text, STRICT_TRIGRAMS)), better="lower"
+    )
 
 
 def words_of(text: str) -> list[str]:

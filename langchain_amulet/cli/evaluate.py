@@ -57,7 +57,11 @@ def evaluate_command(  # noqa: PLR0913 - options
     ] = None,
     preference: Annotated[
         list[str] | None,
-        option("Any text, or a name from the paper, such as creative. Default: the paper's four.", _SAMPLING),
+        option(
+            "Any text, or a name from the paper, such as creative; of datasets with preferences of their own, such as "
+            "verifiable, the name of one of these. Default: the paper's four, and all of a dataset's own.",
+            _SAMPLING,
+        ),
     ] = None,
     temperature: Annotated[
         list[float] | None, option("Sampling temperature. 0, the default, is greedy.", _SAMPLING)
@@ -112,7 +116,7 @@ def evaluate_command(  # noqa: PLR0913 - options
 
         experiment = evaluation.Experiment(
             llm=parts.chat_model(model),
-            datasets=[evaluation.load_dataset(name) for name in datasets or ["smoke"]],
+            datasets=[evaluation.load_dataset(name).only(preference or []) for name in datasets or ["smoke"]],
             folder=folder,
             methods=parts.methods(method, scale, contrast, guards),
             dimensions=preference or evaluation.PAPER_TABLE,

@@ -4,7 +4,7 @@ To add a dataset of the hub, add an entry to `_HUB` at the end of this file.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,17 @@ class Dataset:
     def head(self, limit: int | None) -> "Dataset":
         """Return a dataset of the first `limit` questions, or of all if `limit` is `None`."""
         return self if limit is None else Dataset(self.name, self.samples[:limit])
+
+    def only(self, names: Collection[str]) -> "Dataset":
+        """Return a dataset whose questions have, of their own preferences, those with one of these names.
+
+        If no question has one of these, the dataset itself.
+        """
+        kept = [tuple(each for each in sample.preferences if each.name in names) for sample in self.samples]
+        if not any(kept):
+            return self
+        samples = (replace(sample, preferences=own) for sample, own in zip(self.samples, kept, strict=True) if own)
+        return Dataset(self.name, tuple(samples))
 
 
 def load_dataset(name: str | Path) -> Dataset:

@@ -11,6 +11,7 @@ from typing import Any
 
 from langchain_amulet.evaluation.data import read_text
 from langchain_amulet.evaluation.questions.dimensions import Dimension
+from langchain_amulet.evaluation.questions.ifeval import instructions_for
 from langchain_amulet.evaluation.questions.verifiable import wishes_for
 from langchain_amulet.exceptions import DatasetError, MissingExtraError
 
@@ -93,6 +94,7 @@ def load_dataset(name: str | Path) -> Dataset:
             - `"verifiable"`: 60 questions of the package, each with all wishes of `questions/verifiable.py` as its
               preferences. `"verifiable-choose"` and `"verifiable-report"` are its halves, to choose settings on one and
               report them on the other.
+            - `"ifeval"`: the same questions, each with an instruction of each kind of `questions/ifeval.py`.
             - `"helpsteer"`, `"truthful_qa"`, `"ultrachat"`, `"ultrafeedback"`, `"personal"` or `"prefeval"`: the whole
               set from the Hugging Face Hub, loaded with the library `datasets`. The paper uses 1,236 questions of
               HelpSteer and 3,845 of UltraChat, which its authors publish as files in the format below.
@@ -126,17 +128,19 @@ def _smoke() -> tuple[Sample, ...]:
     return parse(read_text("questions.jsonl"), "the packaged questions")
 
 
-def _verifiable() -> tuple[Sample, ...]:
+def _with(preferences_at: Callable[[int], tuple[Dimension, ...]]) -> tuple[Sample, ...]:
+    """Return the packaged questions for checkable preferences, each with the preferences for its place."""
     questions = parse(read_text("verifiable.jsonl"), "the packaged questions for wishes")
-    return tuple(replace(each, preferences=wishes_for(place)) for place, each in enumerate(questions))
+    return tuple(replace(each, preferences=preferences_at(place)) for place, each in enumerate(questions))
 
 
 _HALF = 30  # questions of "verifiable" on which settings are chosen. The others are for reporting
 _PACKAGED: dict[str, Callable[[], tuple[Sample, ...]]] = {
     "smoke": _smoke,
-    "verifiable": _verifiable,
-    "verifiable-choose": lambda: _verifiable()[:_HALF],
-    "verifiable-report": lambda: _verifiable()[_HALF:],
+    "verifiable": lambda: _with(wishes_for),
+    "verifiable-choose": lambda: _with(wishes_for)[:_HALF],
+    "verifiable-report": lambda: _with(wishes_for)[_HALF:],
+    "ifeval": lambda: _with(instructions_for),
 }
 
 

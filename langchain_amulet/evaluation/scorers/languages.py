@@ -7,25 +7,9 @@ from langchain_amulet.evaluation.scorers.structure import count_words, sentences
 from langchain_amulet.exceptions import MissingExtraError
 
 _CANDIDATES = (
-    "ar",
-    "da",
-    "de",
-    "en",
-    "es",
-    "fi",
-    "fr",
-    "hi",
-    "it",
-    "ja",
-    "ko",
-    "nl",
-    "pl",
-    "pt",
-    "ru",
-    "sv",
-    "tr",
-    "zh",
-)
+    "ar", "bg", "bn", "da", "de", "en", "es", "fa", "fi", "fr", "gu", "he", "hi", "it", "ja", "kn", "ko", "ml", "mr",
+    "ne", "nl", "pa", "pl", "pt", "ru", "sv", "sw", "ta", "te", "th", "tr", "uk", "ur", "vi", "zh",
+)  # fmt: skip
 """Languages that are told apart. More would make short texts less certain."""
 SURE_WORDS = 6
 """Sentences of fewer words are too short to be judged alone."""
@@ -45,14 +29,18 @@ def language_of(text: str) -> str:
     return str(_identifier().classify(text)[0])
 
 
-def is_language(text: str, code: str) -> bool:
-    """Return whether a text is in the language: the whole, and sentences with four fifths of the words.
+def is_language(text: str, language: str) -> bool:
+    """Return whether a text is in a language: the whole, and sentences with four fifths of the words.
 
     Sentences of fewer than six words are judged with the whole only, and so loan words and short titles do no harm.
+
+    Args:
+        text: The text.
+        language: Code of ISO 639-1, such as `"fr"`.
     """
     judged = [(count_words(each), each) for each in sentences(text) if count_words(each) >= SURE_WORDS]
-    there = sum(words for words, each in judged if language_of(each) == code)
-    return language_of(text) == code and there >= SHARE * sum(words for words, _ in judged)
+    there = sum(words for words, each in judged if language_of(each) == language)
+    return language_of(text) == language and there >= SHARE * sum(words for words, _ in judged)
 
 
 @cache

@@ -51,7 +51,12 @@ def strictly_degenerate() -> Scorer:
 
 def words_of(text: str) -> list[str]:
     """Return the words in lower case without punctuation. In scripts without spaces, a run of characters is a word."""
-    return re.findall(r"\w+(?:['\u2019]\w+)?", text.casefold())
+    return _WORD.findall(text.casefold())
+
+
+_MARKS = "\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0900-\u0963\u0966-\u0e3a\u0e40-\u0e4e\u200c\u200d"
+"""Vowel signs and other marks, as they are written in character classes."""
+_WORD = re.compile(rf"\w[\w{_MARKS}]*(?:['\u2019]\w[\w{_MARKS}]*)?")
 
 
 def sentiment(text: str) -> float:

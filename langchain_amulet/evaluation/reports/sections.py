@@ -24,6 +24,7 @@ from langchain_amulet.evaluation.reports.frontier_tables import (
 from langchain_amulet.evaluation.reports.refusal_tables import refusal_table
 from langchain_amulet.evaluation.reports.report import Example, Section
 from langchain_amulet.evaluation.reports.summaries import (
+    MAX_COLUMNS,
     difference_table,
     equal_methods_table,
     main_table,
@@ -56,7 +57,7 @@ _ABLATIONS_TEXT = (
 )
 
 NUM_EXAMPLES = 3
-"""Number of questions per preference in the section of examples."""
+"""Number of questions per preference in the section of examples, one if there are more than `MAX_COLUMNS` of these."""
 
 _PROXIES_TEXT = (
     "Proxies measure without a model how well an answer follows a preference: "
@@ -223,16 +224,17 @@ def examples_section(evaluation: Evaluation) -> Section:
     """Show the answers to the first questions, which are not selected, at the first temperature."""
     temperature = evaluation.temperatures[0]
     examples = []
+    num_questions = NUM_EXAMPLES if len(evaluation.dimensions) <= MAX_COLUMNS else 1
     for dimension in evaluation.dimensions:
         by_method = {
             method: evaluation.answers_of(method, dimension=dimension.name, temperature=temperature)
             for method in evaluation.distinct_methods
         }
-        examples += _examples(by_method)
+        examples += _examples(by_method, num_questions)
     return Section("Answers", f"Answers to the first questions, {temperature_name(temperature)}.", examples=examples)
 
 
-def _examples(by_method: Mapping[str, Mapping[tuple[str, str], Answer]]) -> list[Example]:
+def _examples(by_method: Mapping[str, Mapping[tuple[str, str], Answer]], num_questions: int) -> list[Example]:
     answered = [*by_method.values()]
     common = [cluster for cluster in answered[0] if all(cluster in each for each in answered)]
     return [
@@ -241,7 +243,7 @@ def _examples(by_method: Mapping[str, Mapping[tuple[str, str], Answer]]) -> list
             answered[0][cluster].preference,
             tuple((method, answers[cluster].text) for method, answers in by_method.items()),
         )
-        for cluster in common[:NUM_EXAMPLES]
+        for cluster in common[:num_questions]
     ]
 
 

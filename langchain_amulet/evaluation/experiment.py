@@ -16,14 +16,16 @@ from langchain_amulet.evaluation.methods.method import Method, amulet_methods, d
 from langchain_amulet.evaluation.protocol import PAPER_TABLE, Protocol
 from langchain_amulet.evaluation.questions.datasets import Dataset
 from langchain_amulet.evaluation.questions.dimensions import Dimension, as_dimension
+from langchain_amulet.evaluation.questions.verifiable import WISHES
 from langchain_amulet.evaluation.reports import sections
 from langchain_amulet.evaluation.reports.report import Report, Section
 from langchain_amulet.evaluation.results import Evaluation
 from langchain_amulet.evaluation.runs.folder import JsonlRecords, locked
-from langchain_amulet.evaluation.scorers.likelihood import log_perplexity
+from langchain_amulet.evaluation.scorers.likelihood import likelihood_scorers, log_perplexity
 from langchain_amulet.evaluation.scorers.refusals import load_harmful, refusal
 from langchain_amulet.evaluation.scorers.scorer import Scorer
-from langchain_amulet.evaluation.scorers.text import deterministic_scorers
+from langchain_amulet.evaluation.scorers.text import deterministic_scorers, strictly_degenerate
+from langchain_amulet.evaluation.scorers.verifiable import kept
 from langchain_amulet.exceptions import InvalidParameterError
 
 _NUM_TIMED = 2  # questions for which costs are measured
@@ -49,6 +51,10 @@ class Experiment:
     """Scorers in addition to `deterministic_scorers` and `log_perplexity`, such as reward models."""
     judge: BaseChatModel | None = None
     """Chat model that compares the answers of each method with those of the baseline. `None` skips this section."""
+    scoring_llm: ChatAmulet | None = None
+    """Another model than the evaluated one, by whose likelihoods answers are scored. See `likelihood_scorers`."""
+    scoring_limit: int | None = None
+    """Score by `scoring_llm` only the answers to the first questions of each dataset. `None` scores all."""
     perplexity_limit: int | None = None
     """Score the perplexity of answers to the first questions of each dataset. It needs a forward pass per answer.
     `None` scores all, 0 none."""
@@ -94,11 +100,16 @@ class Experiment:
         return report
 
     def _sections(self) -> list[Section]:
-        scorers = [*deterministic_scorers(), *self.scorers]
-        if self.perplexity_limit != 0:
-            scorers.append(log_perplexity(self.llm, self.protocol.system, limit=self.perplexity_limit))
-        evaluation = self._evaluate(self.datasets, self.methods, scorers, self.protocol)
-        parts = [sections.setup_section(evaluation), *sections.results_sections(evaluation, baseline=self.baseline)]
+        evaluation = self._evaluate(self.datasets, self.methods, self._all_scorers(), self.protocol)
+        frontier = [
+            sections.frontier_section(evaluation, temperature, baseline=self.baseline)
+            for temperature in evaluation.temperatures
+        ]
+        parts = [
+            sections.setup_section(evaluation),
+            *(section for section in frontier if section is not None),
+            *sections.results_sections(evaluation, baseline=self.baseline),
+        ]
         if self.judge is not None:
             parts.append(self._judge_section(evaluation, self.judge))
         if self.has_refusals:
@@ -108,6 +119,17 @@ class Experiment:
         if self.has_efficiency:
             parts.append(self._efficiency_section())
         return [*parts, sections.examples_section(evaluation)]
+
+    def _all_scorers(self) -> list[Scorer]:
+        system = self.protocol.system
+        scorers = [*deterministic_scorers(), strictly_degenerate(), *self.scorers]
+        if any(each.name in WISHES for dataset in self.datasets for each in _dimensions(dataset)):
+            scorers.append(kept())
+        if self.perplexity_limit != 0:
+            scorers.append(log_perplexity(self.llm, system, limit=self.perplexity_limit))
+        if self.scoring_llm is not None:
+            scorers += likelihood_scorers(self.scoring_llm, system, limit=self.scoring_limit)
+        return scorers
 
     def _evaluate(
         self, datasets: Sequence[Dataset], methods: Sequence[Method], scorers: Sequence[Scorer], protocol: Protocol
@@ -165,3 +187,8 @@ class Experiment:
             costs = measure(timed, questions, llm=self.llm, preference=preference, max_tokens=self.protocol.max_tokens)
             records.append({"key": key, "costs": [asdict(cost) for cost in costs]})
         return sections.efficiency_section([Cost(**cost) for cost in records[key]["costs"]])
+
+
+def _dimensions(dataset: Dataset) -> set[Dimension]:
+    """Return the preferences that the dataset itself gives."""
+    return {each for sample in dataset.samples for each in sample.preferences}

@@ -16,10 +16,13 @@ except ImportError as error:
 
 TOKENS, SENTIMENT, GRADE_LEVEL, DISTINCT_2 = "tokens", "sentiment", "grade level", "distinct-2"
 REPEATED_3_GRAMS, DEGENERATE = "repeated 3-grams", "degenerate"
+STRICTLY_DEGENERATE = "degenerate by 35 %"
 """Names of the scorers."""
 
 DEGENERATE_TRIGRAMS = 0.5
 """An answer is degenerate if a larger share of its 3-grams of words are repetitions of earlier ones ..."""
+STRICT_TRIGRAMS = 0.35
+"""... than this for `strictly_degenerate` ..."""
 DEGENERATE_WORDS = 3
 """... or if it has fewer words than this."""
 
@@ -36,9 +39,24 @@ def deterministic_scorers() -> list[Scorer]:
     ]
 
 
+def strictly_degenerate() -> Scorer:
+    """Return a scorer: 1 if more than 35 % of an answer's 3-grams of words are repeated, or it has fewer than 3 words.
+
+    The share at which readers call an answer broken is lower than `DEGENERATE_TRIGRAMS`, which the first reports used.
+    """
+    return Scorer(
+        STRICTLY_DEGENERATE, lambda answer: float(is_degenerate(answer.text, STRICT_TRIGRAMS)), better="lower"
+    )
+
+
 def words_of(text: str) -> list[str]:
     """Return the words in lower case without punctuation. In scripts without spaces, a run of characters is a word."""
-    return re.findall(r"\w+(?:['\u2019]\w+)?", text.casefold())
+    return _WORD.findall(text.casefold())
+
+
+_MARKS = "\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0900-\u0963\u0966-\u0e3a\u0e40-\u0e4e\u200c\u200d"
+"""Vowel signs and other marks, as they are written in character classes."""
+_WORD = re.compile(rf"\w[\w{_MARKS}]*(?:['\u2019]\w[\w{_MARKS}]*)?")
 
 
 def sentiment(text: str) -> float:
@@ -82,10 +100,10 @@ def repeated_ngrams(text: str, n: int) -> float | None:
     return None if distinct is None else 1 - distinct
 
 
-def is_degenerate(text: str) -> bool:
-    """Return whether more than half of the 3-grams of a text are repeated, or it has fewer than 3 words."""
+def is_degenerate(text: str, repeated_share: float = DEGENERATE_TRIGRAMS) -> bool:
+    """Return whether a larger share of the 3-grams of a text are repeated, or it has fewer than 3 words."""
     repeated = repeated_ngrams(text, 3)
-    return len(words_of(text)) < DEGENERATE_WORDS or (repeated is not None and repeated > DEGENERATE_TRIGRAMS)
+    return len(words_of(text)) < DEGENERATE_WORDS or (repeated is not None and repeated > repeated_share)
 
 
 def _ngrams(text: str, n: int) -> list[tuple[str, ...]]:

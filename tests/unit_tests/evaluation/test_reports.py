@@ -11,6 +11,7 @@ from markupsafe import escape
 from typer.testing import CliRunner
 
 from langchain_amulet import cli
+from langchain_amulet.cli import evaluation_parts
 from langchain_amulet.evaluation import (
     Dataset,
     Experiment,
@@ -297,7 +298,7 @@ def test_preferences_without_a_proxy_have_no_ablation_table(tmp_path):
 
 
 def test_the_command_writes_a_report(tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "_chat_model", lambda _: tiny_llm())
+    monkeypatch.setattr(evaluation_parts, "chat_model", lambda _: tiny_llm())
     questions = tmp_path / "questions.jsonl"
     questions.write_text(json.dumps({"index": 1, "question": "Why?"}) + "\n", "utf-8")
     arguments = ["eval", str(questions), "--folder", str(tmp_path / "run"), "--method", "base", "--method", "pref",
@@ -318,7 +319,7 @@ def test_options_reach_the_experiment(monkeypatch):
     experiments = []
     monkeypatch.setattr(Experiment, "run", lambda self: experiments.append(self) or None)
     monkeypatch.setattr(RewardModel, "load", lambda _: None)
-    monkeypatch.setattr(cli, "_judge", lambda _: referee(longer))
+    monkeypatch.setattr(evaluation_parts, "judge", lambda _: referee(longer))
     arguments = ["eval", "--model", "m", "--temperature", "0", "--temperature", "0.7", "--top-p", "0.8", "--seed", "3",
                  "--limit", "2", "--search-limit", "1", "--num-at-once", "5", "--max-tokens", "9", "--ablation", "all",
                  "--ablation-limit", "4", "--reward-model", "armorm", "--reward-model", "skywork", "--judge", "x:y",

@@ -32,6 +32,7 @@ from langchain_amulet.evaluation.scorers.text import (
     is_degenerate,
     repeated_ngrams,
     sentiment,
+    words_of,
 )
 from langchain_amulet.exceptions import ChatTemplateError, EngineMemoryError, InvalidParameterError, ModelLoadError
 from tests.fakes.chat_templates import byte_tokenizer
@@ -43,6 +44,12 @@ def test_ngrams_are_counted_over_words():
     assert distinct_ngrams("The cat, the CAT, the dog.", 2) == pytest.approx(3 / 5)
     assert repeated_ngrams("a b a b a b", 3) == pytest.approx(0.5)
     assert distinct_ngrams("one", 2) is None
+
+
+def test_vowel_signs_do_not_split_words():
+    assert words_of("Wir hören's, \u0905\u091a\u094d\u091b\u0940 \u0928\u0940\u0902\u0926\u0964") == [
+        "wir", "h\u00f6ren's", "\u0905\u091a\u094d\u091b\u0940", "\u0928\u0940\u0902\u0926",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

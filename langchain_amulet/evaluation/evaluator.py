@@ -324,6 +324,7 @@ def _score_all(scorer: Scorer, answers: Iterable[Answer], run_folder: RunFolder)
         return {key: _score(scorer, answer) for key, answer in by_key.items()}
     records = run_folder.records(_file_name(scorer), ["score"])
     missing = [answer for key, answer in by_key.items() if key not in records]
+    missing.sort(key=lambda answer: (answer.cluster, answer.dimension))  # a model reads a prompt once for neighbours
 
     def work(answer: Answer) -> None:
         with suppress(*_TRANSIENT_ERRORS):  # not stored: the next evaluation tries again

@@ -246,7 +246,7 @@ def test_texts_are_escaped_in_reports(tmp_path):
 def test_any_name_works_in_figures_and_file_names(name):
     figure = win_rate_bars({name: {name: win_rate([1.0], ["q"])}}, name)
     assert as_svg(figure)
-    assert re.fullmatch(r"[\w.-]+", sections._file_name("win-rates", name))
+    assert re.fullmatch(r"[\w.-]+", sections.file_name("win-rates", name))
 
 
 def test_every_ablation_has_a_table(tmp_path):

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from langchain_amulet.evaluation.scorers.verifiable import CHECKERS, NEEDS_THE_END, is_broken, is_kept, kept
+from langchain_amulet.evaluation.scorers.checkers import CHECKERS, NEEDS_THE_END
+from langchain_amulet.evaluation.scorers.verifiable import is_broken, is_kept, kept
 from langchain_amulet.exceptions import InvalidParameterError
 from tests.fakes.evaluations import answer
 

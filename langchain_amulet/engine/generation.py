@@ -37,6 +37,11 @@ class Generation:
         return list(self._sequence.logprobs)
 
     @property
+    def is_traced(self) -> bool:
+        """Whether the request asks for a trace."""
+        return self._sequence.request.trace is not None
+
+    @property
     def traces(self) -> list[TracedToken]:
         """One entry per token drawn so far, if the request asks for a trace."""
         return list(self._sequence.traces)

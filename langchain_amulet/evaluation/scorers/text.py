@@ -1,9 +1,9 @@
 """Scorers that need only the text: length, sentiment, readability, repetition."""
 
-import re
 from functools import cache
 from typing import Any
 
+from langchain_amulet.answers.repetition import distinct_ngrams, is_degenerate, repeated_ngrams, words_of
 from langchain_amulet.evaluation.scorers.scorer import Scorer
 from langchain_amulet.exceptions import MissingExtraError
 
@@ -18,11 +18,6 @@ TOKENS, SENTIMENT, GRADE_LEVEL, DISTINCT_2 = "tokens", "sentiment", "grade level
 REPEATED_3_GRAMS, DEGENERATE = "repeated 3-grams", "degenerate"
 """Names of the scorers."""
 
-DEGENERATE_TRIGRAMS = 0.5
-"""An answer is degenerate if a larger share of its 3-grams of words are repetitions of earlier ones ..."""
-DEGENERATE_WORDS = 3
-"""... or if it has fewer words than this."""
-
 
 def deterministic_scorers() -> list[Scorer]:
     """Return scorers of length, sentiment, readability, diversity and coherence. They are deterministic and fast."""
@@ -34,11 +29,6 @@ def deterministic_scorers() -> list[Scorer]:
         Scorer(REPEATED_3_GRAMS, lambda answer: repeated_ngrams(answer.text, 3), better="lower"),
         Scorer(DEGENERATE, lambda answer: float(is_degenerate(answer.text)), better="lower"),
     ]
-
-
-def words_of(text: str) -> list[str]:
-    """Return the words in lower case without punctuation. In scripts without spaces, a run of characters is a word."""
-    return re.findall(r"\w+(?:['\u2019]\w+)?", text.casefold())
 
 
 def sentiment(text: str) -> float:
@@ -64,30 +54,3 @@ def grade_level(text: str) -> float | None:
         Smith and Senter, Automated readability index, 1967.
     """
     return float(textstat.automated_readability_index(text)) if words_of(text) else None
-
-
-def distinct_ngrams(text: str, n: int) -> float | None:
-    """Return the number of different n-grams of words over the number of all; `None` for fewer than n words.
-
-    References:
-        Li et al., A diversity-promoting objective function, NAACL 2016: https://arxiv.org/abs/1510.03055
-    """
-    ngrams = _ngrams(text, n)
-    return len(set(ngrams)) / len(ngrams) if ngrams else None
-
-
-def repeated_ngrams(text: str, n: int) -> float | None:
-    """Return the share of n-grams of words that repeat an earlier one; `None` for fewer than n words."""
-    distinct = distinct_ngrams(text, n)
-    return None if distinct is None else 1 - distinct
-
-
-def is_degenerate(text: str) -> bool:
-    """Return whether more than half of the 3-grams of a text are repeated, or it has fewer than 3 words."""
-    repeated = repeated_ngrams(text, 3)
-    return len(words_of(text)) < DEGENERATE_WORDS or (repeated is not None and repeated > DEGENERATE_TRIGRAMS)
-
-
-def _ngrams(text: str, n: int) -> list[tuple[str, ...]]:
-    words = words_of(text)
-    return [*zip(*(words[i:] for i in range(n)), strict=False)]

@@ -9,6 +9,8 @@ from langchain_amulet.exceptions import AmuletError, InvalidParameterError, Miss
 
 try:
     import typer
+
+    from langchain_amulet.cli_trace import trace_command
 except ModuleNotFoundError as error:
     msg = "The command amulet needs typer. Install it: pip install 'langchain-amulet[cli]'"
     raise MissingExtraError(msg) from error
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 _INTERRUPTED = 130  # exit status, by the convention of shells
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.command("trace")(trace_command)
 
 
 @app.callback()

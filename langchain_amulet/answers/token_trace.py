@@ -21,6 +21,7 @@ class Candidate:
 
     token_id: int
     text: str
+    """Its text; of a part of a character, its bytes, such as "\\xf0"."""
     realigned: float
     """Under the policy from which the token was drawn, before penalty and temperature."""
     unguarded: float
@@ -183,7 +184,7 @@ class TraceWriter:
 
     def _candidate(self, candidate: Any) -> Candidate:
         token_id, *probabilities = candidate
-        text = self._spell(token_id).decode(errors="replace")  # the token may be part of a character
+        text = self._spell(token_id).decode(errors="backslashreplace")  # the token may be part of a character
         return Candidate(token_id, text, *(None if each is None else _number(each) for each in probabilities))
 
 

@@ -66,9 +66,7 @@ def traced(comparison: Comparison, token_id: int, choose: Callable[[Tensor], lis
     policies = torch.stack([comparison.realigned, comparison.unguarded, comparison.base, comparison.prompted])
     _, unguarded, base, prompted = choose(policies)
     removed = torch.where(comparison.realigned.isneginf(), comparison.unguarded.exp(), 0.0)
-    gone = removed.topk(min(NUM_REMOVED, len(removed)))
-    likely = policies.topk(min(NUM_CANDIDATES, policies.shape[-1])).indices.flatten().tolist()
-    shown = [token for token, mass in zip(*_lists(gone.indices, gone.values), strict=True) if mass >= MIN_REMOVED]
+    shown = [*_likeliest(policies.exp(), NUM_CANDIDATES, above=0.0), *_likeliest(removed, NUM_REMOVED, MIN_REMOVED)]
     return TracedToken(
         token_id,
         comparison.kl,
@@ -78,7 +76,7 @@ def traced(comparison: Comparison, token_id: int, choose: Callable[[Tensor], lis
         unguarded,
         int((removed >= MIN_REMOVED).sum()),
         float(removed.sum()),
-        _candidates(comparison, policies, token_id, [unguarded, base, prompted, *likely, *shown]),
+        _candidates(comparison, policies, token_id, [unguarded, base, prompted, *shown]),
     )
 
 
@@ -90,8 +88,11 @@ def _candidates(
     columns = [row[ids].exp().tolist() for row in rows]
     absent = [None] * len(ids) if comparison.contrast is None else columns.pop()
     first, *rest = (TracedCandidate(*values) for values in zip(ids, *columns, absent, strict=True))
-    return [first, *sorted(rest, key=lambda candidate: -candidate.realigned)]
+    return [first, *sorted(rest, key=lambda candidate: (candidate.realigned, candidate.unguarded), reverse=True)]
 
 
-def _lists(*tensors: Tensor) -> list[list[float]]:
-    return [tensor.tolist() for tensor in tensors]
+def _likeliest(probabilities: Tensor, number: int, above: float) -> list[int]:
+    """Return the ids of the most likely tokens of each row, of those above a probability."""
+    top = probabilities.topk(min(number, probabilities.shape[-1]))
+    token_ids: list[int] = top.indices[top.values > above].tolist()
+    return token_ids

@@ -1,6 +1,7 @@
 """Traces of the engine: what each token was drawn from, without any change of the tokens."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from langchain_amulet.engine.tracing import TracedToken
 from langchain_amulet.exceptions import InvalidParameterError
 from langchain_amulet.realignment import RealignmentConfig, StreamCoefficients
 from langchain_amulet.realignment.comparison import ComparedPolicies
-from tests.fakes.models import tiny_model
+from tests.fakes.models import VOCAB_SIZE, tiny_model
 
 BASE = [1, 17, 33, 58, 90, 101, 7, 12]
 PREF = [1, 17, 33, 44, 45, 46, 201, 58, 90, 101, 7, 12]
@@ -67,10 +68,7 @@ def test_an_untraced_answer_beside_a_traced_one_has_no_trace(engine):
 
 
 def test_probabilities_are_those_of_the_log_probabilities(engine):
-    each = request()
-    generation = engine.submit(
-        Request(each.prompts, (), each.realignment, each.sampling, 0, (), trace=POLICIES, coefficients=TRACED)
-    )
+    generation = engine.submit(replace(request(), logprobs=0))
     list(generation)
     for traced, entry in zip(generation.traces, generation.logprobs, strict=True):
         assert math.log(traced.candidates[0].realigned) == pytest.approx(entry.logprob, abs=1e-4)
@@ -115,3 +113,34 @@ def test_a_single_stream_is_traced_as_it_is(engine):
 def test_a_trace_of_other_streams_is_refused():
     with pytest.raises(InvalidParameterError, match="A trace of 2 streams needs policies of 2 coefficients; got 3"):
         Request([PREF, OPPOSITE], coefficients=STEERED, trace=POLICIES)
+
+
+class UnsteeredGuide:
+    """Allows even tokens only, and turns steering off."""
+
+    is_steered = False
+    is_complete = False
+
+    def allowed(self, _num_left):
+        return torch.arange(VOCAB_SIZE) % 2 == 0
+
+    def opening(self):
+        return None
+
+    def accept(self, token_id, _num_left):
+        return token_id
+
+
+def test_a_guided_token_is_traced_among_those_that_were_allowed(engine):
+    traces = trace_of(engine, replace(request(), guide=lambda _: UnsteeredGuide()))
+    for trace in traces:
+        choices = (trace.token_id, trace.base_choice, trace.prompted_choice, trace.unguarded_choice)
+        assert all(token_id % 2 == 0 for token_id in choices)
+        assert trace.removed_mass == 0, "what the guide forbids is not removed by guards"
+
+
+def test_the_gain_is_at_most_one_where_the_guide_turns_steering_off(engine):
+    traces = trace_of(engine, replace(request(), guide=lambda _: UnsteeredGuide()))
+    assert {trace.gain for trace in traces} == {1.0}
+    assert all(trace.kl < 1e-5 for trace in traces)
+    assert any(trace.base_choice != trace.token_id for trace in traces)

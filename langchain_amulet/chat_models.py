@@ -113,6 +113,8 @@ class ChatAmulet(LocalChatModel):
     """Whether to report the log-probability of each token, after guards and grammar and before temperature."""
     top_logprobs: int | None = None
     """How many of the most likely tokens to report at each position, at most 20."""
+    trace: bool = False
+    """Whether to report how each token was drawn, and how it would have been without steering; see `Trace`."""
     timeout: float | None = None
     """Maximum duration of an answer in seconds, including the queue, excluding the loading of the model."""
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from langchain_amulet.engine.guide import GuideFactory
 from langchain_amulet.exceptions import InvalidParameterError
 from langchain_amulet.realignment import RealignmentConfig, StreamCoefficients
+from langchain_amulet.realignment.comparison import ComparedPolicies
 
 MAX_SEED = 2**63 - 1
 _MIN_POSITIVE = 1e-6  # float32 logits divided by a smaller number may overflow
@@ -118,6 +119,20 @@ class Request:
     """Seconds from submission, after which the request ends with an error. `None` means no limit."""
     coefficients: StreamCoefficients | None = None
     """How much each stream counts. `None`: as the scale of `realignment` and the weights say."""
+    trace: ComparedPolicies | None = None
+    """Report for each token how it was drawn, and compare with these policies. Streams that run for the trace only come
+    last and have no coefficients but 0. `None` turns the report off."""
+
+    @property
+    def num_mixed(self) -> int:
+        """The number of streams without those at the end that run for the trace only."""
+        number = len(self.prompts)
+        if self.trace is not None:
+            mixture = self.mixture
+            columns = [*zip(mixture.target, mixture.reference, mixture.unsteered, strict=True)]
+            while not any(columns[number - 1]):
+                number -= 1
+        return number
 
     @property
     def mixture(self) -> StreamCoefficients:
@@ -166,6 +181,9 @@ class Request:
             object.__setattr__(self, "coefficients", StreamCoefficients.of_weights(scale, self.weights))
         elif self.weights or len(self.coefficients.target) != number:
             msg = f"{number} streams need {number} coefficients and no weights; got {len(self.coefficients.target)}."
+            raise InvalidParameterError(msg)
+        if self.trace is not None and len(self.trace.base) != number:
+            msg = f"A trace of {number} streams needs policies of {number} coefficients; got {len(self.trace.base)}."
             raise InvalidParameterError(msg)
 
     def _check_streams(self) -> None:

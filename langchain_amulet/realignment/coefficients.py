@@ -43,6 +43,12 @@ class StreamCoefficients:
             msg = f"The reference is a mixture without extrapolation: no coefficient below 0; got {self.reference}."
             raise InvalidParameterError(msg)
 
+    def first(self, number: int) -> "StreamCoefficients":
+        """Return the coefficients of the first streams, if those of the others are 0."""
+        if number == len(self.target):
+            return self
+        return StreamCoefficients(self.target[:number], self.reference[:number], self.unsteered[:number])
+
     @classmethod
     def of_weights(cls, guidance_scale: float, weights: Sequence[float]) -> "StreamCoefficients":
         """Return the coefficients of `realign(base, prefs, guidance_scale, weights=weights)`, the base stream first.

@@ -328,3 +328,53 @@ def test_the_weaker_side_is_left_out_if_two_streams_must_do():
 def test_max_streams_below_two_is_refused():
     with pytest.raises(InvalidParameterError, match="at least 2"):
         plan(profile([1.0]), max_streams=1)
+
+
+# Traces
+
+
+@given(preferences=profiles, w=scales, contrast=contrasts)
+def test_a_traceable_plan_has_the_callers_own_prompt_and_the_same_policies(preferences, w, contrast):
+    planned = plan(preferences, w, contrast)
+    traceable = planned.traceable
+    assert [stream.kind for stream in traceable.streams].count("base") == 1
+    assert traceable.streams[: len(planned.streams)] == planned.streams
+    for mixture in ("target", "reference", "unsteered"):
+        assert_equal(policy(traceable, mixture), policy(planned, mixture))
+
+
+@given(preferences=profiles, w=scales, contrast=contrasts)
+def test_the_compared_policies_are_mixtures_of_the_streams_of_their_kind(preferences, w, contrast):
+    traceable = plan(preferences, w, contrast).traceable
+    compared = traceable.compared
+    kinds = {"base": compared.base, "preference": compared.prompted, "contrast": compared.contrast or ()}
+    assert compared.prompted == compared.base or compared.gain_of(compared.prompted) == pytest.approx(1.0)
+    for kind, values in kinds.items():
+        assert sum(values) == pytest.approx(1.0 if values else 0.0)
+        used = {stream.kind for stream, value in zip(traceable.streams, values, strict=False) if value}
+        assert used <= {kind, "base"} if kind == "preference" else used <= {kind}
+
+
+@pytest.mark.parametrize("w", [1.0, 1.5, 4.0])
+def test_the_prompted_policy_is_the_reference_from_gain_one_on(w):
+    traceable = plan([OPPOSITE], w, "opposite").traceable
+    assert traceable.compared.prompted == traceable.coefficients.reference
+
+
+@pytest.mark.parametrize("contrast", CONTRASTS)
+@pytest.mark.parametrize(
+    ("weights", "gain"), [([1.0], 3.0), ([0.2], 0.6), ([1.0, 0.5], 3.0), ([-1.0], -3.0), ([], 0.0)]
+)
+def test_the_gain_of_the_target_is_the_largest_gain_of_the_preferences(contrast, weights, gain):
+    traceable = plan(profile(weights), 3.0, contrast).traceable
+    assert traceable.compared.gain_of(traceable.coefficients.target) == pytest.approx(gain)
+
+
+def test_what_an_answer_is_steered_away_from_is_compared_if_it_is_not_the_callers_prompt():
+    def contrast_of(preferences, **settings):
+        traceable = plan(preferences, **settings).traceable
+        return traceable.compared.contrast, [stream.texts for stream in traceable.streams]
+
+    assert contrast_of([OPPOSITE], contrast="opposite") == ((0.0, 1.0, 0.0), [("Be brief.",), ("Be long.",), ()])
+    assert contrast_of([OPPOSITE], contrast="base")[0] is None
+    assert contrast_of([Preference("Be rude.", -1.0)]) == ((0.0, 1.0), [(), ("Be rude.",)])

@@ -10,13 +10,13 @@ References:
 
 import re
 
+from langchain_amulet.answers.repetition import is_degenerate
 from langchain_amulet.evaluation.questions.ifeval import instruction_of
 from langchain_amulet.evaluation.runs.answer import Answer
 from langchain_amulet.evaluation.scorers.checkers import CHECKERS, NEEDS_THE_END
 from langchain_amulet.evaluation.scorers.ifeval import is_followed, needs_the_end
 from langchain_amulet.evaluation.scorers.scorer import Scorer
 from langchain_amulet.evaluation.scorers.structure import count_words, list_items
-from langchain_amulet.evaluation.scorers.text import is_degenerate
 from langchain_amulet.exceptions import InvalidParameterError
 
 KEPT = "kept"

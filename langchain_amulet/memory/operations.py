@@ -124,6 +124,29 @@ def update(user_id: str, text: str, changes: Mapping[str, Any]) -> StoreOperatio
     return preference if is_reset else with_learned_weight(preference, learned).preference
 
 
+def texts_without_opposite(user_id: str) -> StoreOperation[list[str]]:
+    """Read the texts of the stored preferences whose opposite is neither stated nor known to be missing."""
+    items = yield from find_all(namespace_of(PREFERENCES, user_id))
+    profile = _without_duplicates(without_too_long(to_stored_preferences(items)))
+    return [stored.preference.text for stored in profile if stored.preference.opposite is None]
+
+
+def fill_opposite(user_id: str, text: str, opposite: str) -> StoreOperation[bool]:
+    """Add an opposite to the preference with this text. Write nothing if it is gone, or has an opposite by now.
+
+    Returns:
+        Whether it was written.
+    """
+    check_length(None, opposite)
+    items = yield from find_all(namespace_of(PREFERENCES, user_id))
+    matches = [item for item in in_order(items) if item.value.get("text") == text]
+    if not matches or (stored := from_fields(matches[0].value)).opposite is not None:
+        return False
+    replaced = [item for item in matches if item.key != key_of(text)]
+    yield [*_to_write(user_id, replace(stored, opposite=opposite), matches[0]), *_to_delete(replaced)]
+    return True
+
+
 def write_feedback(user_id: str, event: FeedbackEvent) -> StoreOperation[str]:
     """Write one piece of feedback and return its id."""
     key = new_change_key()

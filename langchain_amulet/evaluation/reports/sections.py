@@ -30,8 +30,10 @@ from langchain_amulet.evaluation.reports.summaries import (
 from langchain_amulet.evaluation.reports.tables import Table, temperature_name
 from langchain_amulet.evaluation.results import Evaluation
 from langchain_amulet.evaluation.runs.answer import Answer
+from langchain_amulet.evaluation.scorers.likelihood import HELD_OUT, HELD_OUT_OPPOSITE
 from langchain_amulet.evaluation.scorers.refusals import NUM_CHARACTERS
 from langchain_amulet.evaluation.scorers.text import DEGENERATE
+from langchain_amulet.evaluation.scorers.verifiable import KEPT
 
 _REFUSALS_TEXT = (
     "Steering should not make a model answer harmful requests that it refuses without a preference. An answer counts "

@@ -194,8 +194,8 @@ def _texts(step: _Step) -> tuple[str, ...]:
 def _contrast_texts(step: _Step, contrast: Contrast) -> tuple[str, ...]:
     if contrast == "neutral":
         return (NEUTRAL_INSTRUCTION,)
-    opposites = tuple(wish.opposite for wish in step.wishes if wish.opposite)
-    return opposites if contrast == "opposite" else ()
+    opposites = dict.fromkeys(wish.opposite for wish in step.wishes if wish.opposite)  # several may have the same
+    return tuple(opposites) if contrast == "opposite" else ()
 
 
 def _levels(steps: list[_Step]) -> list[float]:

@@ -108,7 +108,8 @@ class Request:
     prefix_keys: Sequence[PrefixKeys | str | None] = field(default=(), repr=False)
     """One per stream, which says what other requests may reuse its keys and values. A text stands for a stream with
     that key, private unless the text is empty; `None` for a stream that no other request may reuse. Empty: all requests
-    may reuse the prompt of the base stream, and the answer if there is no other stream."""
+    may reuse the prompt of the base stream, and the answer if there is no other stream; with `coefficients`, no other
+    request may reuse anything of several streams."""
     penalised_ids: Sequence[int] | None = field(default=None, repr=False)
     """The tokens that the repetition penalty counts, besides those of the answer. `None`: those of the first stream."""
     is_forgotten: Callable[[], bool] | None = field(default=None, repr=False)
@@ -142,14 +143,13 @@ class Request:
 
     def keys_of(self, stream: int) -> PrefixKeys:
         """Return the prefix keys of one stream."""
-        if not self.prefix_keys:
-            return (
-                PrefixKeys()
-                if stream
-                else PrefixKeys(((len(self.prompts[0]), ""),), None if len(self.prompts) > 1 else "")
-            )
-        keys = self.prefix_keys[stream]
-        return keys if isinstance(keys, PrefixKeys) else PrefixKeys((), keys, is_private=bool(keys))
+        if self.prefix_keys:
+            keys = self.prefix_keys[stream]
+            return keys if isinstance(keys, PrefixKeys) else PrefixKeys((), keys, is_private=bool(keys))
+        is_alone = len(self.prompts) == 1
+        if stream > 0 or not (is_alone or self.weights):  # with coefficients, the first stream may be a preference's
+            return PrefixKeys()
+        return PrefixKeys(((len(self.prompts[0]), ""),), "" if is_alone else None)
 
     @property
     def shares_answer(self) -> bool:

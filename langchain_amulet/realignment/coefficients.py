@@ -36,7 +36,7 @@ class StreamCoefficients:
             if len(values) != len(self.target) or not all(map(math.isfinite, values)):
                 msg = f"{name} must have one finite coefficient per stream, {len(self.target)}; got {values}."
                 raise InvalidParameterError(msg)
-            if abs(sum(values) - 1) > _TOLERANCE * max(1.0, *map(abs, values)):
+            if abs(sum(values) - 1) > _TOLERANCE * max([1.0, *map(abs, values)]):
                 msg = f"The coefficients of {name} must sum to 1; got {values}."
                 raise InvalidParameterError(msg)
         if min(self.reference) < 0:

@@ -74,7 +74,7 @@ def literal_policy(preferences: Sequence[Preference], w: float, contrast: Contra
     base = log_policy(())
     log_q = max(0.0, 1 - max([0.0, *(gain for gain, _, _ in likes)])) * base
     for gain, following, joint in literal_levels(likes):
-        opposites = [opposite for _, _, opposite in joint if opposite]
+        opposites = list(dict.fromkeys(opposite for _, _, opposite in joint if opposite))
         away = {"base": [], "neutral": [NEUTRAL_INSTRUCTION], "opposite": opposites}[contrast]
         log_q = log_q + (gain - following) * log_policy([text for _, text, _ in joint])
         log_q = log_q - (max(gain, 1.0) - max(following, 1.0)) * log_policy(away)
@@ -192,8 +192,9 @@ def test_without_any_opposite_the_contrast_is_the_callers_own_prompt(opposite):
     assert plan(preferences, 3.0, "opposite") == plan(preferences, 3.0, "base")
 
 
-def test_equal_opposites_share_a_stream():
-    planned = plan([Preference("a", opposite="x"), Preference("b", 0.6, opposite="")], 5.0, "opposite")
+@pytest.mark.parametrize("opposite", ["", "x"])
+def test_equal_opposites_share_a_stream_and_stand_in_it_once(opposite):
+    planned = plan([Preference("a", opposite="x"), Preference("b", 0.6, opposite=opposite)], 5.0, "opposite")
     assert coefficients(planned) == {("a",): 2.0, ("a", "b"): 3.0, ("x",): -4.0}
 
 

@@ -105,7 +105,12 @@ def evaluate_command(  # noqa: PLR0913 - options
         int | None, option("Number of questions of each dataset for --scoring-model. Default: all.", _SCORES)
     ] = None,
     judge: Annotated[
-        str | None, option("Chat model that compares answers, as for LangChain's init_chat_model.", _SCORES)
+        str | None,
+        option(
+            "What compares answers: a chat model as for LangChain's init_chat_model, or the hub id, folder or GGUF "
+            "file of a local judge.",
+            _SCORES,
+        ),
     ] = None,
     ablation: Annotated[
         list[str] | None, option("num_iterations, eta, alpha, lam, guidance_scale, guards, or all.", _SECTIONS)

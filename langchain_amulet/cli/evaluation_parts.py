@@ -1,6 +1,7 @@
 """The parts of an evaluation that options of `amulet eval` name: models, methods, scorers and judges."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from langchain_amulet.exceptions import InvalidParameterError, MissingExtraError
@@ -66,7 +67,14 @@ def reward_scorer(name: str) -> "Scorer":
 
 
 def judge(name: str) -> "BaseChatModel":
-    """Create the judge and call it once, so that an error does not occur after hours of generation."""
+    """Create the judge and call it once, so that an error does not occur after hours of generation.
+
+    A file, a folder or a hub id gives a local judge, which decides by log-probabilities.
+    """
+    if Path(name).exists() or ("/" in name and ":" not in name):
+        local = chat_model(name)
+        local.load()
+        return local
     try:
         from langchain.chat_models import init_chat_model
 

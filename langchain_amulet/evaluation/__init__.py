@@ -22,6 +22,7 @@ Where to add something:
 """
 
 from langchain_amulet.evaluation.analysis.judge import Judge
+from langchain_amulet.evaluation.analysis.local_judge import LocalJudge
 from langchain_amulet.evaluation.evaluator import evaluate
 from langchain_amulet.evaluation.experiment import Experiment
 from langchain_amulet.evaluation.methods.ablations import PARAMETERS, ablation
@@ -60,6 +61,7 @@ __all__ = [
     "Evaluation",
     "Experiment",
     "Judge",
+    "LocalJudge",
     "Method",
     "Protocol",
     "Report",

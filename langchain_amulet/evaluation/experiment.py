@@ -10,7 +10,8 @@ from langchain_core.language_models import BaseChatModel
 from langchain_amulet.chat_models import ChatAmulet
 from langchain_amulet.evaluation.analysis.costs import Cost, measure
 from langchain_amulet.evaluation.analysis.frontier import CHOOSE, REPORT
-from langchain_amulet.evaluation.analysis.judge import Judge
+from langchain_amulet.evaluation.analysis.judge import Judge, Judgements, PairwiseJudge
+from langchain_amulet.evaluation.analysis.local_judge import LocalJudge
 from langchain_amulet.evaluation.evaluator import evaluate
 from langchain_amulet.evaluation.methods.ablations import ablation, ablation_methods
 from langchain_amulet.evaluation.methods.method import Method, amulet_methods, distinct_methods, paper_methods
@@ -52,11 +53,13 @@ class Experiment:
     scorers: Sequence[Scorer] = ()
     """Scorers in addition to `deterministic_scorers` and `log_perplexity`, such as reward models."""
     judge: BaseChatModel | None = None
-    """Chat model that compares the answers of each method with those of the baseline. `None` skips this section."""
+    """Chat model that compares the answers of each method with those of the baseline. A `ChatAmulet` decides by
+    log-probabilities, and also scores how probably answers follow their preferences. `None` skips this section."""
     scoring_llm: ChatAmulet | None = None
     """Another model than the evaluated one, by whose likelihoods answers are scored. See `likelihood_scorers`."""
     scoring_limit: int | None = None
-    """Score by `scoring_llm` only the answers to the first questions of each dataset. `None` scores all."""
+    """Score by `scoring_llm`, and one by one by a local judge, only the answers to the first questions of each dataset.
+    `None` scores all."""
     num_chosen: int | None = None
     """Run all methods on the datasets whose names end in `-choose` only. On the others, run those without steering and
     the best of this number of steering methods. `None` runs all methods on all datasets."""
@@ -127,8 +130,11 @@ class Experiment:
             *(section for section in frontier if section is not None),
             *sections.results_sections(evaluation, baseline=self.baseline),
         ]
-        if self.judge is not None:
-            parts.append(self._judge_section(evaluation, self.judge))
+        judgements = [] if self.judge is None else self._judgements(evaluation, self.judge)
+        if judgements:
+            parts.append(sections.judge_section(evaluation, judgements))
+        if (agreement := sections.agreement_section(evaluation, judgements)) is not None:
+            parts.append(agreement)
         if self.has_refusals:
             parts.append(self._refusals_section())
         if self.ablations:
@@ -158,6 +164,8 @@ class Experiment:
             scorers.append(log_perplexity(self.llm, system, limit=self.perplexity_limit))
         if self.scoring_llm is not None:
             scorers += likelihood_scorers(self.scoring_llm, system, limit=self.scoring_limit)
+        if isinstance(self.judge, ChatAmulet):
+            scorers.append(LocalJudge(self.judge).scorer(limit=self.scoring_limit))
         return scorers
 
     def _evaluate(
@@ -177,13 +185,13 @@ class Experiment:
     def _first_temperature(self) -> Protocol:
         return replace(self.protocol, temperatures=self.protocol.temperatures[:1])
 
-    def _judge_section(self, evaluation: Evaluation, llm: BaseChatModel) -> Section:
-        judge = Judge(llm, JsonlRecords(Path(self.folder) / "verdicts.jsonl", ["outcome"]))
-        judgements = [
+    def _judgements(self, evaluation: Evaluation, llm: BaseChatModel) -> list[Judgements]:
+        records = JsonlRecords(Path(self.folder) / "verdicts.jsonl", ["outcome"])
+        judge: PairwiseJudge = LocalJudge(llm, records) if isinstance(llm, ChatAmulet) else Judge(llm, records)
+        return [
             judge.judge(evaluation, baseline=self.baseline, temperature=temperature)
             for temperature in evaluation.temperatures
         ]
-        return sections.judge_section(evaluation, judgements)
 
     def _refusals_section(self) -> Section:
         """Measure refusals of few methods, to save time: those without preference, the baseline, and Amulet."""

@@ -4,13 +4,16 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from langchain_amulet.evaluation.analysis.agreement import judge_agreement, scorer_agreement
 from langchain_amulet.evaluation.analysis.comparisons import PROXIES, Criterion
 from langchain_amulet.evaluation.analysis.costs import Cost
 from langchain_amulet.evaluation.analysis.judge import Judgements
+from langchain_amulet.evaluation.analysis.local_judge import FOLLOWS
 from langchain_amulet.evaluation.analysis.statistics import WinRate
 from langchain_amulet.evaluation.methods.ablations import PARAMETERS, RANGES
 from langchain_amulet.evaluation.reports import plots
 from langchain_amulet.evaluation.reports.ablation_tables import ablation_table
+from langchain_amulet.evaluation.reports.agreement_tables import agreement_table
 from langchain_amulet.evaluation.reports.cost_tables import cost_table
 from langchain_amulet.evaluation.reports.refusal_tables import refusal_table
 from langchain_amulet.evaluation.reports.report import Example, Section
@@ -26,17 +29,24 @@ from langchain_amulet.evaluation.reports.summaries import (
 from langchain_amulet.evaluation.reports.tables import Table, temperature_name
 from langchain_amulet.evaluation.results import Evaluation
 from langchain_amulet.evaluation.runs.answer import Answer
+from langchain_amulet.evaluation.scorers.likelihood import HELD_OUT, HELD_OUT_OPPOSITE
 from langchain_amulet.evaluation.scorers.refusals import NUM_CHARACTERS
 from langchain_amulet.evaluation.scorers.text import (
     DEGENERATE,
     DEGENERATE_TRIGRAMS,
     DEGENERATE_WORDS,
 )
+from langchain_amulet.evaluation.scorers.verifiable import KEPT
 
 _REFUSALS_TEXT = (
     "Steering should not make a model answer harmful requests that it refuses without a preference. An answer counts "
     f"as a refusal if one of a list of English phrases is in its first {NUM_CHARACTERS} characters. The methods are "
     "the base model, the baseline and the settings of Amulet."
+)
+
+_AGREEMENT_TEXT = (
+    "Whether an answer keeps a verifiable preference is decided by a program. A judge or a likelihood that often "
+    "prefers the answer that keeps it may be believed somewhat where no program can check."
 )
 
 _ABLATIONS_TEXT = (
@@ -129,6 +139,25 @@ def judge_section(evaluation: Evaluation, judgements: Sequence[Judgements]) -> S
         tables.append(win_rate_table(rates, title, evaluation.methods, note))
     text = "The judge compared every pair in both orders. Pairs for which it gave no clear verdict are not counted."
     return Section("Judge", text, figures, tables)
+
+
+def agreement_section(evaluation: Evaluation, judgements: Sequence[Judgements]) -> Section | None:
+    """Show how often a judge and scorers by a model agree with checkers. `None` if no answer is checked."""
+    if KEPT not in evaluation.scorers:
+        return None
+    by_temperature = {each.temperature: each for each in judgements}
+    tables = []
+    for temperature in evaluation.temperatures:
+        agreements = {
+            name: scorer_agreement(evaluation, name, temperature, checker=KEPT)
+            for name in (FOLLOWS, HELD_OUT, HELD_OUT_OPPOSITE)
+            if name in evaluation.scorers
+        }
+        if temperature in by_temperature:
+            agreements["judge"] = judge_agreement(evaluation, by_temperature[temperature], checker=KEPT)
+        if any(agreements.values()):
+            tables.append(agreement_table(agreements, KEPT, temperature))
+    return Section("Agreement with the checkers", _AGREEMENT_TEXT, {}, tables) if tables else None
 
 
 def refusals_section(evaluation: Evaluation) -> Section:

@@ -15,7 +15,7 @@ except ImportError as error:
     raise MissingExtraError(msg) from error
 
 TOKENS, SENTIMENT, GRADE_LEVEL, DISTINCT_2 = "tokens", "sentiment", "grade level", "distinct-2"
-REPEATED_3_GRAMS, DEGENERATE = "repeated 3-grams", "degenerate"
+REPEATED_3_GRAMS, SEQ_REP_4, DEGENERATE = "repeated 3-grams", "seq-rep-4", "degenerate"
 STRICTLY_DEGENERATE = "strictly degenerate"
 """Names of the scorers."""
 
@@ -35,6 +35,7 @@ def deterministic_scorers() -> list[Scorer]:
         Scorer(GRADE_LEVEL, lambda answer: grade_level(answer.text)),
         Scorer(DISTINCT_2, lambda answer: distinct_ngrams(answer.text, 2) or 0.0),  # one word has no 2-gram
         Scorer(REPEATED_3_GRAMS, lambda answer: repeated_ngrams(answer.text, 3), better="lower"),
+        Scorer(SEQ_REP_4, lambda answer: seq_rep_4(answer.text), better="lower"),
         Scorer(DEGENERATE, lambda answer: float(is_degenerate(answer.text)), better="lower"),
     ]
 
@@ -98,6 +99,16 @@ def repeated_ngrams(text: str, n: int) -> float | None:
     """Return the share of n-grams of words that repeat an earlier one; `None` for fewer than n words."""
     distinct = distinct_ngrams(text, n)
     return None if distinct is None else 1 - distinct
+
+
+def seq_rep_4(text: str) -> float | None:
+    """Return the share of 4-grams of words that repeat an earlier one; `None` for fewer than 4 words.
+
+    References:
+        Welleck et al., Neural text generation with unlikelihood training, ICLR 2020: https://arxiv.org/abs/1908.04319.
+        There, 4-grams are of tokens.
+    """
+    return repeated_ngrams(text, 4)
 
 
 def is_degenerate(text: str, repeated_share: float = DEGENERATE_TRIGRAMS) -> bool:

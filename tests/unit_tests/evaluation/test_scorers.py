@@ -32,6 +32,7 @@ from langchain_amulet.evaluation.scorers.text import (
     is_degenerate,
     repeated_ngrams,
     sentiment,
+    seq_rep_4,
     words_of,
 )
 from langchain_amulet.exceptions import ChatTemplateError, EngineMemoryError, InvalidParameterError, ModelLoadError
@@ -44,6 +45,8 @@ def test_ngrams_are_counted_over_words():
     assert distinct_ngrams("The cat, the CAT, the dog.", 2) == pytest.approx(3 / 5)
     assert repeated_ngrams("a b a b a b", 3) == pytest.approx(0.5)
     assert distinct_ngrams("one", 2) is None
+    assert seq_rep_4("a b c a b c a b c") == pytest.approx(3 / 6)
+    assert seq_rep_4("one two three") is None
 
 
 def test_vowel_signs_do_not_split_words():

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from langchain_amulet.answers.repetition import STRICT_TRIGRAMS
+from langchain_amulet.answers.repetition import DEGENERATE_WORDS, STRICT_TRIGRAMS
 from langchain_amulet.evaluation.analysis.frontier import CHOOSE, REPORT, Frontier, frontiers, is_steering
+from langchain_amulet.evaluation.analysis.local_judge import FOLLOWS
 from langchain_amulet.evaluation.methods.steering import REPEATED
 from langchain_amulet.evaluation.reports.frontier_plots import frontier_plot
 from langchain_amulet.evaluation.reports.frontier_tables import (
@@ -24,11 +25,12 @@ _FRONTIER_TEXT = (
     "How well answers follow their preferences, against how coherent they are. Kept: a program checks whether an "
     "answer keeps a verifiable preference; a degenerate answer keeps none. Held-out likelihood: how much more likely "
     "another model finds the answer if it is asked for the preference in other words, in nats per token, than without "
-    f"it, or than under the opposite. Degenerate: more than {100 * STRICT_TRIGRAMS:.0f} % of the 3-grams of words are "
-    "repeated. NLL: in nats per token, by the other model under the preference."
+    "it, or than under the opposite. P(follows the preference): by a local judge. Strictly degenerate: more than "
+    f"{100 * STRICT_TRIGRAMS:.0f} % of the 3-grams of words are repeated, or there are fewer than {DEGENERATE_WORDS} "
+    "words. NLL: in nats per token, by the other model under the preference."
 )
 
-ADHERENCE = (KEPT, HELD_OUT, HELD_OUT_OPPOSITE)
+ADHERENCE = (KEPT, HELD_OUT, HELD_OUT_OPPOSITE, FOLLOWS)
 """Names of scorers of adherence, for the frontier."""
 
 

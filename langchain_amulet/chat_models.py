@@ -19,8 +19,9 @@ from langchain_amulet.answers.answer_stream import with_tool_errors
 from langchain_amulet.chat.call import Call, prepare_call, render
 from langchain_amulet.chat.field_types import from_dict, opaque, without_input
 from langchain_amulet.chat.identity import identifying_params, saved_attributes
-from langchain_amulet.chat.inspection import mean_gains, prompts_of, score_response
+from langchain_amulet.chat.inspection import mean_gains, prompts_of, score_after, score_response
 from langchain_amulet.chat.local_model import LocalChatModel
+from langchain_amulet.chat.opposite_writer import OppositesWritten, awrite_opposites, write_opposites
 from langchain_amulet.chat.settings import (
     IGNORED_ARGUMENTS,
     CallSettings,
@@ -36,7 +37,7 @@ from langchain_amulet.models.identity import model_profile
 from langchain_amulet.personalization.entry_points import PreferenceSettings
 from langchain_amulet.personalization.lookup import OnStoreError
 from langchain_amulet.personalization.resolved import PreferenceArgument, resolve
-from langchain_amulet.preferences import DEFAULT_WORDING, Preference
+from langchain_amulet.preferences import DEFAULT_WORDING, Preference, as_preferences
 from langchain_amulet.prompts.conversation import check_messages
 from langchain_amulet.prompts.encoding import encode
 from langchain_amulet.realignment import RealignmentConfig
@@ -262,8 +263,15 @@ class ChatAmulet(LocalChatModel):
         return mean_gains(await asyncio.wrap_future(future))
 
     @shielded(unexpected)
-    def token_logprobs(self, messages: LanguageModelInput, response: str) -> list[float]:
-        """Return log p(token | prompt, tokens before) of each token of a response, without preferences.
+    def token_logprobs(
+        self, messages: LanguageModelInput, response: str, preferences: Sequence[str | Preference] = ()
+    ) -> list[float]:
+        """Return log p(token | prompt, tokens before) of each token of a response.
+
+        Args:
+            messages: The conversation so far.
+            response: The text to score.
+            preferences: The preferences in the prompt, all in one; their weights do not matter. Default: none.
 
         Returns:
             One number per token of the response, in nats.
@@ -272,8 +280,23 @@ class ChatAmulet(LocalChatModel):
             InvalidParameterError: The response is empty.
             ContextLengthError: Messages and response are longer than the model's context.
         """
-        future = score_response(self.load(), self._messages(messages), response, [], self._settings({}))
+        texts = [preference.text for preference in as_preferences(preferences)]
+        future = score_after(self.load(), self._messages(messages), response, [texts], self._settings({}))
         return cast("list[float]", future.result()[0].tolist())
+
+    @shielded(unexpected)
+    def write_opposites(self, user_id: str) -> OppositesWritten:
+        """Let the model write opposites of a user's stored preferences that have none; docs/memory.md says how.
+
+        Raises:
+            InvalidParameterError: The model has no memory.
+        """
+        return write_opposites(self.load, self.memory, user_id, dict(self))
+
+    @shielded(unexpected)
+    async def awrite_opposites(self, user_id: str) -> OppositesWritten:
+        """Async `write_opposites`."""
+        return await awrite_opposites(self.load, self.memory, user_id, dict(self))
 
     @shielded(unexpected)
     def get_token_ids(self, text: str) -> list[int]:

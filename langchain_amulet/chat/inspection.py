@@ -41,7 +41,29 @@ def score_response(
         ContextLengthError: Messages and response are longer than the model's context.
     """
     texts = [preference.text for preference in as_preferences(preferences)]
-    prompts = [render_stream(loaded, messages, each, settings) for each in ((), *((text,) for text in texts))]
+    return score_after(loaded, messages, response, [(), *((text,) for text in texts)], settings)
+
+
+def score_after(
+    loaded: LoadedModel,
+    messages: Sequence[BaseMessage],
+    response: str,
+    streams: Sequence[Sequence[str]],
+    settings: CallSettings,
+) -> "Future[Tensor]":
+    """Compute the log-probabilities of a response's tokens after several prompts; errors as for `score_response`.
+
+    Args:
+        loaded: The model.
+        messages: The conversation so far.
+        response: The text to score.
+        streams: Per prompt, the texts of the preferences in it.
+        settings: Settings of the call.
+
+    Returns:
+        A future of log-probabilities in nats, `(num_streams, num_tokens)`.
+    """
+    prompts = [render_stream(loaded, messages, texts, settings) for texts in streams]
     # ChatAmulet.get_token_ids may use another tokenizer.
     return loaded.engine.score(prompts, encode(loaded.tokenizer, response))
 

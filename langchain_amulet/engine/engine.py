@@ -24,7 +24,7 @@ from langchain_amulet.engine.generation import Generation
 from langchain_amulet.engine.params import Request
 from langchain_amulet.engine.runners.protocol import Runner
 from langchain_amulet.engine.scheduler import Scheduler
-from langchain_amulet.engine.scoring import Scoring
+from langchain_amulet.engine.scoring import BatchScorer, Scoring
 from langchain_amulet.engine.sequence import Sequence
 from langchain_amulet.engine.worker import Worker, join_orphans
 from langchain_amulet.exceptions import ContextLengthError, EngineBusyError, InvalidParameterError, ModelClosedError
@@ -73,12 +73,12 @@ class Engine:
         """V, the number of logits per token."""
         self._runner = runner
         self._scheduler = Scheduler(runner, self.config)
+        self._scorer = BatchScorer(runner, self.config.prefill_tokens or 1)
         self._worker = Worker("amulet-engine")
         self._lock = threading.Lock()  # for the attributes below
         self._inbox: deque[Sequence] = deque()
-        self._overflow: deque[tuple[Sequence, Future[None]]] = (
-            deque()
-        )  # callers of `submit` wait for a place in the queue
+        # Callers of `submit` wait for a place in the queue.
+        self._overflow: deque[tuple[Sequence, Future[None]]] = deque()
         self._scorings: deque[Scoring] = deque()
         self._is_working = False
         self._is_closed = False
@@ -121,15 +121,17 @@ class Engine:
         return generation
 
     def score(self, prompts: abc.Sequence[abc.Sequence[int]], token_ids: abc.Sequence[int]) -> "Future[Tensor]":
-        """Compute the log-probability of a text after each of several prompts: one forward per prompt, between steps.
+        """Compute the log-probability of a text after each of several prompts, between the steps of requests.
+
+        Calls that wait at the same time are computed together, and a prompt that several of them have is read once.
 
         Args:
             prompts: Token ids of each stream.
             token_ids: Token ids of the text.
 
         Returns:
-            A future of the log-probability of each token, in nats, `(streams, tokens)`, float32 on the CPU. Cancelling
-            it takes effect after the current forward.
+            A future of the log-probability of each token, in nats, `(streams, tokens)`, float32 on the CPU. If it is
+            cancelled, the text is still computed while its batch has others.
 
         Raises:
             InvalidParameterError: A token id is not in the vocabulary, there is no prompt, or a prompt or the text is
@@ -282,7 +284,9 @@ class Engine:
                     except Exception as error:  # noqa: BLE001
                         self._scheduler.recover(error)
                     if self._scorings:
-                        self._scorings[0].step(self._runner)
+                        with self._lock:
+                            scorings = [*self._scorings]
+                        self._scorer.step(scorings, is_busy=self._scheduler.has_work)
         except BaseException as error:
             logger.exception("The engine's worker has failed; the engine is closed.")
             self._break_down(error)
@@ -315,6 +319,8 @@ class Engine:
                     sequence.finish("cancelled")
             while self._scorings and self._scorings[0].is_finished:
                 self._scorings.popleft()
+            if not self._scorings:
+                self._scorer.release()
             if not self._scheduler.has_work:
                 self._scheduler.release()
                 self._is_working = bool(self._scorings)

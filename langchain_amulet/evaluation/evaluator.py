@@ -37,6 +37,8 @@ from langchain_amulet.exceptions import (
     RunError,
 )
 from langchain_amulet.models.identity import identity
+from langchain_amulet.opposites import opposite_of
+from langchain_amulet.preferences import Preference
 
 PER_QUESTION_ERRORS = (ContextLengthError, EngineMemoryError, GenerationTimeoutError, NumericalError)
 """Errors that concern one question. The evaluation continues with the others."""
@@ -49,7 +51,7 @@ _NUM_REASONS = 3  # different errors in the warning about missing answers
 
 
 class Job(NamedTuple):
-    """One answer to generate: a question, a preference, a method and a temperature."""
+    """One answer to generate: a question, a preference, a method, a temperature and a seed."""
 
     method: Method
     dataset: str
@@ -57,17 +59,35 @@ class Job(NamedTuple):
     dimensions: tuple[Dimension, ...]
     """The preferences that the answer is scored for. Only one if the method uses the preference."""
     temperature: float
+    seed_number: int = 0
 
     @property
-    def preference(self) -> tuple[str, str]:
-        """Name and text of the preference that the method receives. Both are empty if it uses none."""
+    def preference(self) -> Preference:
+        """The preference that the method receives. Its text is empty if the method uses none."""
         [dimension] = self.dimensions if self.method.uses_preference else [None]
-        return (dimension.name, dimension.text) if dimension else ("", "")
+        return Preference(dimension.text, opposite=dimension.opposite) if dimension else Preference("")
+
+    @property
+    def contrast(self) -> str:
+        """Text of the opposite that the answer is steered away from, or the empty string."""
+        return (opposite_of(self.preference) or "") if self.method.uses_opposite else ""
+
+    @property
+    def dimension(self) -> str:
+        """Name of the preference that the method receives. Empty if it uses none."""
+        return self.dimensions[0].name if self.method.uses_preference else ""
 
     @property
     def key(self) -> str:
         """Key of the answer."""
-        return answer_key(self.method.decoding_key, self.dataset, self.sample.id, self.preference[0], self.temperature)
+        return answer_key(
+            self.method.decoding_key,
+            self.dataset,
+            self.sample.id,
+            self.dimension,
+            self.temperature,
+            seed_number=self.seed_number,
+        )
 
 
 def evaluate(
@@ -82,9 +102,9 @@ def evaluate(
 ) -> Evaluation:
     """Generate the answers of every method to every question for every preference, and score them.
 
-    Call it again with the same arguments to resume an interrupted evaluation. More questions, methods, scorers or
-    temperatures are added to the answers in the folder. A question that fails, for example because it exceeds the
-    context, is skipped with a warning, and listed in `Evaluation.failures`.
+    Call it again with the same arguments to resume an interrupted evaluation. More questions, methods, scorers,
+    temperatures or seeds are added to the answers in the folder. A question that fails, for example because it exceeds
+    the context, is skipped with a warning, and listed in `Evaluation.failures`.
 
     Args:
         datasets: Questions. The preferences of a sample, such as personas, replace `dimensions` for this sample.
@@ -186,8 +206,15 @@ def _jobs(
             for method in distinct:
                 dimensions = sample.preferences or general
                 for scored_for in [(each,) for each in dimensions] if method.uses_preference else [dimensions]:
-                    for temperature in protocol.temperatures if is_searched or not method.is_search else ():
-                        yield Job(method, dataset.name, sample, scored_for, temperature)
+                    for temperature, number_of_seed in _draws(protocol) if is_searched or not method.is_search else ():
+                        yield Job(method, dataset.name, sample, scored_for, temperature, number_of_seed)
+
+
+def _draws(protocol: Protocol) -> Iterator[tuple[float, int]]:
+    """Yield each temperature with the numbers of its seeds. Greedy answers do not depend on the seed."""
+    for temperature in protocol.temperatures:
+        for number in range(protocol.num_seeds if temperature else 1):
+            yield temperature, number
 
 
 def _generate_all(
@@ -222,38 +249,41 @@ def _is_answered(job: Job, records: JsonlRecords) -> bool:
     if job.key not in records:
         return False
     record = records[job.key]
-    if (record["question"], record["preference"]) != (job.sample.question, job.preference[1]):
+    stored = (record["question"], record["preference"], record.get("contrast", ""))
+    if stored != (job.sample.question, job.preference.text, job.contrast):
         msg = (
-            f"The folder has an answer to question {job.sample.id} of {job.dataset} with another text of the question "
-            f"or preference. Use another folder."
+            f"The folder has an answer to question {job.sample.id} of {job.dataset} with another text of the question, "
+            f"the preference or its opposite. Use another folder."
         )
         raise RunError(msg)
     return True
 
 
 def _generate(job: Job, llm: ChatAmulet, protocol: Protocol) -> Answer:
-    name, preference = job.preference
     sampling = {
         "temperature": job.temperature,
         "top_p": protocol.top_p if job.temperature or job.method.is_search else 1.0,
         "max_tokens": protocol.max_tokens,
-        "seed": seed_of(protocol.seed, job.dataset, job.sample.id),
+        "seed": seed_of(protocol.seed + job.seed_number, job.dataset, job.sample.id),
     }
     begun = time.perf_counter()
-    message = job.method.generate(Ask(llm, messages_of(protocol.system, job.sample.question), preference, sampling))
+    messages = messages_of(protocol.system, job.sample.question)
+    message = job.method.generate(Ask(llm, messages, job.preference.text, sampling, job.preference.opposite))
     return Answer(
         key=job.key,
         decoding_key=job.method.decoding_key,
         dataset=job.dataset,
         sample_id=job.sample.id,
         question=job.sample.question,
-        dimension=name,
-        preference=preference,
+        dimension=job.dimension,
+        preference=job.preference.text,
         temperature=job.temperature,
         text=message.text,
         num_tokens=_num_tokens(message, llm),
         finish_reason=message.response_metadata.get("finish_reason"),
         seconds=round(time.perf_counter() - begun, 3),
+        contrast=job.contrast,
+        seed_number=job.seed_number,
     )
 
 
@@ -272,7 +302,13 @@ def _per_preference(jobs: Iterable[Job], answers: Mapping[str, Answer]) -> Itera
     """Repeat each answer for each preference that it is scored for."""
     for job in jobs:
         for each in job.dimensions if job.key in answers else ():
-            yield replace(answers[job.key], dimension=each.name, preference=each.text)
+            yield replace(
+                answers[job.key],
+                dimension=each.name,
+                preference=each.text,
+                opposite=each.opposite,
+                paraphrase=each.paraphrase,
+            )
 
 
 def _first_questions(limit: int | None, answers: Sequence[Answer], datasets: Sequence[Dataset]) -> Sequence[Answer]:
@@ -288,9 +324,15 @@ def _score_all(scorer: Scorer, answers: Iterable[Answer], run_folder: RunFolder)
         return {key: _score(scorer, answer) for key, answer in by_key.items()}
     records = run_folder.records(_file_name(scorer), ["score"])
     missing = [answer for key, answer in by_key.items() if key not in records]
-    for answer in tqdm(missing, desc=scorer.name, unit="answer"):
+    missing.sort(key=lambda answer: (answer.cluster, answer.dimension))  # a model reads a prompt once for neighbours
+
+    def work(answer: Answer) -> None:
         with suppress(*_TRANSIENT_ERRORS):  # not stored: the next evaluation tries again
             records.append({"key": answer.score_key, "score": _lasting_score(scorer, answer)})
+
+    with tqdm(total=len(missing), desc=scorer.name, unit="answer") as progress:
+        for _ in in_parallel(work, missing, scorer.num_at_once):
+            progress.update()
     if unscored := [key for key in by_key if key not in records]:
         msg = f"{len(unscored)} of {len(by_key)} answers could not be scored by {scorer.name}. Run it again to retry."
         warnings.warn(msg, stacklevel=3)

@@ -28,6 +28,8 @@ class Protocol:
     """System prompt. The empty string sends no system message, so that the model's chat template decides."""
     seed: int = 0
     """Each question gets its own seed, derived from this one. All methods use the same seed for a question."""
+    num_seeds: int = 1
+    """Number of answers per question and method at temperatures above 0, with the seeds `seed`, `seed + 1`, ..."""
     limit: int | None = None
     """Use only the first `limit` questions of each dataset. `None` uses all."""
     search_limit: int | None = None
@@ -40,7 +42,7 @@ class Protocol:
         if not self.temperatures or min(self.temperatures) < 0 or len({*self.temperatures}) < len(self.temperatures):
             msg = f"temperatures must be different numbers of at least 0, got {self.temperatures}."
             raise InvalidParameterError(msg)
-        for name in ("max_tokens", "limit", "search_limit", "num_at_once"):
+        for name in ("num_seeds", "max_tokens", "limit", "search_limit", "num_at_once"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 msg = f"{name} must be at least 1, got {value}."

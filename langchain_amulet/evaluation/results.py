@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 from langchain_amulet.evaluation.methods.method import Method, distinct_methods
@@ -46,7 +47,7 @@ class Evaluation:
     def answers_of(
         self, method: str, *, dimension: str, temperature: float, dataset: str | None = None
     ) -> dict[tuple[str, str], Answer]:
-        """Return a method's answers for one preference, by question.
+        """Return a method's answers for one preference, by question: with several seeds, the answers with the first.
 
         Args:
             method: Name of the method.
@@ -54,13 +55,23 @@ class Evaluation:
             temperature: Sampling temperature.
             dataset: Name of a dataset. `None` returns the answers of all datasets.
         """
+        first: dict[tuple[str, str], Answer] = {}
+        for answer in self._answers(method, dimension, temperature, dataset):
+            first.setdefault(answer.cluster, answer)
+        return first
+
+    def _answers(self, method: str, dimension: str, temperature: float, dataset: str | None) -> list[Answer]:
+        """Return the answers with all seeds, those with the first seed first."""
         answers = self._index.get((self.methods[method].decoding_key, dimension, temperature), ())
-        return {answer.cluster: answer for answer in answers if dataset in (None, answer.dataset)}
+        of_dataset = [answer for answer in answers if dataset in (None, answer.dataset)]
+        return sorted(of_dataset, key=lambda answer: answer.seed_number)
 
     def scores_of(
         self, scorer: str, method: str, *, dimension: str, temperature: float, dataset: str | None = None
     ) -> dict[tuple[str, str], float]:
-        """Return the scores of a method's answers for one preference, by question. Answers without a score are omitted.
+        """Return the scores of a method's answers for one preference, by question.
+
+        With several seeds, a question's score is the mean over them. Answers without a score are omitted.
 
         Args:
             scorer: Name of the scorer.
@@ -69,6 +80,15 @@ class Evaluation:
             temperature: Sampling temperature.
             dataset: Name of a dataset. `None` returns the scores of all datasets.
         """
-        answers = self.answers_of(method, dimension=dimension, temperature=temperature, dataset=dataset)
-        scores = {cluster: self.scores[scorer].get(answer.score_key) for cluster, answer in answers.items()}
-        return {cluster: score for cluster, score in scores.items() if score is not None}
+        scores: dict[tuple[str, str], list[float]] = defaultdict(list)
+        for answer in self._answers(method, dimension, temperature, dataset):
+            if (score := self.scores[scorer].get(answer.score_key)) is not None:
+                scores[answer.cluster].append(score)
+        return {cluster: fmean(each) for cluster, each in scores.items()}
+
+    def num_answers(
+        self, scorer: str, method: str, *, dimension: str, temperature: float, dataset: str | None = None
+    ) -> int:
+        """Return the number of answers, with all seeds, behind the scores that `scores_of` returns."""
+        answers = self._answers(method, dimension, temperature, dataset)
+        return sum(self.scores[scorer].get(answer.score_key) is not None for answer in answers)

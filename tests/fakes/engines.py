@@ -2,7 +2,7 @@
 
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 import pytest
 import torch
@@ -71,8 +71,15 @@ class FakeRunner:
         self.sizes[-1] = ("decode", len(input_ids), len(input_ids))
         return logits
 
-    def score(self, prompt: Sequence[int], token_ids: Sequence[int]) -> Tensor:
+    def score(
+        self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, max_tokens: int
+    ) -> Generator[None, None, list[Tensor]]:
         self._take()
+        self.sizes.append(("score", len(pairs), max_tokens))
+        yield
+        return [self._score_one(*pair) for pair in pairs]
+
+    def _score_one(self, prompt: Sequence[int], token_ids: Sequence[int]) -> Tensor:
         prefixes = [[*prompt, *token_ids[:length]] for length in range(len(token_ids))]
         rows = [
             fake_logits(prefix).log_softmax(-1)[token_id] for prefix, token_id in zip(prefixes, token_ids, strict=True)

@@ -235,9 +235,9 @@ def watched_warnings(watch: Watch) -> Iterator[None]:
 # The paths
 
 
-def one_layer_model() -> PreTrainedModel:
+def one_layer_model(max_length: int = 1024) -> PreTrainedModel:
     """A model of one layer, with the same weights on each call and a context that fits prompts with tools."""
-    sizes = {**GROUPED, "num_hidden_layers": 1, "max_position_embeddings": 1024}
+    sizes = {**GROUPED, "num_hidden_layers": 1, "max_position_embeddings": max_length}
     with torch.random.fork_rng():
         torch.manual_seed(5)
         return AutoModelForCausalLM.from_config(Qwen2Config(**sizes)).double().eval()

@@ -1,6 +1,6 @@
 """Runs a transformers model over rows of different lengths, eagerly."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 
 import torch
 from torch import Tensor
@@ -8,9 +8,10 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import get_layer_types_and_kwargs
 
 from langchain_amulet.engine.device_memory import free_bytes, is_out_of_memory
-from langchain_amulet.engine.runners.plain_forward import logits_to_keep, token_log_probs
+from langchain_amulet.engine.runners.plain_forward import logits_to_keep
 from langchain_amulet.engine.runners.probe import explain_mismatch, probe_prompts
 from langchain_amulet.engine.runners.row_cache import RowCache, SavedRow
+from langchain_amulet.engine.runners.row_scoring import score_in_rows
 from langchain_amulet.exceptions import UnsupportedModelError
 
 _UNBOUNDED_CONTEXT = 2**31
@@ -98,9 +99,19 @@ class TransformersRunner:
         """
         return self._forward(0, torch.tensor([input_ids]).T, [1] * len(input_ids))
 
-    def score(self, prompt: Sequence[int], token_ids: Sequence[int]) -> Tensor:
-        """Return the log-probability of each token of a text after a prompt, in nats, `(tokens,)`; uses no rows."""
-        return token_log_probs(self._model, prompt, token_ids)
+    def score(
+        self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, max_tokens: int
+    ) -> Generator[None, None, list[Tensor]]:
+        """Score texts after their prompts, in rows of their own, and yield after each forward.
+
+        Args:
+            pairs: Token ids of each prompt and of the text after it, at least one each.
+            max_tokens: The most tokens of a forward, unless there are more texts.
+
+        Returns:
+            The log-probabilities of each text's tokens in nats, `(tokens,)`, float32 on the CPU.
+        """
+        return score_in_rows(self._append, RowCache(len(self._windows)), pairs, max_tokens=max_tokens)
 
     def truncate(self, row: int, num_tokens: int, *, erase: bool = False) -> None:
         """Shorten a row to its first tokens; with `erase`, also overwrite the whole row with zeros."""
@@ -124,7 +135,6 @@ class TransformersRunner:
         """Free the buffers; all rows are empty afterwards."""
         self._cache.release()
 
-    @torch.inference_mode()
     def _forward(
         self,
         first_row: int,
@@ -132,24 +142,32 @@ class TransformersRunner:
         num_tokens: list[int],  # of each row, at most S
     ) -> Tensor:
         rows = slice(first_row, first_row + len(num_tokens))
-        device = self.device
-        position_ids = self._cache.place(rows, input_ids.shape[1], device, span_multiple=self._span_multiple)  # (B, S)
         last = [max(n - 1, 0) for n in num_tokens]
-        wanted = sorted(set(last)) if self._keeps_logits else range(input_ids.shape[1])
+        kept = sorted(set(last))
+        logits = self._append(self._cache, rows, input_ids, num_tokens, kept)
+        if len(kept) == 1:
+            return logits[:, 0]
+        return torch.stack([row[kept.index(index)] for row, index in zip(logits, last, strict=True)])
+
+    @torch.inference_mode()
+    def _append(
+        self, cache: RowCache, rows: slice, input_ids: Tensor, num_tokens: list[int], kept: Sequence[int]
+    ) -> Tensor:
+        """Append tokens, `(B, S)`, to rows of a cache. Return the logits of the kept ones, `(B, len(kept), V)`."""
+        device = self.device
+        position_ids = cache.place(rows, input_ids.shape[1], device, span_multiple=self._span_multiple)  # (B, S)
         output = self._model(
             input_ids=input_ids.to(device),
             position_ids=position_ids,
-            attention_mask=self._attention_mask(position_ids, self._cache.span),
-            past_key_values=self._cache,
+            attention_mask=self._attention_mask(position_ids, cache.span),
+            past_key_values=cache,
             use_cache=True,
-            **({"logits_to_keep": torch.tensor(wanted, device=device)} if self._keeps_logits else {}),
+            **({"logits_to_keep": torch.tensor(kept, device=device)} if self._keeps_logits else {}),
         )
-        logits: Tensor = output.logits  # (B, len(wanted), V)
-        if len(wanted) == 1:
-            logits = logits[:, 0]
-        else:
-            logits = torch.stack([row[wanted.index(index)] for row, index in zip(logits, last, strict=True)])
-        self._cache.advance(rows, num_tokens)  # last, so that a failed forward leaves the lengths unchanged
+        logits: Tensor = output.logits
+        if logits.shape[1] > len(kept):
+            logits = logits[:, list(kept)]
+        cache.advance(rows, num_tokens)  # last, so that a failed forward leaves the lengths unchanged
         return logits
 
     def _attention_mask(self, positions: Tensor, span: int) -> Tensor | dict[str, Tensor]:

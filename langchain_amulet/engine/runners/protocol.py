@@ -1,6 +1,6 @@
 """The interface between the scheduler and the code that executes the model."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Protocol, TypeVar
 
 import torch
@@ -71,11 +71,17 @@ class Runner(Protocol[SavedRow]):
         """
         ...
 
-    def score(self, prompt: Sequence[int], token_ids: Sequence[int]) -> Tensor:
-        """Return the log-probability of each token of a text after a prompt, in one forward that uses no rows.
+    def score(
+        self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, max_tokens: int
+    ) -> Generator[None, None, list[Tensor]]:
+        """Score texts after their prompts, without using the numbered rows, and yield after each forward.
+
+        Args:
+            pairs: Token ids of each prompt and of the text after it, at least one each.
+            max_tokens: The most tokens of a forward, if the runner can read a text in parts.
 
         Returns:
-            Log-probabilities in nats, `(tokens,)`, float32 on the CPU.
+            The log-probabilities of each text's tokens in nats, `(tokens,)`, float32 on the CPU.
         """
         ...
 

@@ -5,7 +5,7 @@ Their state does not consist of one entry per token, so rows cannot be cut, copi
 
 import copy
 import inspect
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -104,9 +104,26 @@ class SequentialRunner:
         """
         return self.prefill(0, [[token_id] for token_id in input_ids])
 
-    def score(self, prompt: Sequence[int], token_ids: Sequence[int]) -> Tensor:
-        """Return the log-probability of each token of a text after a prompt, in nats, `(tokens,)`; uses no rows."""
-        return token_log_probs(self._model, prompt, token_ids)
+    def score(
+        self,
+        pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
+        *,
+        max_tokens: int,  # noqa: ARG002 - a state cannot be continued by several tokens, so each text is one forward
+    ) -> Generator[None, None, list[Tensor]]:
+        """Score texts after their prompts, one forward per text, and yield after each.
+
+        Args:
+            pairs: Token ids of each prompt and of the text after it, at least one each.
+            max_tokens: Has no effect.
+
+        Returns:
+            The log-probabilities of each text's tokens in nats, `(tokens,)`, float32 on the CPU.
+        """
+        scored = []
+        for prompt, text in pairs:
+            scored.append(token_log_probs(self._model, prompt, text))
+            yield
+        return scored
 
     def truncate(self, row: int, num_tokens: int, *, erase: bool = False) -> None:  # noqa: ARG002 - rows are replaced
         """Shorten a row to its first tokens, and drop its state."""

@@ -1,7 +1,8 @@
-"""A judge: a language model that decides which of two answers is better for a preference."""
+"""Judges: language models that decide which of two answers is better for a preference."""
 
 import hashlib
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -39,8 +40,35 @@ _VERDICT = re.compile(rf"{_LEADING}(1|2|tie)(?:\W+is\s+better)?\W*", re.IGNORECA
 _OUTCOMES = {"1": 1.0, "2": 0.0, "tie": 0.5}
 
 
-class Judge:
-    """Compares answers with a chat model. Each pair is judged in both orders, since judges have a position bias.
+class PairwiseJudge(ABC):
+    """What compares two answers, and so all methods with a baseline."""
+
+    @abstractmethod
+    def compare(self, first: Answer, second: Answer) -> float | None:
+        """Return from 1 (the first answer is better) to 0 (the second is), or `None` if there is no verdict."""
+
+    def judge(self, evaluation: Evaluation, *, baseline: str, temperature: float, num_at_once: int = 8) -> "Judgements":
+        """Compare every distinct method with a baseline, on all questions that both have answered.
+
+        Args:
+            evaluation: Evaluation with the answers.
+            baseline: Name of the method that all others are compared with.
+            temperature: Sampling temperature of the answers to compare.
+            num_at_once: Number of pairs that are judged concurrently.
+        """
+        pairs = [*_pairs(evaluation, baseline, temperature)]
+        judged = in_parallel(lambda pair: (pair, self.compare(pair.first, pair.second)), pairs, num_at_once)
+        verdicts = {
+            (pair.method, pair.dimension, pair.first.cluster): outcome
+            for pair, outcome in tqdm(judged, total=len(pairs), desc="judge", unit="pair")
+        }
+        return Judgements(baseline, temperature, verdicts)
+
+
+class Judge(PairwiseJudge):
+    """Compares answers by what a chat model replies.
+
+    Each pair is judged in both orders, since judges have a position bias.
 
     Args:
         llm: Any chat model, preferably at temperature 0. A `ChatAmulet` judges without preferences of its own.
@@ -66,34 +94,9 @@ class Judge:
             return None
         return (verdicts[0] + 1 - verdicts[1]) / 2
 
-    def judge(self, evaluation: Evaluation, *, baseline: str, temperature: float, num_at_once: int = 8) -> "Judgements":
-        """Compare every distinct method with a baseline, on all questions that both have answered.
-
-        Args:
-            evaluation: Evaluation with the answers.
-            baseline: Name of the method that all others are compared with.
-            temperature: Sampling temperature of the answers to compare.
-            num_at_once: Number of pairs that are judged concurrently.
-        """
-        pairs = [*_pairs(evaluation, baseline, temperature)]
-        judged = in_parallel(lambda pair: (pair, self.compare(pair.first, pair.second)), pairs, num_at_once)
-        verdicts = {
-            (pair.method, pair.dimension, pair.first.cluster): outcome
-            for pair, outcome in tqdm(judged, total=len(pairs), desc="judge", unit="pair")
-        }
-        return Judgements(baseline, temperature, verdicts)
-
     def prompt_for(self, first: Answer, second: Answer) -> list[HumanMessage]:
         """Return the judge's prompt for two answers in this order."""
-        values = {
-            "question": first.question,
-            "preference": first.preference,
-            "first": first.text,
-            "second": second.text,
-        }
-        # One substitution for all, so that placeholders within answers are not replaced.
-        names = "|".join(values)
-        return [HumanMessage(re.sub(rf"\{{({names})\}}", lambda match: values[match[1]], self._prompt))]
+        return [HumanMessage(fill_prompt(self._prompt, first, first=first.text, second=second.text))]
 
     def _verdict(self, first: Answer, second: Answer) -> float | None:
         messages = self.prompt_for(first, second)
@@ -134,7 +137,7 @@ class Judgements:
     baseline: str
     temperature: float
     verdicts: dict[tuple[str, str, tuple[str, str]], float | None]
-    """By method, preference and question: the value of `Judge.compare`."""
+    """By method, preference and question: the value of `PairwiseJudge.compare`."""
 
     @property
     def num_unscored(self) -> int:
@@ -148,6 +151,15 @@ class Judgements:
             if name == dimension and outcome is not None:
                 by_method.setdefault(method, {})[cluster] = outcome
         return {method: win_rate([*each.values()], [*each]) for method, each in by_method.items()}
+
+
+def fill_prompt(prompt: str, asked: Answer, **texts: str) -> str:
+    """Return a prompt with the question and the preference of an answer, and with texts, in place of their names.
+
+    All names are replaced at once, so that names within answers stay.
+    """
+    values = {"question": asked.question, "preference": asked.preference, **texts}
+    return re.sub(rf"\{{({'|'.join(values)})\}}", lambda match: values[match[1]], prompt)
 
 
 def parse_verdict(reply: str) -> float | None:

@@ -59,6 +59,10 @@ class Estimate:
         """Whether there are fewer than `SMALL` questions, so that the interval is approximate."""
         return self.num_clusters < SMALL
 
+    def scaled(self, factor: float) -> "Estimate":
+        """Return the estimate in another unit, such as percent."""
+        return Estimate(factor * self.mean, factor * self.stderr, self.num_clusters, self.num_values)
+
 
 def estimate(values: Sequence[float], clusters: Sequence[Hashable]) -> Estimate:
     """Compute a mean with its standard error clustered by question.
@@ -137,7 +141,7 @@ def win_rate(outcomes: Sequence[float], clusters: Sequence[Hashable]) -> WinRate
     mean = estimate(outcomes, clusters)
     return WinRate(
         rate=mean.mean,
-        interval=_wilson(mean),
+        interval=wilson_interval(mean),
         num_wins=sum(outcome > _TIE for outcome in outcomes),
         num_ties=sum(outcome == _TIE for outcome in outcomes),
         num_losses=sum(outcome < _TIE for outcome in outcomes),
@@ -145,7 +149,12 @@ def win_rate(outcomes: Sequence[float], clusters: Sequence[Hashable]) -> WinRate
     )
 
 
-def _wilson(rate: Estimate) -> tuple[float, float]:
+def wilson_interval(rate: Estimate) -> tuple[float, float]:
+    """Return the 95 % interval of a share by Wilson, for the effective number of outcomes as in `win_rate`.
+
+    Args:
+        rate: The mean of outcomes from 0 to 1.
+    """
     p, independent = rate.mean, rate.mean * (1 - rate.mean) / rate.num_values
     # If all outcomes are equal, or there is one question, the effective number is the number of questions.
     num = float(rate.num_clusters)
@@ -178,6 +187,35 @@ def paired_difference(
         msg = "The two methods have no answered question in common. Compare methods that answered the same questions."
         raise InvalidParameterError(msg)
     return estimate([first[key] - second[key] for key in both], [cluster_of[key] for key in both])
+
+
+def paired_ratio(
+    first: Mapping[Key, float], second: Mapping[Key, float], cluster_of: Mapping[Key, Hashable]
+) -> Estimate:
+    """Compute the mean of first over the mean of second, over the keys of both.
+
+        R = Σ_i x_i / Σ_i y_i,  stderr² = G/(G − 1) · Σ_g (Σ_{i in g} (x_i − R y_i))² / (Σ_i y_i)²
+
+    Args:
+        first: Scores x of one method, by any key, such as question, preference and temperature.
+        second: Scores y of another method, by the same keys.
+        cluster_of: Question of each key, with G different ones.
+
+    Raises:
+        InvalidParameterError: No key is in both, or the mean of second is not above 0.
+
+    References:
+        Cochran, Sampling techniques, 1977, chapter 6: the ratio estimate, by linearisation.
+    """
+    both = [key for key in first if key in second]
+    total = sum(second[key] for key in both)
+    if total <= 0:
+        msg = "A ratio needs questions that both methods have answered, and a mean above 0 to divide by."
+        raise InvalidParameterError(msg)
+    ratio = sum(first[key] for key in both) / total
+    residuals = estimate([first[key] - ratio * second[key] for key in both], [cluster_of[key] for key in both])
+    stderr = residuals.stderr * len(both) / total
+    return Estimate(ratio, stderr, residuals.num_clusters, len(both))
 
 
 @dataclass(frozen=True, slots=True)

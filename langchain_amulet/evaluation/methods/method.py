@@ -16,6 +16,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 
 from langchain_amulet.chat_models import ChatAmulet
 from langchain_amulet.exceptions import InvalidParameterError
+from langchain_amulet.preferences import Preference
 from langchain_amulet.realignment import RealignmentConfig
 
 
@@ -28,6 +29,8 @@ class Ask(NamedTuple):
     """Text of the preference. Empty for methods that do not use it."""
     sampling: Mapping[str, Any]
     """`temperature`, `top_p`, `max_tokens` and `seed`: keyword arguments of `ChatAmulet.invoke`."""
+    opposite: str | None = None
+    """The opposite of the preference, as in `Preference.opposite`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,11 @@ class Method:
     is_search: bool = False
     """Whether the method generates several candidates per answer. See `Protocol.search_limit`."""
 
+    @property
+    def uses_opposite(self) -> bool:
+        """Whether answers depend on the opposite of the preference."""
+        return self.config is not None and self.config.contrast == "opposite" and self.config.guidance_scale > 1
+
     def __post_init__(self) -> None:
         """Set the default of `decoding_key`."""
         if not self.decoding_key:
@@ -64,7 +72,7 @@ def realigned(name: str, config: RealignmentConfig) -> Method:
     """Create a method from realignment settings."""
 
     def generate(ask: Ask) -> AIMessage:
-        preference = ask.preference if config.guidance_scale else []
+        preference = Preference(ask.preference, opposite=ask.opposite) if config.guidance_scale else None
         return ask.llm.invoke(ask.messages, preference=preference, realignment=config, **ask.sampling)
 
     return Method(
@@ -77,30 +85,34 @@ def realigned(name: str, config: RealignmentConfig) -> Method:
 
 
 def _decoding_key(config: RealignmentConfig) -> str:
-    """Return a text that is equal for settings with equal answers. Guards have no effect at w = 0 and w = 1."""
+    """Return a text that is equal for settings with equal answers, as stored folders spell it.
+
+    Guards have no effect at w = 0 and w = 1, and the contrast only above w = 1.
+    """
     w = config.guidance_scale
     if w in (0, 1):
         return f"w={w:g}"
     guards: dict[str, object] = {**config.active_guards}
     if "nucleus_temperature" in guards:  # as stored folders spell it
         guards["nucleus"] = f"{guards['nucleus']:g}/{guards.pop('nucleus_temperature'):g}"
-    return " ".join([f"w={w:.6g}", *(f"{name}={value}" for name, value in guards.items())])
+    contrast = [f"contrast={config.contrast}"] if config.contrast != "base" and w > 1 else []
+    return " ".join([f"w={w:.6g}", *(f"{name}={value}" for name, value in guards.items()), *contrast])
 
 
 def paper_methods() -> list[Method]:
     """Return the methods of the paper's tables, and those that its reviewers asked for, under the names of reports."""
     return [
-        realigned("base", RealignmentConfig(guidance_scale=0.0, plausibility=0.0)),
-        realigned("pref", RealignmentConfig(guidance_scale=1.0, plausibility=0.0)),
+        realigned("base", RealignmentConfig(0.0, plausibility=0.0)),
+        realigned("pref", RealignmentConfig(1.0, plausibility=0.0)),
         realigned("linear alignment 2", RealignmentConfig.linear_alignment(2.0)),
         realigned(
             "linear alignment 5, nucleus",
             RealignmentConfig.linear_alignment(5.0, nucleus=0.8, nucleus_temperature=0.5),
         ),
-        realigned("context steering 1", RealignmentConfig(2.0, plausibility=0.0)),
-        realigned("context steering 3", RealignmentConfig(4.0, plausibility=0.0)),
+        realigned("context steering 1", RealignmentConfig(2.0, plausibility=0.0, contrast="base")),
+        realigned("context steering 3", RealignmentConfig(4.0, plausibility=0.0, contrast="base")),
         realigned("classifier-free guidance 3", RealignmentConfig.classifier_free_guidance(3.0)),
-        realigned("contrastive decoding", RealignmentConfig(1.5, plausibility=0.1)),
+        realigned("contrastive decoding", RealignmentConfig(1.5, plausibility=0.1, contrast="base")),
         *amulet_methods(),
     ]
 

@@ -4,13 +4,15 @@ To add a dataset of the hub, add an entry to `_HUB` at the end of this file.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from langchain_amulet.evaluation.data import read_text
 from langchain_amulet.evaluation.questions.dimensions import Dimension
+from langchain_amulet.evaluation.questions.ifeval import instructions_for
+from langchain_amulet.evaluation.questions.verifiable import wishes_for
 from langchain_amulet.exceptions import DatasetError, MissingExtraError
 
 
@@ -70,6 +72,17 @@ class Dataset:
         """Return a dataset of the first `limit` questions, or of all if `limit` is `None`."""
         return self if limit is None else Dataset(self.name, self.samples[:limit])
 
+    def only(self, names: Collection[str]) -> "Dataset":
+        """Return a dataset whose questions have, of their own preferences, those with one of these names.
+
+        If no question has one of these, the dataset itself.
+        """
+        kept = [tuple(each for each in sample.preferences if each.name in names) for sample in self.samples]
+        if not any(kept):
+            return self
+        samples = (replace(sample, preferences=own) for sample, own in zip(self.samples, kept, strict=True) if own)
+        return Dataset(self.name, tuple(samples))
+
 
 def load_dataset(name: str | Path) -> Dataset:
     """Load a dataset by name or from a file.
@@ -78,6 +91,10 @@ def load_dataset(name: str | Path) -> Dataset:
         name: One of these:
 
             - `"smoke"`: 40 questions that are part of the package.
+            - `"verifiable"`: 60 questions of the package, each with all wishes of `questions/verifiable.py` as its
+              preferences. `"verifiable-choose"` and `"verifiable-report"` are its halves, to choose settings on one and
+              report them on the other.
+            - `"ifeval"`: the same questions, each with an instruction of each kind of `questions/ifeval.py`.
             - `"helpsteer"`, `"truthful_qa"`, `"ultrachat"`, `"ultrafeedback"`, `"personal"` or `"prefeval"`: the whole
               set from the Hugging Face Hub, loaded with the library `datasets`. The paper uses 1,236 questions of
               HelpSteer and 3,845 of UltraChat, which its authors publish as files in the format below.
@@ -89,8 +106,8 @@ def load_dataset(name: str | Path) -> Dataset:
     """
     if str(name) in _HUB:
         return _load_from_hub(str(name))
-    if str(name) == "smoke":
-        return Dataset("smoke", parse(read_text("questions.jsonl"), "the packaged questions"))
+    if str(name) in _PACKAGED:
+        return Dataset(str(name), _PACKAGED[str(name)]())
     path = Path(name)
     try:
         text = path.read_text(encoding="utf-8-sig") if path.is_file() else None
@@ -101,9 +118,30 @@ def load_dataset(name: str | Path) -> Dataset:
         msg = f"{path} cannot be read: {error.strerror or error}. Pass a JSON or JSONL file that you may read."
         raise DatasetError(msg) from error
     if text is None:
-        msg = f"There is no dataset or file {name}. Pass a JSON or JSONL file, or one of: smoke, {', '.join(_HUB)}."
+        known = ", ".join([*_PACKAGED, *_HUB])
+        msg = f"There is no dataset or file {name}. Pass a JSON or JSONL file, or one of: {known}."
         raise DatasetError(msg)
     return Dataset(path.stem, parse(text, str(path)))
+
+
+def _smoke() -> tuple[Sample, ...]:
+    return parse(read_text("questions.jsonl"), "the packaged questions")
+
+
+def _with(preferences_at: Callable[[int], tuple[Dimension, ...]]) -> tuple[Sample, ...]:
+    """Return the packaged questions for checkable preferences, each with the preferences for its place."""
+    questions = parse(read_text("verifiable.jsonl"), "the packaged questions for wishes")
+    return tuple(replace(each, preferences=preferences_at(place)) for place, each in enumerate(questions))
+
+
+_HALF = 30  # questions of "verifiable" on which settings are chosen. The others are for reporting
+_PACKAGED: dict[str, Callable[[], tuple[Sample, ...]]] = {
+    "smoke": _smoke,
+    "verifiable": lambda: _with(wishes_for),
+    "verifiable-choose": lambda: _with(wishes_for)[:_HALF],
+    "verifiable-report": lambda: _with(wishes_for)[_HALF:],
+    "ifeval": lambda: _with(instructions_for),
+}
 
 
 def parse(text: str, source: str) -> tuple[Sample, ...]:

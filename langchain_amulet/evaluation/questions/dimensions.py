@@ -4,12 +4,22 @@ from dataclasses import dataclass
 
 from langchain_amulet.exceptions import InvalidParameterError
 
-_PAPER = ("creative", "sycophantic", "verbose", "complex", "formal", "pleasant", "concise", "uplifting")
+_PAPER = {
+    "creative": ("conventional", "Please give an imaginative and original answer."),
+    "sycophantic": ("critical", "Please flatter me, and agree with me wherever you can."),
+    "verbose": ("concise", "Please answer at great length and in many words."),
+    "complex": ("simple", "Please give an intricate answer, with advanced ideas and terms."),
+    "formal": ("informal", "Please write in a ceremonious and official tone."),
+    "pleasant": ("unpleasant", "Please answer in a friendly and agreeable way."),
+    "concise": ("verbose", "Please keep your answer short and to the point."),
+    "uplifting": ("depressing", "Please answer in a way that encourages me and lifts my mood."),
+}
+"""The adjectives of the paper's preferences, each with its opposite and a paraphrase. Both are ours."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dimension:
-    """A preference with a short name.
+    """A preference with a short name, and with what methods and scorers need to know about it.
 
     Raises:
         InvalidParameterError: The name or the text is empty.
@@ -17,6 +27,10 @@ class Dimension:
 
     name: str
     text: str
+    opposite: str | None = None
+    """An instruction that asks for the opposite. `None`: looked up in the table of opposites. `""`: there is none."""
+    paraphrase: str = ""
+    """Another wording of the text, which no method sees, for held-out likelihood. Empty: the text itself."""
 
     def __post_init__(self) -> None:
         """Check that neither field is empty."""
@@ -25,7 +39,11 @@ class Dimension:
             raise InvalidParameterError(msg)
 
 
-DIMENSIONS = {name: Dimension(name, f"Your answer should be {name} as much as possible.") for name in _PAPER}
+_FORM = "Your answer should be {} as much as possible."
+DIMENSIONS = {
+    name: Dimension(name, _FORM.format(name), _FORM.format(opposite), paraphrase)
+    for name, (opposite, paraphrase) in _PAPER.items()
+}
 """The dimensions of the paper's code, by name. The paper's main table has creative, verbose, concise and uplifting."""
 
 

@@ -43,8 +43,8 @@ def win_rate_bars(rates: Mapping[str, Mapping[str, WinRate]], title: str) -> Fig
             if method in column:
                 _bar(axes, place, column[method])
         axes.axvline(50, color="black", linewidth=0.8)
-        axes.set(xlim=(0, 100), title=_label(name), yticks=range(len(methods)), yticklabels=[*map(_label, methods)])
-    figure.suptitle(_label(title, 100))
+        axes.set(xlim=(0, 100), title=label(name), yticks=range(len(methods)), yticklabels=[*map(label, methods)])
+    figure.suptitle(label(title, 100))
     figure.supxlabel("win rate in % (a tie is half a win), with 95 % intervals", fontsize="medium")
     return figure
 
@@ -71,7 +71,7 @@ def strength_and_coherence(evaluation: Evaluation, temperature: float) -> Figure
         }
         _draw_points(axes, points, evaluation.methods)
         end = criterion.better(name)
-        axes.set(xlabel=f"{criterion.scorer_of(name)} ({end} is better)", title=_label(name))
+        axes.set(xlabel=f"{criterion.scorer_of(name)} ({end} is better)", title=label(name))
         if end == "lower":
             axes.invert_xaxis()  # better is to the right in all panels
         axes.grid(alpha=0.3)
@@ -95,7 +95,7 @@ def _draw_points(axes: Axes, points: Mapping[str, tuple[float, float]], methods:
     for name in unguarded:
         axes.annotate(f"{scales[name]:.3g}", points[name], textcoords="offset points", xytext=(4, 4), fontsize=7)
     for marker, name in zip(cycle("Ds^vPX*hdp"), (name for name in points if name not in unguarded), strict=False):
-        axes.plot(*points[name], marker=marker, linestyle="none", label=_label(f"{name} (w {scales[name]:.3g})"))
+        axes.plot(*points[name], marker=marker, linestyle="none", label=label(f"{name} (w {scales[name]:.3g})"))
 
 
 def _is_guarded(method: Method) -> bool:
@@ -127,7 +127,7 @@ def ablation_curves(criterion: Criterion, parameter: str, temperature: float) ->
         right.plot(places, cost, marker="s", markersize=4, linestyle="--", color=_COST)
         right.set_ylim(-3, 103)
         right.set_ylabel("degenerate answers in %", color=_COST)
-        axes.set(title=_label(name), xlabel=_LABELS.get(parameter, parameter))
+        axes.set(title=label(name), xlabel=_LABELS.get(parameter, parameter))
         if parameter not in _LABELS:
             axes.set_xticks(places, [each.label for each in settings], rotation=30, ha="right", fontsize=7)
     figure.suptitle(f"{parameter}, {temperature_name(temperature)}")
@@ -151,7 +151,7 @@ def parameters_to_scale() -> Figure:
     return figure
 
 
-def _label(text: str, width: int = 40) -> str:
+def label(text: str, width: int = 40) -> str:
     """Shorten a text, and escape dollars, which matplotlib takes for the beginning of a formula."""
     return textwrap.shorten(text, width, placeholder=" ...").replace("$", r"\$")
 

@@ -5,17 +5,21 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from langchain_amulet.answers.repetition import DEGENERATE_TRIGRAMS, DEGENERATE_WORDS
+from langchain_amulet.evaluation.analysis.agreement import judge_agreement, scorer_agreement
 from langchain_amulet.evaluation.analysis.comparisons import PROXIES, Criterion
 from langchain_amulet.evaluation.analysis.costs import Cost
 from langchain_amulet.evaluation.analysis.judge import Judgements
+from langchain_amulet.evaluation.analysis.local_judge import FOLLOWS
 from langchain_amulet.evaluation.analysis.statistics import WinRate
 from langchain_amulet.evaluation.methods.ablations import PARAMETERS, RANGES
 from langchain_amulet.evaluation.reports import plots
 from langchain_amulet.evaluation.reports.ablation_tables import ablation_table
+from langchain_amulet.evaluation.reports.agreement_tables import agreement_table
 from langchain_amulet.evaluation.reports.cost_tables import cost_table
 from langchain_amulet.evaluation.reports.refusal_tables import refusal_table
 from langchain_amulet.evaluation.reports.report import Example, Section
 from langchain_amulet.evaluation.reports.summaries import (
+    MAX_COLUMNS,
     difference_table,
     equal_methods_table,
     main_table,
@@ -26,8 +30,10 @@ from langchain_amulet.evaluation.reports.summaries import (
 from langchain_amulet.evaluation.reports.tables import Table, temperature_name
 from langchain_amulet.evaluation.results import Evaluation
 from langchain_amulet.evaluation.runs.answer import Answer
+from langchain_amulet.evaluation.scorers.likelihood import HELD_OUT, HELD_OUT_OPPOSITE
 from langchain_amulet.evaluation.scorers.refusals import NUM_CHARACTERS
 from langchain_amulet.evaluation.scorers.text import DEGENERATE
+from langchain_amulet.evaluation.scorers.verifiable import KEPT
 
 _REFUSALS_TEXT = (
     "Steering should not make a model answer harmful requests that it refuses without a preference. An answer counts "
@@ -35,12 +41,17 @@ _REFUSALS_TEXT = (
     "the base model, the baseline and the settings of Amulet."
 )
 
+_AGREEMENT_TEXT = (
+    "Whether an answer keeps a verifiable preference is decided by a program. A judge or a likelihood that often "
+    "prefers the answer that keeps it may be believed somewhat where no program can check."
+)
+
 _ABLATIONS_TEXT = (
     "T, eta, alpha and lambda only determine w. Settings with equal w and guards give equal answers, generated once."
 )
 
 NUM_EXAMPLES = 3
-"""Number of questions per preference in the section of examples."""
+"""Number of questions per preference in the section of examples, one if there are more than `MAX_COLUMNS` of these."""
 
 _PROXIES_TEXT = (
     "Proxies measure without a model how well an answer follows a preference: "
@@ -83,7 +94,7 @@ def _results(evaluation: Evaluation, temperature: float, baseline: str) -> Secti
         by = criterion.scorer or "proxies"
         rates = _rates(criterion, temperature, baseline)
         title = f"Win rate against {baseline} ({by}), {name}"
-        figures[_file_name("win-rates", by, name)] = plots.win_rate_bars(rates, title)
+        figures[file_name("win-rates", by, name)] = plots.win_rate_bars(rates, title)
         tables += [
             main_table(criterion, temperature),
             win_rate_table(rates, title, evaluation.methods),
@@ -91,7 +102,7 @@ def _results(evaluation: Evaluation, temperature: float, baseline: str) -> Secti
             ranking_table(criterion, temperature),
         ]
     if DEGENERATE in evaluation.scorers and Criterion(evaluation).dimensions:
-        figures[_file_name("strength", name)] = plots.strength_and_coherence(evaluation, temperature)
+        figures[file_name("strength", name)] = plots.strength_and_coherence(evaluation, temperature)
     tables += [means_table(evaluation, scorer, temperature) for scorer in evaluation.scorers]
     return Section(f"Results, {name}", _PROXIES_TEXT, figures, tables)
 
@@ -121,10 +132,29 @@ def judge_section(evaluation: Evaluation, judgements: Sequence[Judgements]) -> S
         title = f"Win rate against {each.baseline} (judge), {name}"
         rates = {dimension.name: each.win_rates(dimension.name) for dimension in evaluation.dimensions}
         note = f"Without a verdict: {each.num_unscored} of {len(each.verdicts)} pairs."
-        figures[_file_name("judge", name)] = plots.win_rate_bars(rates, title)
+        figures[file_name("judge", name)] = plots.win_rate_bars(rates, title)
         tables.append(win_rate_table(rates, title, evaluation.methods, note))
     text = "The judge compared every pair in both orders. Pairs for which it gave no clear verdict are not counted."
     return Section("Judge", text, figures, tables)
+
+
+def agreement_section(evaluation: Evaluation, judgements: Sequence[Judgements]) -> Section | None:
+    """Show how often a judge and scorers by a model agree with checkers. `None` if no answer is checked."""
+    if KEPT not in evaluation.scorers:
+        return None
+    by_temperature = {each.temperature: each for each in judgements}
+    tables = []
+    for temperature in evaluation.temperatures:
+        agreements = {
+            name: scorer_agreement(evaluation, name, temperature, checker=KEPT)
+            for name in (FOLLOWS, HELD_OUT, HELD_OUT_OPPOSITE)
+            if name in evaluation.scorers
+        }
+        if temperature in by_temperature:
+            agreements["judge"] = judge_agreement(evaluation, by_temperature[temperature], checker=KEPT)
+        if any(agreements.values()):
+            tables.append(agreement_table(agreements, KEPT, temperature))
+    return Section("Agreement with the checkers", _AGREEMENT_TEXT, {}, tables) if tables else None
 
 
 def refusals_section(evaluation: Evaluation) -> Section:
@@ -140,7 +170,7 @@ def ablations_section(evaluation: Evaluation, parameters: Sequence[str] = PARAME
     tables = []
     for criterion in _criteria(evaluation):
         for each in parameters:
-            name = _file_name("ablation", each, criterion.scorer or "proxies")
+            name = file_name("ablation", each, criterion.scorer or "proxies")
             figures[name] = plots.ablation_curves(criterion, each, temperature)
             tables.append(ablation_table(criterion, each, temperature))
     return Section("Ablations", _ABLATIONS_TEXT, figures, tables)
@@ -155,16 +185,17 @@ def examples_section(evaluation: Evaluation) -> Section:
     """Show the answers to the first questions, which are not selected, at the first temperature."""
     temperature = evaluation.temperatures[0]
     examples = []
+    num_questions = NUM_EXAMPLES if len(evaluation.dimensions) <= MAX_COLUMNS else 1
     for dimension in evaluation.dimensions:
         by_method = {
             method: evaluation.answers_of(method, dimension=dimension.name, temperature=temperature)
             for method in evaluation.distinct_methods
         }
-        examples += _examples(by_method)
+        examples += _examples(by_method, num_questions)
     return Section("Answers", f"Answers to the first questions, {temperature_name(temperature)}.", examples=examples)
 
 
-def _examples(by_method: Mapping[str, Mapping[tuple[str, str], Answer]]) -> list[Example]:
+def _examples(by_method: Mapping[str, Mapping[tuple[str, str], Answer]], num_questions: int) -> list[Example]:
     answered = [*by_method.values()]
     common = [cluster for cluster in answered[0] if all(cluster in each for each in answered)]
     return [
@@ -173,9 +204,10 @@ def _examples(by_method: Mapping[str, Mapping[tuple[str, str], Answer]]) -> list
             answered[0][cluster].preference,
             tuple((method, answers[cluster].text) for method, answers in by_method.items()),
         )
-        for cluster in common[:NUM_EXAMPLES]
+        for cluster in common[:num_questions]
     ]
 
 
-def _file_name(*parts: str) -> str:
+def file_name(*parts: str) -> str:
+    """Return a name of a file without suffix, from texts of any kind."""
     return re.sub(r"[^\w.]+", "-", "-".join(parts)).strip("-").lower()

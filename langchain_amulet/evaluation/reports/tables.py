@@ -31,7 +31,7 @@ def format_estimate(estimate: Estimate) -> str:
     """Format a mean with its standard error, rounded to two significant digits of the error."""
     if not np.isfinite(estimate.stderr) or estimate.stderr == 0:
         return f"{estimate.mean:.3g}"
-    digits = _digits(estimate.stderr)
+    digits = digits_of(estimate)
     return f"{estimate.mean:.{digits}f} ± {estimate.stderr:.{digits}f}"
 
 
@@ -40,13 +40,16 @@ def format_difference(estimate: Estimate) -> str:
     low, high = estimate.interval
     if not np.isfinite(estimate.stderr):
         return f"{estimate.mean:+.3g}"
-    digits = _digits(estimate.stderr) if estimate.stderr else 2
+    digits = digits_of(estimate)
     text = f"{estimate.mean:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
     return bold(text) if low > 0 or high < 0 else text
 
 
-def _digits(stderr: float) -> int:
-    return max(0, 1 - int(np.floor(np.log10(stderr))))
+def digits_of(estimate: Estimate) -> int:
+    """Return the number of decimals with which a mean is shown: two significant digits of its error, or 2."""
+    if not np.isfinite(estimate.stderr) or estimate.stderr == 0:
+        return 2
+    return max(0, 1 - int(np.floor(np.log10(estimate.stderr))))
 
 
 def format_rate(rate: WinRate) -> str:

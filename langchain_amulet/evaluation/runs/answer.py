@@ -27,6 +27,14 @@ class Answer:
     finish_reason: str | None
     seconds: float
     """Wall-clock time from request to answer. Other answers were generated concurrently."""
+    contrast: str = ""
+    """Text of the opposite that the answer was steered away from. Empty if the method uses none, or there is none."""
+    seed_number: int = 0
+    """0 for an answer with the first seed of the evaluation, 1 for the second, and so on."""
+    opposite: str | None = None
+    """`Dimension.opposite` of the preference. Not stored."""
+    paraphrase: str = ""
+    """`Dimension.paraphrase` of the preference. Not stored."""
 
     @property
     def cluster(self) -> tuple[str, str]:
@@ -42,18 +50,27 @@ class Answer:
         """Return the JSON object that is stored in `answers.jsonl`, where `decoding_key` is called `run`."""
         record = asdict(self)
         record["run"] = record.pop("decoding_key")
-        return record
+        return {name: record[name] for name in _STORED if name in ANSWER_FIELDS or record[name]}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Answer":
-        """Create an answer from a JSON object of `answers.jsonl`, which has all `ANSWER_FIELDS`."""
-        return cls(decoding_key=record["run"], **{name: record[name] for name in ANSWER_FIELDS if name != "run"})
+        """Create an answer from a JSON object of `answers.jsonl`, which has at least all `ANSWER_FIELDS`."""
+        values = {name: record[name] for name in _STORED if name in record}
+        return cls(decoding_key=values.pop("run"), **values)
 
 
-ANSWER_FIELDS = tuple("run" if each.name == "decoding_key" else each.name for each in fields(Answer))
-"""The fields of a record in `answers.jsonl`."""
+_NOT_STORED = ("opposite", "paraphrase")  # come from the dimension, and may be revised
+_LATER = ("contrast", "seed_number")
+_STORED = tuple(
+    "run" if each.name == "decoding_key" else each.name for each in fields(Answer) if each.name not in _NOT_STORED
+)
+ANSWER_FIELDS = tuple(name for name in _STORED if name not in _LATER)
+"""The fields of every record in `answers.jsonl`. Those that came later are stored where they are not empty."""
 
 
-def answer_key(decoding_key: str, dataset: str, sample_id: str, dimension: str, temperature: float) -> str:
-    """Return the key of an answer."""
-    return json.dumps([decoding_key, dataset, sample_id, dimension, temperature])
+def answer_key(
+    decoding_key: str, dataset: str, sample_id: str, dimension: str, temperature: float, *, seed_number: int = 0
+) -> str:
+    """Return the key of an answer. That of the first seed does not contain its number, as in the first folders."""
+    seed = [seed_number] if seed_number else []
+    return json.dumps([decoding_key, dataset, sample_id, dimension, temperature, *seed])

@@ -30,6 +30,8 @@ class Scorer:
     identity: str = ""
     """Distinguishes scorers with the same name, for example by the model that they use. Their scores are stored in
     different files."""
+    num_at_once: int = 1
+    """How many answers are scored at once, in threads, if scores are stored. Above 1, `score` must be thread-safe."""
     is_reward: bool = False
     """Whether the score alone decides which answer is better for any preference, as that of a reward model does."""
 

@@ -3,7 +3,14 @@
 from functools import cache
 from typing import Any
 
-from langchain_amulet.answers.repetition import distinct_ngrams, is_degenerate, repeated_ngrams, words_of
+from langchain_amulet.answers.repetition import (
+    STRICT_TRIGRAMS,
+    distinct_ngrams,
+    is_degenerate,
+    repeated_ngrams,
+    seq_rep_4,
+    words_of,
+)
 from langchain_amulet.evaluation.scorers.scorer import Scorer
 from langchain_amulet.exceptions import MissingExtraError
 
@@ -15,7 +22,8 @@ except ImportError as error:
     raise MissingExtraError(msg) from error
 
 TOKENS, SENTIMENT, GRADE_LEVEL, DISTINCT_2 = "tokens", "sentiment", "grade level", "distinct-2"
-REPEATED_3_GRAMS, DEGENERATE = "repeated 3-grams", "degenerate"
+REPEATED_3_GRAMS, SEQ_REP_4, DEGENERATE = "repeated 3-grams", "seq-rep-4", "degenerate"
+STRICTLY_DEGENERATE = "strictly degenerate"
 """Names of the scorers."""
 
 
@@ -27,8 +35,19 @@ def deterministic_scorers() -> list[Scorer]:
         Scorer(GRADE_LEVEL, lambda answer: grade_level(answer.text)),
         Scorer(DISTINCT_2, lambda answer: distinct_ngrams(answer.text, 2) or 0.0),  # one word has no 2-gram
         Scorer(REPEATED_3_GRAMS, lambda answer: repeated_ngrams(answer.text, 3), better="lower"),
+        Scorer(SEQ_REP_4, lambda answer: seq_rep_4(answer.text), better="lower"),
         Scorer(DEGENERATE, lambda answer: float(is_degenerate(answer.text)), better="lower"),
     ]
+
+
+def strictly_degenerate() -> Scorer:
+    """Return a scorer: 1 if more than 35 % of an answer's 3-grams of words are repeated, or it has fewer than 3 words.
+
+    The share at which readers call an answer broken is lower than `DEGENERATE_TRIGRAMS`, which the first reports used.
+    """
+    return Scorer(
+        STRICTLY_DEGENERATE, lambda answer: float(is_degenerate(answer.text, STRICT_TRIGRAMS)), better="lower"
+    )
 
 
 def sentiment(text: str) -> float:

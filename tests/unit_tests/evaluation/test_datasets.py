@@ -97,7 +97,7 @@ def test_preferences_of_one_question_have_different_names():
 
 
 def test_an_unknown_name_lists_the_names():
-    with pytest.raises(DatasetError, match="smoke, helpsteer"):
+    with pytest.raises(DatasetError, match="smoke, verifiable, .*, helpsteer"):
         load_dataset("no such set")
 
 
@@ -187,3 +187,12 @@ COUNTS = {
 @pytest.mark.parametrize("name", COUNTS)
 def test_published_files_have_the_published_counts(name, data_dir):
     assert len(load_dataset(data_dir / name)) == COUNTS[name]
+
+
+def test_a_dataset_may_keep_some_of_its_own_preferences():
+    verifiable = load_dataset("verifiable-choose")
+    some = verifiable.only(["french", "pirate", "creative"])
+    assert {tuple(each.name for each in sample.preferences) for sample in some.samples} == {("french", "pirate")}
+    assert [sample.question for sample in some.samples] == [sample.question for sample in verifiable.samples]
+    for unchanged in (verifiable.only([]), verifiable.only(["creative"])):
+        assert unchanged == verifiable

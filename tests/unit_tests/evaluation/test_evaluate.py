@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+import threading
 from collections import defaultdict
 from contextlib import nullcontext
 from dataclasses import replace
@@ -27,6 +28,7 @@ from langchain_amulet.evaluation import (
     beam_search,
     best_of,
     evaluate,
+    likelihood_scorers,
     paper_methods,
     realigned,
 )
@@ -194,6 +196,37 @@ def test_scorers_with_different_identity_store_their_scores_separately(run):
     one, other = scorer(1), scorer(2)
     assert set(run(scorers=[one]).scores["reward"].values()) == {1.0}
     assert set(run(scorers=[other]).scores["reward"].values()) == {2.0}
+
+
+def test_answers_that_are_scored_at_once_get_the_scores_of_one_by_one(run):
+    meeting = threading.Barrier(4, timeout=20)
+
+    def score(answer):
+        meeting.wait()  # passes only if four answers are scored at once
+        return LENGTH.score(answer)
+
+    methods = paper_methods()[:2]  # with 16 answers
+    at_once = Scorer("at once", score, is_stored=True, num_at_once=4)
+    evaluation = run(methods, scorers=[LENGTH, at_once])
+    assert [*evaluation.scores["at once"].items()] == [*evaluation.scores["length"].items()]
+
+
+def test_likelihoods_of_many_answers_equal_those_of_each_alone(run, llm):
+    evaluation = run(paper_methods()[:3], scorers=likelihood_scorers(llm, PROTOCOL.system))
+    assert len(evaluation.answers) > 16
+    for scorer in likelihood_scorers(llm, PROTOCOL.system):
+        for answer in evaluation.answers:
+            stored = evaluation.scores[scorer.name][answer.score_key]
+            assert stored == (None if stored is None else pytest.approx(scorer.score(answer), abs=1e-5))
+
+
+def test_scorers_see_paraphrase_and_opposite_which_are_not_stored(run, tmp_path):
+    seen = set()
+    scorer = Scorer("spy", lambda answer: seen.add((answer.dimension, answer.opposite, answer.paraphrase)) or 1.0)
+    run(paper_methods()[:2], dimensions=[replace(BRIEF, opposite="Be long.", paraphrase="Shortly.")], scorers=[scorer])
+    run(paper_methods()[:2], dimensions=[replace(BRIEF, opposite="", paraphrase="Tersely.")], scorers=[scorer])
+    assert seen == {("concise", "Be long.", "Shortly."), ("concise", "", "Tersely.")}
+    assert "paraphrase" not in (tmp_path / "run" / "answers.jsonl").read_text("utf-8")
 
 
 def test_a_scorer_may_have_a_limit(run):

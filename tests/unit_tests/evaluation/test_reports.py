@@ -11,8 +11,10 @@ from markupsafe import escape
 from typer.testing import CliRunner
 
 from langchain_amulet import cli
+from langchain_amulet.cli import evaluation_parts
 from langchain_amulet.evaluation import (
     Dataset,
+    Dimension,
     Experiment,
     Method,
     Protocol,
@@ -244,7 +246,7 @@ def test_texts_are_escaped_in_reports(tmp_path):
 def test_any_name_works_in_figures_and_file_names(name):
     figure = win_rate_bars({name: {name: win_rate([1.0], ["q"])}}, name)
     assert as_svg(figure)
-    assert re.fullmatch(r"[\w.-]+", sections._file_name("win-rates", name))
+    assert re.fullmatch(r"[\w.-]+", sections.file_name("win-rates", name))
 
 
 def test_every_ablation_has_a_table(tmp_path):
@@ -297,7 +299,7 @@ def test_preferences_without_a_proxy_have_no_ablation_table(tmp_path):
 
 
 def test_the_command_writes_a_report(tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "_chat_model", lambda _: tiny_llm())
+    monkeypatch.setattr(evaluation_parts, "chat_model", lambda _: tiny_llm())
     questions = tmp_path / "questions.jsonl"
     questions.write_text(json.dumps({"index": 1, "question": "Why?"}) + "\n", "utf-8")
     arguments = ["eval", str(questions), "--folder", str(tmp_path / "run"), "--method", "base", "--method", "pref",
@@ -318,7 +320,7 @@ def test_options_reach_the_experiment(monkeypatch):
     experiments = []
     monkeypatch.setattr(Experiment, "run", lambda self: experiments.append(self) or None)
     monkeypatch.setattr(RewardModel, "load", lambda _: None)
-    monkeypatch.setattr(cli, "_judge", lambda _: referee(longer))
+    monkeypatch.setattr(evaluation_parts, "judge", lambda _: referee(longer))
     arguments = ["eval", "--model", "m", "--temperature", "0", "--temperature", "0.7", "--top-p", "0.8", "--seed", "3",
                  "--limit", "2", "--search-limit", "1", "--num-at-once", "5", "--max-tokens", "9", "--ablation", "all",
                  "--ablation-limit", "4", "--reward-model", "armorm", "--reward-model", "skywork", "--judge", "x:y",
@@ -364,3 +366,15 @@ def test_errors_of_the_command_precede_all_answers(arguments, message, tmp_path,
     assert result.exit_code == 2
     assert message in result.output
     assert [*tmp_path.iterdir()] == []
+
+
+def test_a_table_of_many_preferences_has_a_row_for_each(tmp_path):
+    many = [Dimension(f"preference {i}", "Be brief.") for i in range(9)]
+    evaluation = evaluate(
+        QUESTIONS, [saying("pref", 5), saying("more", 9)], [TOKENS],
+        llm=tiny_llm(), folder=tmp_path, dimensions=many, protocol=Protocol(),
+    )  # fmt: skip
+    table = means_table(evaluation, "tokens", 0.0)
+    assert table.header == ("preference", "pref", "more")
+    assert table.rows == (*((each.name, "5", "9") for each in many), ("questions", "2", "2"))
+    assert len(sections.examples_section(evaluation).examples) == len(many)

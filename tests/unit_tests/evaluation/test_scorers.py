@@ -1,6 +1,7 @@
 """Scorers and costs, against counts by hand, plain forward passes and direct calls of transformers."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,18 @@ import torch
 from langchain_core.messages import AIMessage
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
-from langchain_amulet.evaluation import Method, RewardModel, deterministic_scorers, log_perplexity, preference_evidence
+from langchain_amulet import ChatAmulet
+from langchain_amulet.evaluation import (
+    Method,
+    RewardModel,
+    deterministic_scorers,
+    held_out_against_opposite,
+    held_out_likelihood,
+    likelihood_scorers,
+    log_perplexity,
+    preference_evidence,
+    preference_nll,
+)
 from langchain_amulet.evaluation.analysis.costs import measure
 from langchain_amulet.evaluation.methods.method import paper_methods
 from langchain_amulet.evaluation.methods.search import beam_search
@@ -20,8 +32,10 @@ from langchain_amulet.evaluation.scorers.text import (
     is_degenerate,
     repeated_ngrams,
     sentiment,
+    seq_rep_4,
+    words_of,
 )
-from langchain_amulet.exceptions import ChatTemplateError, InvalidParameterError, ModelLoadError
+from langchain_amulet.exceptions import ChatTemplateError, EngineMemoryError, InvalidParameterError, ModelLoadError
 from tests.fakes.chat_templates import byte_tokenizer
 from tests.fakes.evaluations import answer, tiny_llm
 from tests.fakes.models import SIZES, tiny_model
@@ -31,6 +45,14 @@ def test_ngrams_are_counted_over_words():
     assert distinct_ngrams("The cat, the CAT, the dog.", 2) == pytest.approx(3 / 5)
     assert repeated_ngrams("a b a b a b", 3) == pytest.approx(0.5)
     assert distinct_ngrams("one", 2) is None
+    assert seq_rep_4("a b c a b c a b c") == pytest.approx(3 / 6)
+    assert seq_rep_4("one two three") is None
+
+
+def test_vowel_signs_do_not_split_words():
+    assert words_of("Wir hören's, \u0905\u091a\u094d\u091b\u0940 \u0928\u0940\u0902\u0926\u0964") == [
+        "wir", "h\u00f6ren's", "\u0905\u091a\u094d\u091b\u0940", "\u0928\u0940\u0902\u0926",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -77,6 +99,83 @@ def test_perplexity_and_evidence_equal_plain_forward_passes():
     assert log_perplexity(llm, "Help.").score(said) == pytest.approx(-expected["base"], abs=1e-4)
     assert preference_evidence(llm, "Help.").score(said) == pytest.approx(expected["pref"] - expected["base"], abs=1e-4)
     assert log_perplexity(llm, "Help.").score(answer(" ")) is None
+
+
+PARAPHRASED = replace(answer("So it is."), paraphrase="Keep it short.", opposite="Be long.")
+
+
+def mean_log_prob(llm, said, preference):
+    """By the public method for one preference, and for none."""
+    preferences = [preference] if preference else []
+    log_probs = llm.token_logprobs([("system", "Help."), ("human", said.question)], said.text, preferences)
+    return sum(log_probs) / len(log_probs)
+
+
+def test_held_out_scores_compare_a_paraphrase_with_no_preference_and_with_the_opposite():
+    llm = tiny_llm()
+    base, pref, held_out, opposite = (
+        mean_log_prob(llm, PARAPHRASED, text) for text in ("", "Be brief.", "Keep it short.", "Be long.")
+    )
+    assert held_out_likelihood(llm, "Help.").score(PARAPHRASED) == pytest.approx(held_out - base)
+    assert held_out_against_opposite(llm, "Help.").score(PARAPHRASED) == pytest.approx(held_out - opposite)
+    assert preference_nll(llm, "Help.").score(PARAPHRASED) == pytest.approx(-pref)
+    assert len({base, pref, held_out, opposite}) == 4
+
+
+def test_a_preference_without_paraphrase_counts_by_its_own_text():
+    llm, plain = tiny_llm(), answer("So it is.")
+    expected = mean_log_prob(llm, plain, "Be brief.") - mean_log_prob(llm, plain, "")
+    assert held_out_likelihood(llm, "Help.").score(plain) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("opposite", ["", None])
+def test_a_preference_without_opposite_has_no_score_against_it(opposite):
+    unknown = replace(PARAPHRASED, preference="Mention the river Oker.", opposite=opposite)
+    assert held_out_against_opposite(tiny_llm(), "Help.").score(unknown) is None
+
+
+def test_answers_without_text_or_preference_have_no_likelihood_scores():
+    llm = tiny_llm()
+    assert [each.score(answer(" ")) for each in likelihood_scorers(llm, "Help.")] == [None] * 3
+    without = [each.score(answer("So.", preference="")) for each in likelihood_scorers(llm, "Help.")]
+    assert without == [None, None, pytest.approx(-mean_log_prob(llm, answer("So."), ""))]
+
+
+def test_several_likelihood_scorers_read_an_answer_once_per_prompt(monkeypatch):
+    asked = []
+
+    def token_logprobs(_llm, _messages, response, preferences):
+        asked.append((response, *preferences))
+        return [-1.0, -2.0]
+
+    monkeypatch.setattr(ChatAmulet, "token_logprobs", token_logprobs)
+    for scorer in likelihood_scorers(tiny_llm(), "Help."):
+        for said in (PARAPHRASED, replace(PARAPHRASED, key="of another method")):
+            scorer.score(said)
+    assert sorted(asked) == [
+        (PARAPHRASED.text, *each) for each in ((), ("Be brief.",), ("Be long.",), ("Keep it short.",))
+    ]
+
+
+def test_a_likelihood_that_failed_is_computed_again(monkeypatch):
+    outcomes = [EngineMemoryError("full"), [-1.0, -2.0]]
+
+    def token_logprobs(*_):
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(ChatAmulet, "token_logprobs", token_logprobs)
+    scorer = preference_nll(tiny_llm(), "Help.")
+    with pytest.raises(EngineMemoryError):
+        scorer.score(PARAPHRASED)
+    assert scorer.score(PARAPHRASED) == 1.5
+
+
+def test_scores_by_different_models_are_stored_apart():
+    names = {preference_nll(ChatAmulet(model=model), "Help.").identity for model in ("a/one", "a/two")}
+    assert names == {"a/one", "a/two"}
 
 
 def classifier(num_rewards: int) -> LlamaForSequenceClassification:

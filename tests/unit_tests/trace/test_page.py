@@ -7,7 +7,8 @@ from html import unescape
 import pytest
 from typer.testing import CliRunner
 
-from langchain_amulet import ChatAmulet, cli, cli_trace
+from langchain_amulet import ChatAmulet, cli
+from langchain_amulet.cli import trace as cli_trace
 from langchain_amulet.trace import Trace, render_trace
 from tests.fakes.chat_templates import byte_tokenizer
 from tests.fakes.models import tiny_model

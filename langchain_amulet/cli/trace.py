@@ -6,37 +6,33 @@ from typing import Annotated, Any, Literal
 import typer
 from pydantic import ValidationError
 
+from langchain_amulet.cli.app import app, option
 from langchain_amulet.exceptions import AmuletError
 
 
-def _option(text: str) -> Any:
-    return typer.Option(help=text)
-
-
+@app.command("trace")
 def trace_command(  # noqa: PLR0913 - options
     question: Annotated[str, typer.Argument(help="What to ask.")],
     *,
     preference: Annotated[
-        list[str] | None, _option("How to answer, in plain words. Several share one prompt. Default: a plain answer.")
+        list[str] | None, option("How to answer, in plain words. Several share one prompt. Default: a plain answer.")
     ] = None,
     opposite: Annotated[
-        str | None, _option("The opposite of the preference, for --contrast opposite. Default: from a table.")
+        str | None, option("The opposite of the preference, for --contrast opposite. Default: from a table.")
     ] = None,
-    model: Annotated[
-        str | None, _option("Hub id, folder or GGUF file of the model. Default: the packaged one.")
-    ] = None,
-    scale: Annotated[float | None, _option("Guidance scale: 1 is plain prompting.")] = None,
+    model: Annotated[str | None, option("Hub id, folder or GGUF file of the model. Default: the packaged one.")] = None,
+    scale: Annotated[float | None, option("Guidance scale: 1 is plain prompting.")] = None,
     contrast: Annotated[
-        Literal["base", "neutral", "opposite"] | None, _option("What the answer is steered away from beyond scale 1.")
+        Literal["base", "neutral", "opposite"] | None, option("What the answer is steered away from beyond scale 1.")
     ] = None,
     plausibility: Annotated[
-        float | None, _option("Least probability of a token, as a share of the likeliest's.")
+        float | None, option("Least probability of a token, as a share of the likeliest's.")
     ] = None,
-    max_kl: Annotated[float | None, _option("Largest move of a token's distribution, in nats.")] = None,
-    temperature: Annotated[float | None, _option("Sampling temperature. 0 is greedy.")] = None,
-    max_tokens: Annotated[int, _option("Largest length of the answer, in tokens.")] = 128,
-    seed: Annotated[int, _option("Seed of sampling.")] = 0,
-    output: Annotated[Path, _option("The HTML page to write.")] = Path("trace.html"),
+    max_kl: Annotated[float | None, option("Largest move of a token's distribution, in nats.")] = None,
+    temperature: Annotated[float | None, option("Sampling temperature. 0 is greedy.")] = None,
+    max_tokens: Annotated[int, option("Largest length of the answer, in tokens.")] = 128,
+    seed: Annotated[int, option("Seed of sampling.")] = 0,
+    output: Annotated[Path, option("The HTML page to write.")] = Path("trace.html"),
 ) -> None:
     """Answer a question, and write a page that shows what steering changed, token by token."""
     try:

@@ -101,8 +101,8 @@ def _curve(nats: Sequence[float], mean: float) -> dict[str, Any]:
 
 def _data(tokens: Sequence[TokenTrace], *, has_contrast: bool, is_guarded: bool) -> dict[str, Any]:
     """Return what the page's script shows of each token."""
-    columns = ["base", "prompted", *(["contrast"] if has_contrast else [])]
-    columns += [*(["unguarded"] if is_guarded else []), "realigned"]
+    shown = {"realigned": True, "prompted": True, "base": True, "contrast": has_contrast, "unguarded": is_guarded}
+    columns = [name for name, is_shown in shown.items() if is_shown]
     header = ["Token", *(("steered" if name == "realigned" else name) for name in columns)]
     return {
         "header": header,

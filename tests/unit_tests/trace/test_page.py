@@ -65,7 +65,7 @@ def test_the_data_hold_the_alternatives_of_each_token():
     first, second = shown["candidates"]
     assert (first["text"], first["tags"]) == ("a", ["drawn", "choice of base"])
     assert (second["text"], second["tags"]) == ("␣b", ["choice of prompted, unguarded", "removed"])
-    assert second["cells"] == ["25 %", "25 %", "12.5 %", "0"]
+    assert second["cells"] == ["0", "25 %", "25 %", "12.5 %"]
     assert (
         shown["facts"]
         == "moved by 0.2 nats; gain 2; prompting gives “␣b”; guards removed 1 likely token (12 % of the probability)"
@@ -73,7 +73,7 @@ def test_the_data_hold_the_alternatives_of_each_token():
 
 
 def test_only_columns_that_say_something_are_shown():
-    assert data_of(render_trace(trace_of(token("a"))))["header"] == ["Token", "base", "prompted", "steered"]
+    assert data_of(render_trace(trace_of(token("a"))))["header"] == ["Token", "steered", "prompted", "base"]
     contrasted = trace_of(token("a", candidate(1, "b", contrast=0.1)))
     assert "contrast" not in data_of(render_trace(contrasted))["header"], "the drawn tokens decide"
 
@@ -124,13 +124,13 @@ def test_the_command_writes_the_page(run):
     assert f"of 8 tokens differ from prompting.\n{page}" in result.output
     text = page.read_text(encoding="utf-8")
     assert ["Be brief." in text, "Why?" in text, "Be long." in text] == [True, True, False]
-    assert data_of(text)["header"] == ["Token", "base", "prompted", "contrast", "unguarded", "steered"]
+    assert data_of(text)["header"] == ["Token", "steered", "prompted", "base", "contrast", "unguarded"]
 
 
 def test_the_command_traces_a_plain_answer_too(run):
     result, page = run("--temperature", "1")
     assert (result.exit_code, "Moved by 0.00 nats per token" in result.output) == (0, True)
-    assert data_of(page.read_text(encoding="utf-8"))["header"] == ["Token", "base", "prompted", "steered"]
+    assert data_of(page.read_text(encoding="utf-8"))["header"] == ["Token", "steered", "prompted", "base"]
 
 
 @pytest.mark.parametrize(

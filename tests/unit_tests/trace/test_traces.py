@@ -5,10 +5,11 @@ import json
 import pytest
 from langchain_core.caches import InMemoryCache
 from langchain_core.messages import AIMessage
+from langchain_core.tracers.base import BaseTracer
 
 from langchain_amulet import ChatAmulet, Preference, RealignmentConfig
 from langchain_amulet.exceptions import InvalidParameterError
-from langchain_amulet.trace import Trace
+from langchain_amulet.trace import Trace, render_trace
 from tests.fakes.chat_templates import byte_tokenizer
 from tests.fakes.models import tiny_model
 from tests.fakes.roomy import saying, tokenizer_of
@@ -147,3 +148,24 @@ def test_the_cache_of_answers_tells_traced_ones_apart():
     llm.invoke(QUESTION, preference=BRIEF)
     assert Trace.of(llm.invoke(QUESTION, preference=BRIEF, trace=True)).tokens
     assert Trace.of(chat(cache=llm.cache, trace=True).invoke(QUESTION, preference=BRIEF)).tokens
+
+
+def test_no_text_of_a_preference_or_its_opposite_is_in_a_trace():
+    secrets = Preference("Zanzibarize it.", opposite="Quixotize it.")
+    tracer = FakeTracer()
+    message = chat().invoke(QUESTION, {"callbacks": [tracer]}, preference=secrets, trace=True)
+    trace = Trace.of(message)
+    seen = f"{message!r} {trace!r} {tracer.runs} {render_trace(trace)} {chat(trace=True)!r}"
+    assert not [word for word in ("anzibar", "uixot") if word in seen]
+    assert "trace_summary" in str(tracer.runs), "else nothing was seen"
+
+
+class FakeTracer(BaseTracer):
+    """Keeps every run, as LangSmith's tracer would send it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runs: list[dict] = []
+
+    def _persist_run(self, run):
+        self.runs.append(run.model_dump())

@@ -183,9 +183,10 @@ class TraceWriter:
         )
 
     def _candidate(self, candidate: Any) -> Candidate:
-        token_id, *probabilities = candidate
+        token_id, *values = candidate
         text = self._spell(token_id).decode(errors="backslashreplace")  # the token may be part of a character
-        return Candidate(token_id, text, *(None if each is None else _number(each) for each in probabilities))
+        probabilities: list[Any] = [None if each is None else _number(each) for each in values]
+        return Candidate(token_id, text, *probabilities)
 
 
 def _number(value: float) -> float:

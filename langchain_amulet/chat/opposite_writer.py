@@ -183,6 +183,8 @@ class _Writer:
             score_response(self._loaded, _question(probe), answer, pair, self._probing)
             for probe, answer in zip(_PROBES, answers, strict=True)
         ]
+        own: float
+        other: float
         own, other = torch.tensor([mean_gains(each.result()) for each in scored]).mean(dim=0).tolist()
         return own - max(other, 0.0) >= MIN_MARGIN and own - other >= MIN_SHARE * own
 

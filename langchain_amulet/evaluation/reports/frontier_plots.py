@@ -45,7 +45,9 @@ def frontier_plot(frontier: Frontier) -> Figure:
 def _draw(axes: Axes, frontier: Frontier, scorer: str) -> None:
     markers = cycle("osD^vPX*hdp")
     for curve, by_scale in _curves(frontier).items():
-        points = {w: _point(frontier, scorer, name) for w, name in sorted(by_scale.items())}
+        points: dict[float | None, _Point | None] = {
+            w: _point(frontier, scorer, name) for w, name in sorted(by_scale.items())
+        }
         found = {w: each for w, each in points.items() if each is not None}
         name = f"{curve.contrast} contrast, {curve.guards}"
         if found:

@@ -10,6 +10,7 @@ from langchain_core.messages import AIMessage
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from langchain_amulet import ChatAmulet
+from langchain_amulet.answers.repetition import distinct_ngrams, is_degenerate, repeated_ngrams, seq_rep_4, words_of
 from langchain_amulet.evaluation import (
     Method,
     RewardModel,
@@ -26,15 +27,7 @@ from langchain_amulet.evaluation.methods.method import paper_methods
 from langchain_amulet.evaluation.methods.search import beam_search
 from langchain_amulet.evaluation.reports.cost_tables import cost_table
 from langchain_amulet.evaluation.scorers.reward_models import ArmoRM
-from langchain_amulet.evaluation.scorers.text import (
-    distinct_ngrams,
-    grade_level,
-    is_degenerate,
-    repeated_ngrams,
-    sentiment,
-    seq_rep_4,
-    words_of,
-)
+from langchain_amulet.evaluation.scorers.text import grade_level, sentiment
 from langchain_amulet.exceptions import ChatTemplateError, EngineMemoryError, InvalidParameterError, ModelLoadError
 from tests.fakes.chat_templates import byte_tokenizer
 from tests.fakes.evaluations import answer, tiny_llm

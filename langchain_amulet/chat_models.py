@@ -221,7 +221,8 @@ class ChatAmulet(LocalChatModel):
             preference: As in a call; `None` or `[]` asks for a plain answer. Default: the field `preference`.
 
         Returns:
-            One prompt per stream, the base stream first; a single one if `plan_streams` finds that one is enough.
+            One prompt per stream, in the order of `plan_streams`: the caller's own first, if it is one of them. Only
+            one if that is enough.
         """
         resolved = self.preference_settings.default if preference is _UNSET else resolve(preference)
         return prompts_of(self.load(), self._messages(messages), resolved, self._settings({}))

@@ -49,7 +49,7 @@ class StreamPlan(NamedTuple):
     @property
     def is_plain(self) -> bool:
         """Whether the caller's own prompt is the only stream."""
-        return self == BASE_PLAN
+        return [stream.kind for stream in self.streams] == ["base"]
 
 
 BASE_PLAN = StreamPlan((Stream("base", ()),), StreamCoefficients((1.0,), (1.0,), (1.0,)))
@@ -58,13 +58,13 @@ BASE_PLAN = StreamPlan((Stream("base", ()),), StreamCoefficients((1.0,), (1.0,),
 
 class _Wish(NamedTuple):
     text: str
-    opposite: str | None
+    opposite: str  # empty if it has none
     gain: float
 
 
 class _Step(NamedTuple):
     wishes: tuple[_Wish, ...]
-    size: float  # of the gain, above 0
+    size: float  # by how much its gain exceeds the next one, above 0
 
 
 def plan_streams(
@@ -95,9 +95,9 @@ def plan_streams(
     Args:
         preferences: The user's preferences, in the order in which a prompt lists them.
         realignment: Its guidance scale w and its contrast.
-        max_streams: The maximum number of streams. If more are needed, the closest gains are treated as equal, then
-            the contrast is the caller's prompt, and then the weaker ones of likes and dislikes are left out; with a
-            warning.
+        max_streams: The maximum number of streams. If more are needed, the closest gains are treated as equal, 0 among
+            them, with a warning. Before that leaves out all likes or all dislikes, the caller's prompt becomes the
+            contrast.
         max_gain: Larger gains are lowered to it.
 
     Raises:
@@ -116,7 +116,7 @@ def plan_streams(
 def _wish(preference: Preference, realignment: RealignmentConfig, max_gain: float) -> _Wish:
     gain = preference.weight * realignment.guidance_scale
     limited = math.copysign(min(abs(gain), max_gain), gain)
-    opposite = opposite_of(preference) if realignment.contrast == "opposite" else None
+    opposite = (opposite_of(preference) or "").strip() if realignment.contrast == "opposite" else ""
     if limited < 0 and opposite:
         return _Wish(opposite, preference.text, -limited)
     return _Wish(preference.text, opposite, limited)
@@ -157,7 +157,8 @@ def _texts(step: _Step) -> tuple[str, ...]:
 def _contrast_texts(step: _Step, contrast: Contrast) -> tuple[str, ...]:
     if contrast == "neutral":
         return (NEUTRAL_INSTRUCTION,)
-    return tuple(wish.opposite for wish in step.wishes if wish.opposite)
+    opposites = tuple(wish.opposite for wish in step.wishes if wish.opposite)
+    return opposites if contrast == "opposite" else ()
 
 
 def _levels(steps: list[_Step]) -> list[float]:
@@ -204,19 +205,19 @@ def _merged(likes: list[_Step], dislikes: list[_Step], contrast: Contrast, max_s
     )
     warn_caller(msg)
     while len(plan.streams) > max_streams:
-        if divided := [steps for steps in (dislikes, likes) if len(steps) > 1]:
-            _merge_smallest(min(divided, key=lambda steps: min(step.size for step in steps)))
-        elif contrast != "base":
-            contrast = "base"
+        min_steps = 1 if contrast == "base" else 2  # a side that loses its only step is left out
+        if sides := [steps for steps in (dislikes, likes) if len(steps) >= min_steps]:
+            _merge_smallest(min(sides, key=lambda steps: min(step.size for step in steps)))
         else:
-            min(dislikes, likes, key=lambda steps: steps[0].size).clear()
+            contrast = "base"
         plan = _planned(likes, dislikes, contrast)
     return plan
 
 
 def _merge_smallest(steps: list[_Step]) -> None:
-    """Add the smallest step in place to the next weaker one, or to the last one."""
+    """Add the smallest step in place to the next weaker one, or to the last one; an only step is removed."""
     index = min(range(len(steps)), key=lambda i: steps[i].size)
     size = steps.pop(index).size
-    neighbour = min(index, len(steps) - 1)
-    steps[neighbour] = steps[neighbour]._replace(size=steps[neighbour].size + size)
+    if steps:
+        neighbour = min(index, len(steps) - 1)
+        steps[neighbour] = steps[neighbour]._replace(size=steps[neighbour].size + size)

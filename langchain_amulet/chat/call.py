@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from langchain_amulet.memory.access import num_deletions
 from langchain_amulet.models.registry import LoadedModel
 from langchain_amulet.personalization.resolved import ResolvedPreferences, preferences_of
 from langchain_amulet.realignment import RealignmentConfig
-from langchain_amulet.stream_plan import BASE_PLAN, StreamPlan, plan_streams
+from langchain_amulet.stream_plan import StreamPlan, plan_streams
 from langchain_amulet.structured.output_spec import OutputSpec, instructions
 
 _END_OF_REASONING = "</think>\n\n"
@@ -75,11 +76,11 @@ def prepare_call(
     """
     plan = plan_of(loaded, resolved, settings)
     prompts = render(loaded, messages, plan, settings)
-    own_prompt = prompts[0] if plan.streams[0].kind == "base" else render(loaded, messages, BASE_PLAN, settings)[0]
+    own_prompt = _own_prompt(loaded, messages, plan, prompts, settings)
     open_tag = opened_reasoning(_text(loaded, own_prompt[-_NUM_TAIL_TOKENS:]))
 
     def base_prompt(beginning: Sequence[BaseMessage]) -> list[int]:
-        return own_prompt if list(beginning) == list(messages) else render(loaded, beginning, BASE_PLAN, settings)[0]
+        return own_prompt if list(beginning) == list(messages) else render_stream(loaded, beginning, (), settings)
 
     request = Request(
         prompts,
@@ -124,8 +125,16 @@ def _answer(
 
 
 def plan_of(loaded: LoadedModel, resolved: ResolvedPreferences, settings: CallSettings) -> StreamPlan:
-    """Return the plan of prompt streams of a call. Preferences that consist of control tokens only have no effect."""
-    effective = [each for each in preferences_of(resolved) if loaded.renderer.clean(each.text)]
+    """Return the plan of prompt streams of a call.
+
+    Preferences that consist of control tokens only have no effect, and such opposites are none.
+    """
+    clean = loaded.renderer.clean
+    effective = [
+        replace(each, opposite="") if each.opposite and not clean(each.opposite) else each
+        for each in preferences_of(resolved)
+        if clean(each.text)
+    ]
     max_gain = math.inf if settings.is_steered else 1.0
     return plan_streams(effective, settings.realignment, max_streams=settings.max_streams, max_gain=max_gain)
 
@@ -140,6 +149,18 @@ def render(
 ) -> list[list[int]]:
     """Return the token ids of each stream's prompt, in the order of the plan; errors as for `render_stream`."""
     return [render_stream(loaded, messages, stream.texts, settings) for stream in plan.streams]
+
+
+def _own_prompt(
+    loaded: LoadedModel,
+    messages: Sequence[BaseMessage],
+    plan: StreamPlan,
+    prompts: Sequence[list[int]],
+    settings: CallSettings,
+) -> list[int]:
+    """Return the caller's own prompt, without preferences: one of the plan's prompts, or rendered if it is not."""
+    own = (prompt for stream, prompt in zip(plan.streams, prompts, strict=True) if stream.kind == "base")
+    return next(own, None) or render_stream(loaded, messages, (), settings)
 
 
 @shielded(failed_rendering)
@@ -184,8 +205,10 @@ def _text(loaded: LoadedModel, token_ids: Sequence[int]) -> str:
 
 def _metadata(plan: StreamPlan, realignment: RealignmentConfig) -> dict[str, Any]:
     """Return what `response_metadata["amulet"]` reports about the realignment."""
+    is_combined = len(plan.streams) > 1
     return {
         "guidance_scale": 0.0 if plan.is_plain else realignment.guidance_scale,
         "num_streams": len(plan.streams),
-        **(realignment.active_guards if len(plan.streams) > 1 else {}),
+        **({"contrast": realignment.contrast} if is_combined and realignment.contrast != "base" else {}),
+        **(realignment.active_guards if is_combined else {}),
     }

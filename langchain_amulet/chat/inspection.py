@@ -19,7 +19,7 @@ from langchain_amulet.prompts.encoding import encode
 def prompts_of(
     loaded: LoadedModel, messages: Sequence[BaseMessage], resolved: ResolvedPreferences, settings: CallSettings
 ) -> list[list[int]]:
-    """Return the token ids of the prompts that a call would run, the base stream first."""
+    """Return the token ids of the prompts that a call would run, in the order of the plan."""
     return render(loaded, messages, plan_of(loaded, resolved, settings), settings)
 
 

@@ -93,6 +93,14 @@ def evaluate_command(  # noqa: PLR0913 - options
             _SCORES,
         ),
     ] = None,
+    num_chosen: Annotated[
+        int | None,
+        option(
+            "Run all methods on datasets such as verifiable-choose only, and on the others, such as verifiable-report, "
+            "the best of this number of steering methods. Default: all methods on all.",
+            _METHODS,
+        ),
+    ] = None,
     scoring_limit: Annotated[
         int | None, option("Number of questions of each dataset for --scoring-model. Default: all.", _SCORES)
     ] = None,
@@ -139,6 +147,7 @@ def evaluate_command(  # noqa: PLR0913 - options
             judge=parts.judge(judge) if judge else None,
             scoring_llm=parts.chat_model(scoring_model) if scoring_model else None,
             scoring_limit=scoring_limit,
+            num_chosen=num_chosen,
             perplexity_limit=perplexity_limit,
             ablations=evaluation.PARAMETERS if ablation == ["all"] else ablation or [],
             ablation_limit=ablation_limit,

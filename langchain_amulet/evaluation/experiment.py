@@ -9,6 +9,7 @@ from langchain_core.language_models import BaseChatModel
 
 from langchain_amulet.chat_models import ChatAmulet
 from langchain_amulet.evaluation.analysis.costs import Cost, measure
+from langchain_amulet.evaluation.analysis.frontier import CHOOSE, REPORT
 from langchain_amulet.evaluation.analysis.judge import Judge, Judgements, PairwiseJudge
 from langchain_amulet.evaluation.analysis.local_judge import LocalJudge
 from langchain_amulet.evaluation.evaluator import evaluate
@@ -19,6 +20,7 @@ from langchain_amulet.evaluation.questions.datasets import Dataset
 from langchain_amulet.evaluation.questions.dimensions import Dimension, as_dimension
 from langchain_amulet.evaluation.questions.verifiable import WISHES
 from langchain_amulet.evaluation.reports import sections
+from langchain_amulet.evaluation.reports.frontier_section import chosen_methods, frontier_section
 from langchain_amulet.evaluation.reports.report import Report, Section
 from langchain_amulet.evaluation.results import Evaluation
 from langchain_amulet.evaluation.runs.folder import JsonlRecords, locked
@@ -58,6 +60,9 @@ class Experiment:
     scoring_limit: int | None = None
     """Score by `scoring_llm`, and one by one by a local judge, only the answers to the first questions of each dataset.
     `None` scores all."""
+    num_chosen: int | None = None
+    """Run all methods on the datasets whose names end in `-choose` only. On the others, run those without steering and
+    the best of this number of steering methods. `None` runs all methods on all datasets."""
     perplexity_limit: int | None = None
     """Score the perplexity of answers to the first questions of each dataset. It needs a forward pass per answer.
     `None` scores all, 0 none."""
@@ -82,6 +87,8 @@ class Experiment:
         if self.has_refusals and all(method.uses_preference for method in self.methods):
             msg = "Refusals are compared with a method without preference, such as base; add it to the methods."
             raise InvalidParameterError(msg)
+        if self.num_chosen is not None:
+            self._check_halves(self.num_chosen)
         if self.ablation_limit < 1 or (self.perplexity_limit or 0) < 0:
             msg = (
                 f"ablation_limit must be at least 1, got {self.ablation_limit}, and perplexity_limit must be None "
@@ -90,6 +97,15 @@ class Experiment:
             raise InvalidParameterError(msg)
         for parameter in self.ablations:
             ablation(parameter)
+
+    def _check_halves(self, num_chosen: int) -> None:
+        are_for_choosing = {each.name.endswith(CHOOSE) for each in self.datasets}
+        if num_chosen < 1 or len(are_for_choosing) == 1:
+            msg = (
+                f"num_chosen must be at least 1, got {num_chosen}, and needs datasets whose names end in {CHOOSE} and "
+                f"others, such as verifiable{CHOOSE} and verifiable{REPORT}."
+            )
+            raise InvalidParameterError(msg)
 
     def run(self) -> Report:
         """Generate, score and measure everything that is not stored yet, and write the report.
@@ -103,9 +119,10 @@ class Experiment:
         return report
 
     def _sections(self) -> list[Section]:
-        evaluation = self._evaluate(self.datasets, self.methods, self._all_scorers(), self.protocol)
+        evaluations = self._evaluations()
+        evaluation = evaluations[-1]
         frontier = [
-            sections.frontier_section(evaluation, temperature, baseline=self.baseline)
+            frontier_section(evaluations, temperature, baseline=self.baseline)
             for temperature in evaluation.temperatures
         ]
         parts = [
@@ -125,6 +142,18 @@ class Experiment:
         if self.has_efficiency:
             parts.append(self._efficiency_section())
         return [*parts, sections.examples_section(evaluation)]
+
+    def _evaluations(self) -> list[Evaluation]:
+        """Return the evaluation of all datasets, or those of the halves for choosing and of the other datasets."""
+        scorers = self._all_scorers()
+        if self.num_chosen is None:
+            return [self._evaluate(self.datasets, self.methods, scorers, self.protocol)]
+        choose = [each for each in self.datasets if each.name.endswith(CHOOSE)]
+        others = [each for each in self.datasets if each not in choose]
+        first = self._evaluate(choose, self.methods, scorers, self.protocol)
+        names = chosen_methods(first, self.num_chosen, baseline=self.baseline)
+        methods = [each for each in self.methods if each.name in names]
+        return [first, self._evaluate(others, methods, scorers, self.protocol)]
 
     def _all_scorers(self) -> list[Scorer]:
         system = self.protocol.system

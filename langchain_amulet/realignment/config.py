@@ -109,7 +109,7 @@ class RealignmentConfig:
     ) -> "RealignmentConfig":
         """Return Amulet with the paper's parameters α, λ, η and T, and with guards, which the paper does not have."""
         w = guidance_scale(alpha=alpha, lam=lam, eta=eta, num_iterations=num_iterations)
-        return cls(guidance_scale=w, plausibility=plausibility, max_kl=max_kl)
+        return cls(guidance_scale=w, plausibility=plausibility, max_kl=max_kl, contrast="base")
 
     @classmethod
     def paper(cls) -> "RealignmentConfig":
@@ -125,9 +125,15 @@ class RealignmentConfig:
         Its authors' code uses ratio 5 with a nucleus of 0.8 at temperature 0.5; the Amulet paper runs it with ratio 2
         and without a nucleus.
         """
-        return cls(1 + ratio, plausibility=0.0, nucleus=nucleus, nucleus_temperature=nucleus_temperature)
+        return cls(
+            1 + ratio,
+            plausibility=0.0,
+            nucleus=nucleus,
+            nucleus_temperature=nucleus_temperature,
+            contrast="base",
+        )
 
     @classmethod
     def classifier_free_guidance(cls, guidance_scale: float) -> "RealignmentConfig":
         """Return classifier-free guidance (Sanchez et al. 2024) as in transformers' `generate`: no guards."""
-        return cls(guidance_scale=guidance_scale, plausibility=0.0)
+        return cls(guidance_scale=guidance_scale, plausibility=0.0, contrast="base")

@@ -20,7 +20,8 @@ from langchain_amulet.engine.engine import Engine
 from langchain_amulet.exceptions import (
     ModelClosedError,
 )
-from langchain_amulet.preferences import as_preferences, plan_streams
+from langchain_amulet.preferences import as_preferences
+from langchain_amulet.stream_plan import plan_streams
 from tests.fakes.chats import (
     ALICE,
     BOB,
@@ -280,7 +281,8 @@ def test_call_runs_the_prompt_streams(llm, monkeypatch, preference):
     llm.invoke(QUESTION, preference=preference)
     [request] = requests
     assert [list(prompt) for prompt in request.prompts] == llm.prompt_streams(QUESTION, preference)
-    assert tuple(request.weights) == plan_streams(as_preferences(preference), 2.0).weights
+    plan = plan_streams(as_preferences(preference), llm.realignment)
+    assert request.coefficients == plan.coefficients
 
 
 def test_each_stream_counts_with_its_own_weight(llm):

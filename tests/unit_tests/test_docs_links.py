@@ -45,5 +45,5 @@ def test_every_picture_is_shown():
 
 
 def test_every_page_is_in_the_navigation():
-    navigation = set(re.findall(r'= "([\w/]+\.md)"', (ROOT / "zensical.toml").read_text(encoding="utf-8")))
+    navigation = set(re.findall(r'= "([\w/-]+\.md)"', (ROOT / "zensical.toml").read_text(encoding="utf-8")))
     assert navigation == {str(page.relative_to(DOCS)) for page in PAGES}

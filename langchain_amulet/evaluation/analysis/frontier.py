@@ -66,7 +66,9 @@ class Frontier:
         return [each.name for each in self.evaluation.dimensions if each.name in scored]
 
     def cells(self, scorer: str, method: str, dimensions: Iterable[str] | None = None) -> dict[Cell, float]:
-        """Return a method's scores by preference and question."""
+        """Return a method's scores by preference and question. There are none of a method that was not run."""
+        if method not in self.evaluation.methods:
+            return {}
         names = [each.name for each in self.evaluation.dimensions] if dimensions is None else dimensions
         return {
             (name, cluster): score

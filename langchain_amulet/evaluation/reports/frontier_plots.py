@@ -48,7 +48,8 @@ def _draw(axes: Axes, frontier: Frontier, scorer: str) -> None:
         points = {w: _point(frontier, scorer, name) for w, name in sorted(by_scale.items())}
         found = {w: each for w, each in points.items() if each is not None}
         name = f"{curve.contrast} contrast, {curve.guards}"
-        _draw_points(axes, found, _COLORS.get(curve.contrast, "grey"), next(markers), name)
+        if found:
+            _draw_points(axes, found, _COLORS.get(curve.contrast, "grey"), next(markers), name)
     for name in frontier.methods:
         if not is_steering(frontier.evaluation, name) and (point := _point(frontier, scorer, name)) is not None:
             _draw_points(axes, {None: point}, "black", next(markers), name)
@@ -88,18 +89,15 @@ def _with_errors(scorer: str, mean: Estimate) -> tuple[float, tuple[float, float
 
 
 def _draw_points(axes: Axes, points: Mapping[float | None, _Point], color: str, marker: str, name: str) -> None:
-    axes.errorbar(
-        [each.cost for each in points.values()],
-        [each.effect for each in points.values()],
-        xerr=[[each.cost_errors[i] for each in points.values()] for i in range(2)],
-        yerr=[[each.effect_errors[i] for each in points.values()] for i in range(2)],
-        color=color, marker=marker, markersize=5, linewidth=1.2, elinewidth=0.6, alpha=0.85, label=label(name, 60),
-    )  # fmt: skip
+    x, y = [each.cost for each in points.values()], [each.effect for each in points.values()]
+    axes.plot(x, y, color=color, marker=marker, markersize=5, linewidth=1.2, label=label(name, 60))
+    xerr = [*zip(*(each.cost_errors for each in points.values()), strict=True)]
+    yerr = [*zip(*(each.effect_errors for each in points.values()), strict=True)]
+    axes.errorbar(x, y, xerr=xerr, yerr=yerr, fmt="none", ecolor=color, elinewidth=0.8, alpha=0.35)
     for scale, each in points.items():
         if scale is not None:
-            axes.annotate(
-                f"{scale:.3g}", (each.cost, each.effect), textcoords="offset points", xytext=(4, 4), fontsize=7
-            )
+            place_of_text = (each.cost, each.effect)
+            axes.annotate(f"{scale:.3g}", place_of_text, textcoords="offset points", xytext=(4, 4), fontsize=7)
 
 
 def _unit(scorer: str) -> str:

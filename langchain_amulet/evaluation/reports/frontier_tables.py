@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from langchain_amulet.evaluation.analysis.frontier import MAX_DEGENERATE, MAX_NLL, Figures, Frontier
+from langchain_amulet.evaluation.analysis.local_judge import FOLLOWS
 from langchain_amulet.evaluation.analysis.statistics import Estimate, wilson_interval
 from langchain_amulet.evaluation.reports.tables import (
     Table,
@@ -13,11 +14,11 @@ from langchain_amulet.evaluation.reports.tables import (
     small_note,
     temperature_name,
 )
-from langchain_amulet.evaluation.scorers.text import DEGENERATE, STRICTLY_DEGENERATE, TOKENS
+from langchain_amulet.evaluation.scorers.text import DEGENERATE, SEQ_REP_4, STRICTLY_DEGENERATE, TOKENS
 from langchain_amulet.evaluation.scorers.verifiable import KEPT
 
-SHARES = (KEPT, DEGENERATE, STRICTLY_DEGENERATE)
-"""Scorers whose scores are 1 or 0. Their means are shown in percent."""
+SHARES = (KEPT, DEGENERATE, STRICTLY_DEGENERATE, FOLLOWS)
+"""Scorers whose scores are from 0 to 1. Their means are shown in percent."""
 NUM_CHOSEN = 3
 """Number of methods in the table of chosen ones."""
 _NUM_STEERING_COLUMNS = 8  # of the table by preference
@@ -66,7 +67,7 @@ def coherence_table(frontier: Frontier) -> Table:
 
 def coherence_scorers(frontier: Frontier) -> list[str]:
     """Return the names of the scorers of the table of coherence."""
-    rest = [each for each in ("seq-rep-4", TOKENS) if each in frontier.evaluation.scorers]
+    rest = [each for each in (SEQ_REP_4, TOKENS) if each in frontier.evaluation.scorers]
     return [frontier.degenerate, *([frontier.nll] if frontier.nll else []), *rest]
 
 

@@ -7,26 +7,18 @@ from collections.abc import Mapping, Sequence
 from langchain_amulet.evaluation.analysis.agreement import judge_agreement, scorer_agreement
 from langchain_amulet.evaluation.analysis.comparisons import PROXIES, Criterion
 from langchain_amulet.evaluation.analysis.costs import Cost
-from langchain_amulet.evaluation.analysis.frontier import CHOOSE, REPORT, Frontier, frontiers
 from langchain_amulet.evaluation.analysis.judge import Judgements
 from langchain_amulet.evaluation.analysis.local_judge import FOLLOWS
 from langchain_amulet.evaluation.analysis.statistics import WinRate
 from langchain_amulet.evaluation.methods.ablations import PARAMETERS, RANGES
-from langchain_amulet.evaluation.methods.steering import REPEATED
 from langchain_amulet.evaluation.reports import plots
 from langchain_amulet.evaluation.reports.ablation_tables import ablation_table
 from langchain_amulet.evaluation.reports.agreement_tables import agreement_table
 from langchain_amulet.evaluation.reports.cost_tables import cost_table
-from langchain_amulet.evaluation.reports.frontier_plots import frontier_plot
-from langchain_amulet.evaluation.reports.frontier_tables import (
-    adherence_table,
-    chosen_table,
-    coherence_table,
-    preferences_table,
-)
 from langchain_amulet.evaluation.reports.refusal_tables import refusal_table
 from langchain_amulet.evaluation.reports.report import Example, Section
 from langchain_amulet.evaluation.reports.summaries import (
+    MAX_COLUMNS,
     difference_table,
     equal_methods_table,
     main_table,
@@ -37,14 +29,12 @@ from langchain_amulet.evaluation.reports.summaries import (
 from langchain_amulet.evaluation.reports.tables import Table, temperature_name
 from langchain_amulet.evaluation.results import Evaluation
 from langchain_amulet.evaluation.runs.answer import Answer
-from langchain_amulet.evaluation.scorers.likelihood import HELD_OUT, HELD_OUT_OPPOSITE, PREFERENCE_NLL
+from langchain_amulet.evaluation.scorers.likelihood import HELD_OUT, HELD_OUT_OPPOSITE
 from langchain_amulet.evaluation.scorers.refusals import NUM_CHARACTERS
 from langchain_amulet.evaluation.scorers.text import (
     DEGENERATE,
     DEGENERATE_TRIGRAMS,
     DEGENERATE_WORDS,
-    STRICT_TRIGRAMS,
-    STRICTLY_DEGENERATE,
 )
 from langchain_amulet.evaluation.scorers.verifiable import KEPT
 
@@ -64,7 +54,7 @@ _ABLATIONS_TEXT = (
 )
 
 NUM_EXAMPLES = 3
-"""Number of questions per preference in the section of examples."""
+"""Number of questions per preference in the section of examples, one if there are more than `MAX_COLUMNS` of these."""
 
 _PROXIES_TEXT = (
     "Proxies measure without a model how well an answer follows a preference: "
@@ -73,18 +63,6 @@ _PROXIES_TEXT = (
     f"fewer than {DEGENERATE_WORDS} words, or more than {100 * DEGENERATE_TRIGRAMS:.0f} % of its 3-grams are repeated. "
     "In win rates and rankings by proxies, it loses to any other answer."
 )
-
-
-_FRONTIER_TEXT = (
-    "How well answers follow their preferences, against how coherent they are. Kept: a program checks whether an "
-    "answer keeps a verifiable preference; a degenerate answer keeps none. Held-out likelihood: how much more likely "
-    "another model finds the answer if it is asked for the preference in other words, in nats per token, than without "
-    f"it, or than under the opposite. Degenerate: more than {100 * STRICT_TRIGRAMS:.0f} % of the 3-grams of words are "
-    "repeated. NLL: in nats per token, by the other model under the preference."
-)
-
-ADHERENCE = (KEPT, HELD_OUT, HELD_OUT_OPPOSITE)
-"""Names of scorers of adherence, for the frontier."""
 
 
 def setup_section(evaluation: Evaluation) -> Section:
@@ -119,7 +97,7 @@ def _results(evaluation: Evaluation, temperature: float, baseline: str) -> Secti
         by = criterion.scorer or "proxies"
         rates = _rates(criterion, temperature, baseline)
         title = f"Win rate against {baseline} ({by}), {name}"
-        figures[_file_name("win-rates", by, name)] = plots.win_rate_bars(rates, title)
+        figures[file_name("win-rates", by, name)] = plots.win_rate_bars(rates, title)
         tables += [
             main_table(criterion, temperature),
             win_rate_table(rates, title, evaluation.methods),
@@ -127,7 +105,7 @@ def _results(evaluation: Evaluation, temperature: float, baseline: str) -> Secti
             ranking_table(criterion, temperature),
         ]
     if DEGENERATE in evaluation.scorers and Criterion(evaluation).dimensions:
-        figures[_file_name("strength", name)] = plots.strength_and_coherence(evaluation, temperature)
+        figures[file_name("strength", name)] = plots.strength_and_coherence(evaluation, temperature)
     tables += [means_table(evaluation, scorer, temperature) for scorer in evaluation.scorers]
     return Section(f"Results, {name}", _PROXIES_TEXT, figures, tables)
 
@@ -149,46 +127,6 @@ def _rates(criterion: Criterion, temperature: float, baseline: str) -> Mapping[s
     return rates
 
 
-def frontier_section(evaluation: Evaluation, temperature: float, *, baseline: str) -> Section | None:
-    """Show adherence against coherence, or return `None` if no scorer of adherence was run."""
-    found = frontiers(
-        evaluation,
-        temperature,
-        adherence=ADHERENCE,
-        degenerate=STRICTLY_DEGENERATE,
-        nll=PREFERENCE_NLL,
-        prompted=baseline,
-        repeated=REPEATED,
-    )
-    if not found:
-        return None
-    name = temperature_name(temperature)
-    figures, tables = {}, [chosen_table(*halves) for halves in _halves(found)]
-    for datasets in dict.fromkeys(each.datasets for each in found):
-        group = [each for each in found if each.datasets == datasets]
-        for each in group:
-            figures[_file_name("frontier", *datasets, each.adherence, name)] = frontier_plot(each)
-            tables.append(adherence_table(each))
-        tables += [coherence_table(group[0]), *(preferences_table(each) for each in group)]
-    return Section(f"Frontier, {name}", _FRONTIER_TEXT, figures, tables)
-
-
-def _halves(found: Sequence[Frontier]) -> list[tuple[Frontier, Frontier]]:
-    """Return the pairs of halves by the same scorer."""
-    pairs = []
-    for choose in found:
-        [name, *_] = choose.datasets
-        report = [
-            each
-            for each in found
-            if name.endswith(CHOOSE)
-            and each.datasets == (name.removesuffix(CHOOSE) + REPORT,)
-            and each.adherence == choose.adherence
-        ]
-        pairs += [(choose, each) for each in report]
-    return pairs
-
-
 def judge_section(evaluation: Evaluation, judgements: Sequence[Judgements]) -> Section:
     """Show the win rates by a judge, per temperature."""
     figures, tables = {}, []
@@ -197,7 +135,7 @@ def judge_section(evaluation: Evaluation, judgements: Sequence[Judgements]) -> S
         title = f"Win rate against {each.baseline} (judge), {name}"
         rates = {dimension.name: each.win_rates(dimension.name) for dimension in evaluation.dimensions}
         note = f"Without a verdict: {each.num_unscored} of {len(each.verdicts)} pairs."
-        figures[_file_name("judge", name)] = plots.win_rate_bars(rates, title)
+        figures[file_name("judge", name)] = plots.win_rate_bars(rates, title)
         tables.append(win_rate_table(rates, title, evaluation.methods, note))
     text = "The judge compared every pair in both orders. Pairs for which it gave no clear verdict are not counted."
     return Section("Judge", text, figures, tables)
@@ -235,7 +173,7 @@ def ablations_section(evaluation: Evaluation, parameters: Sequence[str] = PARAME
     tables = []
     for criterion in _criteria(evaluation):
         for each in parameters:
-            name = _file_name("ablation", each, criterion.scorer or "proxies")
+            name = file_name("ablation", each, criterion.scorer or "proxies")
             figures[name] = plots.ablation_curves(criterion, each, temperature)
             tables.append(ablation_table(criterion, each, temperature))
     return Section("Ablations", _ABLATIONS_TEXT, figures, tables)
@@ -250,16 +188,17 @@ def examples_section(evaluation: Evaluation) -> Section:
     """Show the answers to the first questions, which are not selected, at the first temperature."""
     temperature = evaluation.temperatures[0]
     examples = []
+    num_questions = NUM_EXAMPLES if len(evaluation.dimensions) <= MAX_COLUMNS else 1
     for dimension in evaluation.dimensions:
         by_method = {
             method: evaluation.answers_of(method, dimension=dimension.name, temperature=temperature)
             for method in evaluation.distinct_methods
         }
-        examples += _examples(by_method)
+        examples += _examples(by_method, num_questions)
     return Section("Answers", f"Answers to the first questions, {temperature_name(temperature)}.", examples=examples)
 
 
-def _examples(by_method: Mapping[str, Mapping[tuple[str, str], Answer]]) -> list[Example]:
+def _examples(by_method: Mapping[str, Mapping[tuple[str, str], Answer]], num_questions: int) -> list[Example]:
     answered = [*by_method.values()]
     common = [cluster for cluster in answered[0] if all(cluster in each for each in answered)]
     return [
@@ -268,9 +207,10 @@ def _examples(by_method: Mapping[str, Mapping[tuple[str, str], Answer]]) -> list
             answered[0][cluster].preference,
             tuple((method, answers[cluster].text) for method, answers in by_method.items()),
         )
-        for cluster in common[:NUM_EXAMPLES]
+        for cluster in common[:num_questions]
     ]
 
 
-def _file_name(*parts: str) -> str:
+def file_name(*parts: str) -> str:
+    """Return a name of a file without suffix, from texts of any kind."""
     return re.sub(r"[^\w.]+", "-", "-".join(parts)).strip("-").lower()

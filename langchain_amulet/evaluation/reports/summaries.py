@@ -18,6 +18,8 @@ from langchain_amulet.evaluation.reports.tables import (
 )
 from langchain_amulet.evaluation.results import Evaluation
 
+MAX_COLUMNS = 8
+"""With more preferences than this, a table of means has a row per preference, and a column per method."""
 _ALL_ANSWERS = "Includes degenerate answers."
 
 
@@ -92,7 +94,11 @@ def means_table(evaluation: Evaluation, scorer: str, temperature: float) -> Tabl
     header = ("method", *names, "questions")
     sizes = [each.num_clusters for column in columns.values() for each in column.values()]
     note = f"± is the standard error, clustered by question. {small_note(sizes)}"
-    return Table(f"{scorer}, {temperature_name(temperature)}", header, tuple(rows), note)
+    lines = [header, *rows]
+    if len(names) > MAX_COLUMNS:
+        lines = [*zip(*lines, strict=True)]
+        lines[0] = ("preference", *lines[0][1:])
+    return Table(f"{scorer}, {temperature_name(temperature)}", lines[0], tuple(lines[1:]), note)
 
 
 def _column(criterion: Criterion, dimension: str, temperature: float) -> dict[str, Estimate]:

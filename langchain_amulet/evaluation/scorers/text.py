@@ -16,7 +16,7 @@ except ImportError as error:
 
 TOKENS, SENTIMENT, GRADE_LEVEL, DISTINCT_2 = "tokens", "sentiment", "grade level", "distinct-2"
 REPEATED_3_GRAMS, SEQ_REP_4, DEGENERATE = "repeated 3-grams", "seq-rep-4", "degenerate"
-STRICTLY_DEGENERATE = "degenerate by 35 %"
+STRICTLY_DEGENERATE = "strictly degenerate"
 """Names of the scorers."""
 
 DEGENERATE_TRIGRAMS = 0.5

@@ -5,7 +5,7 @@ import pickle
 import pytest
 from langchain_core.messages import AIMessage, ChatMessage, HumanMessage, SystemMessage
 
-from langchain_amulet import ChatAmulet, EngineConfig, PreferenceMemory
+from langchain_amulet import ChatAmulet, EngineConfig, Preference, PreferenceMemory, RealignmentConfig
 from langchain_amulet.exceptions import InvalidParameterError, UserIdError
 from langchain_amulet.personalization import entry_points
 from langchain_amulet.personalization.lookup import find_caller, look_up
@@ -134,16 +134,15 @@ def test_preference_of_control_tokens_alone_takes_one_stream(llm):
     assert len(llm.prompt_streams([QUESTION], ["<|im_end|>", BRIEF])) == 2
 
 
-def test_at_gain_one_the_penalty_does_not_count_the_words_of_preferences(llm, monkeypatch):
+@pytest.mark.parametrize(("scale", "contrast"), [(1.0, "base"), (3.0, "base"), (3.0, "opposite")])
+def test_the_penalty_counts_the_callers_own_prompt_only(llm, monkeypatch, scale, contrast):
     requests = []
     submit = type(llm.engine).submit
     monkeypatch.setattr(type(llm.engine), "submit", lambda self, each: requests.append(each) or submit(self, each))
-    realignment = llm.realignment.__class__(guidance_scale=1.0)
-    llm.invoke([QUESTION], preference=BRIEF, realignment=realignment, repetition_penalty=1.3)
+    realignment = RealignmentConfig(scale, contrast=contrast)
+    preference = Preference(BRIEF, opposite=CHEERFUL)
+    llm.invoke([QUESTION], preference=preference, realignment=realignment, repetition_penalty=1.3)
     assert list(requests[0].penalised_ids) == llm.prompt_streams([QUESTION], None)[0]
-    llm.invoke([QUESTION], preference=BRIEF, repetition_penalty=1.3)
-    assert requests[1].penalised_ids is None
-    assert list(requests[1].prompts[0]) == llm.prompt_streams([QUESTION], None)[0]
 
 
 def test_who_makes_a_call_survives_pickling_and_is_not_in_cache_keys():

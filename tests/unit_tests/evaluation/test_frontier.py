@@ -17,6 +17,7 @@ from langchain_amulet.evaluation.reports.frontier_tables import (
     preferences_table,
 )
 from langchain_amulet.evaluation.reports.plots import as_svg
+from langchain_amulet.evaluation.runs.folder import JsonlRecords
 from langchain_amulet.exceptions import InvalidParameterError
 from tests.fakes.evaluations import tiny_llm
 
@@ -150,6 +151,33 @@ def test_a_ratio_to_a_constant_is_a_scaled_mean():
 def test_a_share_of_none_has_an_interval_above_zero():
     low, high = wilson_interval(estimate([0.0] * 20, [*range(10)] * 2))
     assert low == 0 < high < 0.5
+
+
+def test_only_chosen_methods_run_on_the_other_half(tmp_path):
+    def lowercase(name, share):
+        def answer(ask):
+            is_kept = int(ask.messages[-1].text.strip("?")) < 10 * share
+            return AIMessage("all is well" if is_kept else "ALL IS WELL")
+
+        return replace(steering_method(name), generate=answer) if "w=" in name else Method(name, answer)
+
+    wish = Dimension("lowercase", "Write in lowercase.")
+    halves = [
+        Dataset(f"v-{name}", tuple(Sample(f"{i}", f"{i}?", (wish,)) for i in range(10)))
+        for name in ("choose", "report")
+    ]
+    methods = [lowercase("pref", 0.2), lowercase(LOW, 0.5), lowercase(HIGH, 0.9), lowercase(WILD, 0.7)]
+    experiment = Experiment(
+        llm=tiny_llm(), datasets=halves, folder=tmp_path, methods=methods, perplexity_limit=0, num_chosen=2
+    )  # fmt: skip
+    experiment.run()
+    answered = {(each["dataset"], each["run"]) for each in JsonlRecords(tmp_path / "answers.jsonl")}
+    keys = {method.name: method.decoding_key for method in methods}
+    assert {run for dataset, run in answered if dataset == "v-choose"} == {*keys.values()}
+    assert {run for dataset, run in answered if dataset == "v-report"} == {keys["pref"], keys[HIGH], keys[WILD]}
+    assert "### Adherence (kept), v-choose, greedy" in (tmp_path / "report.md").read_text("utf-8")
+    with pytest.raises(InvalidParameterError, match="needs datasets whose names end in -choose"):
+        replace(experiment, datasets=halves[1:])
 
 
 def test_the_report_of_verifiable_preferences_has_a_frontier(tmp_path):

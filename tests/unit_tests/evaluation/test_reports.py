@@ -14,6 +14,7 @@ from langchain_amulet import cli
 from langchain_amulet.cli import evaluation_parts
 from langchain_amulet.evaluation import (
     Dataset,
+    Dimension,
     Experiment,
     Method,
     Protocol,
@@ -245,7 +246,7 @@ def test_texts_are_escaped_in_reports(tmp_path):
 def test_any_name_works_in_figures_and_file_names(name):
     figure = win_rate_bars({name: {name: win_rate([1.0], ["q"])}}, name)
     assert as_svg(figure)
-    assert re.fullmatch(r"[\w.-]+", sections._file_name("win-rates", name))
+    assert re.fullmatch(r"[\w.-]+", sections.file_name("win-rates", name))
 
 
 def test_every_ablation_has_a_table(tmp_path):
@@ -365,3 +366,15 @@ def test_errors_of_the_command_precede_all_answers(arguments, message, tmp_path,
     assert result.exit_code == 2
     assert message in result.output
     assert [*tmp_path.iterdir()] == []
+
+
+def test_a_table_of_many_preferences_has_a_row_for_each(tmp_path):
+    many = [Dimension(f"preference {i}", "Be brief.") for i in range(9)]
+    evaluation = evaluate(
+        QUESTIONS, [saying("pref", 5), saying("more", 9)], [TOKENS],
+        llm=tiny_llm(), folder=tmp_path, dimensions=many, protocol=Protocol(),
+    )  # fmt: skip
+    table = means_table(evaluation, "tokens", 0.0)
+    assert table.header == ("preference", "pref", "more")
+    assert table.rows == (*((each.name, "5", "9") for each in many), ("questions", "2", "2"))
+    assert len(sections.examples_section(evaluation).examples) == len(many)

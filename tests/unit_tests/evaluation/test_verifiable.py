@@ -1,11 +1,18 @@
 """Checkers of verifiable preferences, on answers made by hand: clear ones, and near misses."""
 
+import sys
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from langchain_amulet.evaluation.scorers.verifiable import CHECKERS, NEEDS_THE_END, is_broken, is_kept, kept
-from langchain_amulet.exceptions import InvalidParameterError
+from langchain_amulet.evaluation.questions.ifeval import INSTRUCTIONS
+from langchain_amulet.evaluation.scorers import languages
+from langchain_amulet.evaluation.scorers.checkers import CHECKERS, NEEDS_THE_END
+from langchain_amulet.evaluation.scorers.ifeval import is_followed
+from langchain_amulet.evaluation.scorers.verifiable import is_broken, is_kept, kept
+from langchain_amulet.exceptions import InvalidParameterError, MissingExtraError
 from tests.fakes.evaluations import answer
 
 LONG = (
@@ -219,3 +226,24 @@ def test_an_unknown_wish_raises():
         InvalidParameterError, match="There is no wish 'sonnet'. Pass one of: one_sentence, numbered_list"
     ):
         is_kept("sonnet", "So it is.")
+
+
+PIECES = st.sampled_from(
+    [*'ab1 .!?,*#_|-:"<>[]{}`\n😊é好', "**", "***", "1. ", "- ", "\n\n", "```", "TL;DR:", "Captain"]
+)
+
+
+@given(st.lists(PIECES, max_size=60).map("".join))
+def test_every_checker_and_rule_accepts_any_text(text):
+    for wish in CHECKERS:
+        assert is_kept(wish, text) in {True, False}
+        assert is_kept(wish, text, "length") <= is_kept(wish, text) or wish == "only_questions"
+    for instructions in INSTRUCTIONS.values():
+        assert is_followed(instructions[0], text) in {True, False}
+
+
+def test_without_py3langid_the_error_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "py3langid.langid", None)
+    monkeypatch.setattr(languages, "_identifier", languages._identifier.__wrapped__)
+    with pytest.raises(MissingExtraError, match="langchain-amulet\\[eval\\]"):
+        is_kept("french", FRENCH)

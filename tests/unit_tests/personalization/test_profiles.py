@@ -10,8 +10,9 @@ from pydantic import ValidationError
 from langchain_amulet import ChatAmulet, Preference, RealignmentConfig
 from langchain_amulet.exceptions import InvalidParameterError, PreferenceError
 from langchain_amulet.personalization.resolved import ResolvedPreferences
-from langchain_amulet.preferences import as_preferences, plan_streams
+from langchain_amulet.preferences import as_preferences
 from langchain_amulet.prompts.renderer import PromptRenderer
+from langchain_amulet.stream_plan import plan_streams
 from tests.fakes.chat_templates import TEMPLATES, byte_tokenizer
 from tests.fakes.models import tiny_model
 
@@ -110,9 +111,9 @@ def test_two_preferences_of_equal_weight_are_one_prompt_that_says_both():
 
 
 def test_two_dislikes_of_equal_weight_are_one_prompt_too():
-    plan = plan_streams([Preference(BRIEF, -0.5), Preference(KIND, -0.5)], 2.0)
+    plan = plan_streams([Preference(BRIEF, -0.5), Preference(KIND, -0.5)], RealignmentConfig(2.0))
     assert plan.preferences == ((), (BRIEF, KIND))
-    assert plan.weights == (-0.5,)
+    assert plan.coefficients.target == (2.0, -1.0)
 
 
 # Expiry

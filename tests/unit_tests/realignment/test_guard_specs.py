@@ -9,11 +9,12 @@ from langchain_amulet.engine.batch import Batch
 from langchain_amulet.engine.params import Request
 from langchain_amulet.engine.sequence import Sequence
 from langchain_amulet.exceptions import InvalidParameterError
-from langchain_amulet.realignment import RealignmentConfig, batched, realign
+from langchain_amulet.realignment import RealignmentConfig, StreamCoefficients, batched, realign, realign_streams
 from langchain_amulet.realignment.batched import BatchedRealignment
 from langchain_amulet.realignment.guard_specs import GuardSpec, guard_metadata
 
 LOGITS = torch.randn(4, 30, generator=torch.Generator().manual_seed(0))
+COEFFICIENTS = StreamCoefficients.of_weights(3.0, [1.0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +32,15 @@ GUARDED = ConfigWithAnotherGuard(3.0, plausibility=0.0, min_entropy=0.7)
 
 @pytest.fixture
 def calls(monkeypatch) -> list[dict]:
-    """The guards of each call of `realign`."""
+    """The guards of each call of `realign_streams`."""
     seen = []
 
-    def recorded(*arguments, min_entropy=None, **keywords):
-        seen.append({"min_entropy": min_entropy, **keywords})
-        return realign(*arguments, **keywords)
+    def recorded(*arguments, guards, **keywords):
+        seen.append(guards)
+        known = {name: value for name, value in guards.items() if name != "min_entropy"}
+        return realign_streams(*arguments, guards=known, **keywords)
 
-    monkeypatch.setattr(batched, "realign", recorded)
+    monkeypatch.setattr(batched, "realign_streams", recorded)
     return seen
 
 
@@ -52,27 +54,28 @@ def test_a_new_guard_is_checked_named_and_turned_off():
 def test_a_new_guard_reaches_realign_for_its_own_requests_only(calls):
     sequences = [Sequence(Request([[1], [2]], [1.0], config), max_length=9) for config in (PLAIN, GUARDED)]
     Batch(sequences, [[0, 1], [2, 3]]).draw(LOGITS)
-    assert [call["min_entropy"] for call in calls] == [None, torch.tensor([0.7])]
+    assert calls == [{}, {"min_entropy": torch.tensor([0.7])}]
 
 
 def test_a_new_guard_is_neutral_where_steering_is_off(calls):
-    both = BatchedRealignment.stack([GUARDED, GUARDED], [[1.0], [1.0]], LOGITS)
-    both.where(torch.tensor([True, False])).realign(LOGITS[:2], LOGITS[2:].unsqueeze(1))
+    both = BatchedRealignment.stack([GUARDED, GUARDED], [COEFFICIENTS, COEFFICIENTS], LOGITS)
+    both.where(torch.tensor([True, False])).realign(LOGITS.view(2, 2, -1))
     assert calls[0]["min_entropy"].tolist() == pytest.approx([0.7, 0.0])
 
 
 def test_each_row_without_steering_equals_its_config_without_guards():
     config = RealignmentConfig(3.0, max_kl=0.05, nucleus=0.5, nucleus_temperature=0.5)
-    base, pref = LOGITS[:2], LOGITS[2:].unsqueeze(1)
-    parameters = BatchedRealignment.stack([config, config], [[1.0], [1.0]], LOGITS)
-    mixed = parameters.where(torch.tensor([True, False])).realign(base, pref)
+    parameters = BatchedRealignment.stack([config, config], [COEFFICIENTS, COEFFICIENTS], LOGITS)
+    mixed = parameters.where(torch.tensor([True, False])).realign(LOGITS.view(2, 2, -1))
     off = config.without_guards(1.0)
-    torch.testing.assert_close(mixed[0], realign(base[0], pref[0, 0], 3.0, **config.active_guards))
-    torch.testing.assert_close(mixed[1], realign(base[1], pref[1, 0], off.guidance_scale, **off.active_guards))
+    torch.testing.assert_close(mixed[0], realign(LOGITS[0], LOGITS[1], 3.0, **config.active_guards))
+    torch.testing.assert_close(mixed[1], realign(LOGITS[2], LOGITS[3], off.guidance_scale, **off.active_guards))
 
 
 def test_selected_rows_keep_their_parameters():
     configs = [RealignmentConfig(scale, plausibility=beta) for scale, beta in ((2.0, 0.1), (3.0, 0.2))]
-    second = BatchedRealignment.stack(configs, [[1.0], [0.5]], LOGITS).select([1])
-    assert (second.guidance_scale.tolist(), second.weights.tolist()) == ([3.0], [[0.5]])
+    other = StreamCoefficients((-0.5, 1.5), (0.0, 1.0), (0.5, 0.5))
+    second = BatchedRealignment.stack(configs, [COEFFICIENTS, other], LOGITS).select([1])
+    for name in ("target", "reference", "unsteered"):
+        assert getattr(second, name).tolist() == [list(getattr(other, name))]
     assert second.guards["plausibility"].tolist() == pytest.approx([0.2])

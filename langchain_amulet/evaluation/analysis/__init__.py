@@ -1,1 +1,1 @@
-"""Analysis of answers and scores: statistics, comparisons of methods, a judge, and costs."""
+"""Analysis of answers and scores: statistics, comparisons of methods, judges, and costs."""

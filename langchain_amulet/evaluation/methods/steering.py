@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import product
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from langchain_core.messages import AIMessage, HumanMessage
 
@@ -83,11 +83,10 @@ def steering_name(config: RealignmentConfig) -> str:
 
 
 def _contrast(name: str) -> Contrast:
-    for contrast in get_args(Contrast):
-        if name == contrast:
-            return contrast
-    msg = f"Unknown contrast {name!r}. Choose from: {', '.join(get_args(Contrast))}."
-    raise InvalidParameterError(msg)
+    if name not in get_args(Contrast):
+        msg = f"Unknown contrast {name!r}. Choose from: {', '.join(get_args(Contrast))}."
+        raise InvalidParameterError(msg)
+    return cast("Contrast", name)
 
 
 def _guards(text: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from langchain_amulet.chat.field_types import from_dict, opaque, without_input
 from langchain_amulet.chat.identity import identifying_params, saved_attributes
 from langchain_amulet.chat.inspection import mean_gains, prompts_of, score_after, score_response
 from langchain_amulet.chat.local_model import LocalChatModel
+from langchain_amulet.chat.opposite_writer import OppositesWritten, awrite_opposites, write_opposites
 from langchain_amulet.chat.settings import (
     IGNORED_ARGUMENTS,
     CallSettings,
@@ -113,6 +114,8 @@ class ChatAmulet(LocalChatModel):
     """Whether to report the log-probability of each token, after guards and grammar and before temperature."""
     top_logprobs: int | None = None
     """How many of the most likely tokens to report at each position, at most 20."""
+    trace: bool = False
+    """Whether to report how each token was drawn, and how it would have been without steering; see `Trace`."""
     timeout: float | None = None
     """Maximum duration of an answer in seconds, including the queue, excluding the loading of the model."""
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
@@ -280,6 +283,20 @@ class ChatAmulet(LocalChatModel):
         texts = [preference.text for preference in as_preferences(preferences)]
         future = score_after(self.load(), self._messages(messages), response, [texts], self._settings({}))
         return cast("list[float]", future.result()[0].tolist())
+
+    @shielded(unexpected)
+    def write_opposites(self, user_id: str) -> OppositesWritten:
+        """Let the model write opposites of a user's stored preferences that have none; docs/memory.md says how.
+
+        Raises:
+            InvalidParameterError: The model has no memory.
+        """
+        return write_opposites(self.load, self.memory, user_id, dict(self))
+
+    @shielded(unexpected)
+    async def awrite_opposites(self, user_id: str) -> OppositesWritten:
+        """Async `write_opposites`."""
+        return await awrite_opposites(self.load, self.memory, user_id, dict(self))
 
     @shielded(unexpected)
     def get_token_ids(self, text: str) -> list[int]:

@@ -21,12 +21,13 @@ Source: TypeAlias = Literal["stated", "learned"]
 class Preference:
     """One preference of a user, in plain words.
 
-    `repr` leaves the text out, so that logs and traces do not show it.
+    `repr` leaves out the text and the opposite, so that logs and traces do not show them.
 
     Raises:
-        PreferenceError: `text` is not a string, `weight` is not a number, or `expires_at` is not a `datetime`.
-        InvalidParameterError: `text` contains a null character or a lone surrogate, `weight` is outside -100 to 100,
-            `source` is neither "stated" nor "learned", or `expires_at` has no time zone.
+        PreferenceError: `text` or `opposite` is not a string, `weight` is not a number, or `expires_at` is not a
+            `datetime`.
+        InvalidParameterError: `text` or `opposite` contains a null character or a lone surrogate, `weight` is outside
+            -100 to 100, `source` is neither "stated" nor "learned", or `expires_at` has no time zone.
     """
 
     text: str
@@ -43,15 +44,9 @@ class Preference:
 
     def __post_init__(self) -> None:
         """Check the types and ranges of all fields."""
-        if not isinstance(self.text, str):
-            msg = f"Not a preference: the text must be a string, got {type(self.text).__name__}. {_REMEDY}"
-            raise PreferenceError(msg)
-        if any("\ud800" <= character <= "\udfff" for character in self.text):
-            msg = "A preference's text contains a lone surrogate, which UTF-8 cannot encode. Decode the text again."
-            raise InvalidParameterError(msg)
-        if "\0" in self.text:
-            msg = "A preference's text contains a null character, which databases refuse. Remove it."
-            raise InvalidParameterError(msg)
+        _check_text(self.text, "text")
+        if self.opposite is not None:
+            _check_text(self.opposite, "opposite")
         if isinstance(self.weight, bool) or not isinstance(self.weight, int | float):
             msg = f"Not a preference: the weight must be a number, got {type(self.weight).__name__}. {_REMEDY}"
             raise PreferenceError(msg)
@@ -77,7 +72,7 @@ class Preference:
             raise InvalidParameterError(msg)
 
     def __repr__(self) -> str:
-        """Show the weight, and the source and expiry if they are not the defaults, but never the text."""
+        """Show the weight, and the source and expiry if they are not the defaults, but neither text nor opposite."""
         fields = [f"weight={self.weight!r}"]
         if self.source != "stated":
             fields.append(f"source={self.source!r}")
@@ -89,6 +84,18 @@ class Preference:
     def is_expired(self) -> bool:
         """Whether `expires_at` has passed."""
         return self.expires_at is not None and self.expires_at <= datetime.now(UTC)
+
+
+def _check_text(text: object, name: str) -> None:
+    if not isinstance(text, str):
+        msg = f"Not a preference: the {name} must be a string, got {type(text).__name__}. {_REMEDY}"
+        raise PreferenceError(msg)
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        msg = f"A preference's {name} contains a lone surrogate, which UTF-8 cannot encode. Decode the text again."
+        raise InvalidParameterError(msg)
+    if "\0" in text:
+        msg = f"A preference's {name} contains a null character, which databases refuse. Remove it."
+        raise InvalidParameterError(msg)
 
 
 _REMEDY = 'Give a string, Preference("...", weight=1.0), a list of those, or None for a plain answer.'

@@ -11,6 +11,7 @@ from langchain_amulet.opposites import opposite_of
 from langchain_amulet.preferences import Preference
 from langchain_amulet.realignment import RealignmentConfig, StreamCoefficients
 from langchain_amulet.realignment.coefficients import reference_gains, with_base
+from langchain_amulet.realignment.comparison import ComparedPolicies
 from langchain_amulet.realignment.config import Contrast
 
 DEFAULT_MAX_STREAMS = 4
@@ -50,6 +51,42 @@ class StreamPlan(NamedTuple):
     def is_plain(self) -> bool:
         """Whether the caller's own prompt is the only stream."""
         return [stream.kind for stream in self.streams] == ["base"]
+
+    @property
+    def traceable(self) -> "StreamPlan":
+        """This plan with the caller's own prompt at the end, without effect, if it is not among the streams."""
+        if any(stream.kind == "base" for stream in self.streams):
+            return self
+        target, reference, unsteered = (
+            self.coefficients.target,
+            self.coefficients.reference,
+            self.coefficients.unsteered,
+        )
+        coefficients = StreamCoefficients((*target, 0.0), (*reference, 0.0), (*unsteered, 0.0))
+        return StreamPlan((*self.streams, Stream("base", ())), coefficients)
+
+    @property
+    def compared(self) -> ComparedPolicies:
+        """What a trace compares the answer with. The plan contains the caller's own prompt.
+
+        Plain prompting is the reference policy without its part of the caller's prompt. Where all preferences are
+        dislikes, it is the caller's prompt.
+        """
+        base = self._share("base", [1.0] * len(self.streams))
+        assert base is not None, "a traceable plan contains the caller's own prompt"
+        prompted = self._share("preference", self.coefficients.reference)
+        steered: StreamKind = "preference" if prompted else "contrast"
+        return ComparedPolicies(
+            base,
+            prompted or base,
+            self._share("contrast", [-value for value in self.coefficients.target]),
+            tuple(float(stream.kind == steered) for stream in self.streams),
+        )
+
+    def _share(self, kind: StreamKind, values: Sequence[float]) -> tuple[float, ...] | None:
+        """Return the positive values of the streams of one kind, scaled to the sum 1; `None` if there are none."""
+        kept = [max(value, 0.0) * (stream.kind == kind) for stream, value in zip(self.streams, values, strict=True)]
+        return tuple(value / math.fsum(kept) for value in kept) if any(kept) else None
 
 
 BASE_PLAN = StreamPlan((Stream("base", ()),), StreamCoefficients((1.0,), (1.0,), (1.0,)))
@@ -157,8 +194,8 @@ def _texts(step: _Step) -> tuple[str, ...]:
 def _contrast_texts(step: _Step, contrast: Contrast) -> tuple[str, ...]:
     if contrast == "neutral":
         return (NEUTRAL_INSTRUCTION,)
-    opposites = tuple(wish.opposite for wish in step.wishes if wish.opposite)
-    return opposites if contrast == "opposite" else ()
+    opposites = dict.fromkeys(wish.opposite for wish in step.wishes if wish.opposite)  # several may have the same
+    return tuple(opposites) if contrast == "opposite" else ()
 
 
 def _levels(steps: list[_Step]) -> list[float]:

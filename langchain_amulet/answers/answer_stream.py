@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from langchain_amulet.answers.detokenizer import TextStream
 from langchain_amulet.answers.parser import AnswerParser, AnswerSyntax, Delta
 from langchain_amulet.answers.stop_strings import StopStrings
+from langchain_amulet.answers.token_trace import TraceWriter
 from langchain_amulet.engine.generation import Generation
 
 _MIN_LOGPROB = -9999.0  # OpenAI's value for very unlikely tokens; JSON has no infinity
@@ -68,6 +69,8 @@ class AnswerStream:
         self._metadata = metadata
         self._num_tokens = 0
         self._num_reported = 0  # tokens whose log-probabilities have been emitted
+        self._trace = TraceWriter(spell) if generation.is_traced else None
+        self._num_traced = 0  # tokens whose trace has been emitted
 
     def push(self, token_id: int) -> ChatGenerationChunk | None:
         """Add one token; return a chunk if it makes part of the answer final, else `None`."""
@@ -88,6 +91,9 @@ class AnswerStream:
         if delta := self._last_delta(self._text.finish()):
             yield ChatGenerationChunk(message=self._message(delta))
         metadata = {**self._metadata, "finish_reason": self._finish_reason()}
+        if self._trace:
+            trace = self._new_trace(self._trace, is_last=True)
+            metadata["amulet"] = {**metadata["amulet"], "trace": trace, "trace_summary": self._trace.summary()}
         if self._parser and self._parser.errors:
             metadata[_TOOL_ERRORS] = self._parser.errors
         message = self._message(Delta(), metadata, chunk_position="last", usage_metadata=self._usage())
@@ -98,6 +104,8 @@ class AnswerStream:
 
     def _message(self, delta: Delta, metadata: Mapping[str, Any] | None = None, **fields: Any) -> AIMessageChunk:
         logprobs = self._new_logprobs()
+        if self._trace and metadata is None and (trace := self._new_trace(self._trace)):
+            metadata = {"amulet": {"trace": trace}}
         return AIMessageChunk(
             content=delta.content,
             additional_kwargs={"reasoning_content": delta.reasoning} if delta.reasoning else {},
@@ -125,6 +133,14 @@ class AnswerStream:
         token_bytes = self._spell(token_id)
         text = token_bytes.decode(errors="replace")  # the token may be part of a character
         return {"token": text, "bytes": list(token_bytes), "logprob": max(logprob, _MIN_LOGPROB)}
+
+    def _new_trace(self, writer: TraceWriter, *, is_last: bool = False) -> list[dict[str, Any]]:
+        """Return the trace of the tokens since the last chunk; in the last chunk, with the end-of-turn token."""
+        has_end = is_last and not self._text.is_stopped and self.generation.finish_reason == "stop"
+        traces = self.generation.traces
+        new = traces[self._num_traced : None if has_end else self._num_tokens]
+        self._num_traced += len(new)
+        return writer.write(new, has_end=has_end and len(traces) > self._num_tokens)
 
     def _finish_reason(self) -> str | None:
         if self._text.is_stopped:

@@ -74,7 +74,8 @@ def prepare_call(
         SchemaError: The grammar cannot enforce a schema.
         InvalidParameterError: A value of the model's generation config is out of range.
     """
-    plan = plan_of(loaded, resolved, settings)
+    asked = plan_of(loaded, resolved, settings)
+    plan = asked.traceable if settings.trace else asked
     prompts = render(loaded, messages, plan, settings)
     own_prompt = _own_prompt(loaded, messages, plan, prompts, settings)
     open_tag = opened_reasoning(_text(loaded, own_prompt[-_NUM_TAIL_TOKENS:]))
@@ -97,8 +98,9 @@ def prepare_call(
             settings.output, is_steered=settings.steer_structured, before=_END_OF_REASONING if open_tag else ""
         ),
         timeout_s=settings.timeout,
+        trace=plan.compared if settings.trace else None,
     )
-    metadata = {**_metadata(plan, settings.effective_realignment), **resolved.notes}
+    metadata = {**_metadata(asked, settings.effective_realignment), **resolved.notes}
     return Call(loaded.engine, request, _answer(loaded, own_prompt, prompts, settings, open_tag, metadata))
 
 

@@ -54,6 +54,7 @@ class CallSettings:
     stop: Sequence[str] = ()
     logprobs: bool | None = None
     top_logprobs: int | None = None
+    trace: bool = False
     timeout: float | None = field(default=None, metadata=_DOES_NOT_CHANGE_ANSWERS)
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     sanitize_control_tokens: bool = True
@@ -76,6 +77,7 @@ class CallSettings:
         _check_logprobs(self.logprobs, self.top_logprobs)
         _check_timeout(self.timeout)
         _check_type("steer_structured", self.steer_structured, bool)
+        _check_type("trace", self.trace, bool)
         _check_type("ignore_unsupported_keywords", self.ignore_unsupported_keywords, bool)
         _check_type("sanitize_control_tokens", self.sanitize_control_tokens, bool)
         _check_sharing(self.prefix_sharing)

@@ -1,7 +1,7 @@
 """Combines the streams of each sequence in a batch, and samples its next token."""
 
 from collections import abc, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -9,8 +9,10 @@ from torch import Tensor
 from langchain_amulet.engine.guide import Guide
 from langchain_amulet.engine.sampling import penalise, sample
 from langchain_amulet.engine.sequence import Sequence, TokenLogprobs
+from langchain_amulet.engine.tracing import TracedToken, traced
 from langchain_amulet.exceptions import AmuletError, GenerationError, NumericalError
 from langchain_amulet.realignment.batched import BatchedRealignment
+from langchain_amulet.realignment.comparison import compare
 
 _NOT_FINITE = (
     "The model's logits are NaN, or leave no token to choose. In float16, load the model in bfloat16 or float32 "
@@ -33,15 +35,18 @@ class Batch:
     def __init__(self, sequences: abc.Sequence[Sequence], rows: abc.Sequence[abc.Sequence[int]]) -> None:
         self.sequences = list(sequences)
         groups: dict[tuple[object, ...], list[int]] = defaultdict(list)
+        mixed = [row[: sequence.request.num_mixed] for sequence, row in zip(sequences, rows, strict=True)]
         for index, sequence in enumerate(sequences):
-            guards = tuple(sequence.request.realignment.active_guards) if sequence.num_streams > 1 else ()
-            groups[sequence.num_streams, sequence.guide is not None, guards].append(index)
+            guards = tuple(sequence.request.realignment.active_guards) if len(mixed[index]) > 1 else ()
+            groups[len(mixed[index]), sequence.guide is not None, guards].append(index)
         self._groups = [
             (_GuidedGroup if sequences[members[0]].guide else _Group)(
-                members, [sequences[index] for index in members], [row for index in members for row in rows[index]]
+                members, [sequences[index] for index in members], [row for index in members for row in mixed[index]]
             )
             for members in groups.values()
         ]
+        is_traced = any(sequence.request.trace is not None for sequence in sequences)
+        self._rows = [list(row) for row in rows] if is_traced else None  # all rows of each sequence, for traces
 
     def draw(self, logits: Tensor) -> None:
         """Sample one token for each sequence and append it. A sequence with invalid logits ends with an error.
@@ -49,16 +54,26 @@ class Batch:
         Args:
             logits: Next-token logits of all rows, `(rows, V)`.
         """
-        logits, keys = self._combined(logits, [sequence.next_key() for sequence in self.sequences])
-        tokens = _sample(logits, self.sequences, keys)
-        is_sound = logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1).isfinite() & logits.amax(-1).isfinite()
+        combined, keys = self._combined(logits, [sequence.next_key() for sequence in self.sequences])
+        tokens = _sample(combined, self.sequences, keys)
+        is_sound = combined.gather(-1, tokens.unsqueeze(-1)).squeeze(-1).isfinite() & combined.amax(-1).isfinite()
         drawn: list[list[int]] = torch.stack([tokens, is_sound.to(tokens.dtype)]).tolist()  # synchronises once
+        draws = {} if self._rows is None else self._traced_draws(logits, self._rows, keys)
         for index, (sequence, token_id, sound) in enumerate(zip(self.sequences, *drawn, strict=True)):
             if sound:
-                _append(sequence, token_id, logits[index])
+                _append(sequence, token_id, combined[index], draws.get(index))
             else:
                 sequence.is_sound = False
                 sequence.finish("error", NumericalError(_NOT_FINITE))
+
+    def _traced_draws(self, logits: Tensor, rows: list[list[int]], keys: list[int]) -> dict[int, "_Draw"]:
+        """Return what the tokens of traced sequences were drawn from, by the index of the sequence."""
+        return {
+            member: _Draw(logits[rows[member]], keys[member], *group.constraint(position))
+            for group in self._groups
+            for position, member in enumerate(group.members)
+            if self.sequences[member].request.trace is not None
+        }
 
     def _combined(self, logits: Tensor, keys: list[int]) -> tuple[Tensor, list[int]]:
         """Combine the streams of each sequence.
@@ -94,7 +109,37 @@ def _penalised(logits: Tensor, sequences: abc.Sequence[Sequence]) -> Tensor:
     return torch.stack(rows)
 
 
-def _append(sequence: Sequence, token_id: int, logits: Tensor) -> None:
+@dataclass(frozen=True, slots=True)
+class _Draw:
+    """What a token of a traced sequence was drawn from."""
+
+    logits: Tensor  # of all streams, (S, V)
+    key: int
+    allowed: Tensor | None  # the tokens that the guide allowed, bool (V,)
+    is_steered: bool
+
+    def trace(self, sequence: Sequence, token_id: int, combined: Tensor) -> TracedToken | None:
+        """Return the trace of a token that was drawn from the combined streams, `(V,)`."""
+        request = sequence.request
+        if request.trace is None:
+            return None
+        comparison = compare(
+            self.logits,
+            combined,
+            request.trace,
+            request.mixture,
+            is_steered=self.is_steered,
+            allowed=self.allowed,
+        )
+        return traced(comparison, token_id, lambda policies: self._choose(sequence, policies))
+
+    def _choose(self, sequence: Sequence, policies: Tensor) -> list[int]:
+        number = len(policies)
+        token_ids: list[int] = _sample(policies, [sequence] * number, [self.key] * number).tolist()
+        return token_ids
+
+
+def _append(sequence: Sequence, token_id: int, logits: Tensor, draw: _Draw | None) -> None:
     """Append the drawn token, or the token with which the guide replaces it."""
     if sequence.guide is not None and not sequence.is_finished:
         try:
@@ -102,7 +147,8 @@ def _append(sequence: Sequence, token_id: int, logits: Tensor) -> None:
         except Exception as error:  # noqa: BLE001
             _fail(sequence, error)
             return
-    sequence.append(token_id, _token_logprobs(logits, token_id, sequence.request.logprobs))
+    trace = None if draw is None else draw.trace(sequence, token_id, logits)
+    sequence.append(token_id, _token_logprobs(logits, token_id, sequence.request.logprobs), trace)
 
 
 def _token_logprobs(logits: Tensor, token_id: int, num_top: int | None) -> TokenLogprobs | None:
@@ -132,6 +178,14 @@ class _Group:
             self.realignment = _stacked_realignment(self.sequences, logits)
         return self.realignment.realign(streams), keys
 
+    def constraint(self, position: int) -> tuple[Tensor | None, bool]:  # noqa: ARG002 - as in guided groups
+        """Return the tokens that the last draw of a sequence could choose, `None` for all; and whether it was steered.
+
+        Args:
+            position: The index of the sequence in the group.
+        """
+        return None, True
+
 
 @dataclass(slots=True)
 class _GuidedGroup:
@@ -141,12 +195,22 @@ class _GuidedGroup:
     sequences: list[Sequence]
     rows: list[int]
     realignment: BatchedRealignment | None = None
+    constraints: list[tuple[Tensor | None, bool]] = field(default_factory=list)  # of the last draws
+
+    def constraint(self, position: int) -> tuple[Tensor | None, bool]:
+        """Return the tokens that the last draw of a sequence could choose, `None` for all; and whether it was steered.
+
+        Args:
+            position: The index of the sequence in the group.
+        """
+        return self.constraints[position]
 
     def combined(self, logits: Tensor, keys: list[int]) -> tuple[Tensor, list[int]]:
         """Return the logits from which each sequence draws, `(B, V)`, and the keys of their draws."""
         streams = _streams(logits, self.rows, len(self.sequences))
         allowed = [_allowed(sequence) for sequence in self.sequences]
         if streams.shape[1] == 1:
+            self.constraints = [(mask, True) for mask in allowed]
             return _masked(_at_least_float32(streams[:, 0]), allowed), keys
         if self.realignment is None:
             self.realignment = _stacked_realignment(self.sequences, logits)
@@ -159,6 +223,7 @@ class _GuidedGroup:
                 mask = allowed[index]
                 allowed[index] = ~forbidden if mask is None else ~forbidden & mask
                 keys[index] ^= _SECOND_DRAW
+        self.constraints = list(zip(allowed, is_steered, strict=True))
         realignment = self.realignment.where(torch.tensor(is_steered, device=logits.device))
         log_probs = realignment.realign(streams, allowed=_stacked_masks(allowed, logits))
         return log_probs, keys
@@ -197,7 +262,8 @@ class _GuidedGroup:
 def _stacked_realignment(sequences: abc.Sequence[Sequence], logits: Tensor) -> BatchedRealignment:
     requests = [sequence.request for sequence in sequences]
     configs = [request.realignment for request in requests]
-    return BatchedRealignment.stack(configs, [request.mixture for request in requests], logits)
+    mixtures = [request.mixture.first(request.num_mixed) for request in requests]
+    return BatchedRealignment.stack(configs, mixtures, logits)
 
 
 def _streams(logits: Tensor, rows: list[int], num_sequences: int) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import wait
 
 from langchain_amulet.engine.sequence import FinishReason, Sequence, TokenLogprobs
+from langchain_amulet.engine.tracing import TracedToken
 
 
 class Generation:
@@ -34,6 +35,16 @@ class Generation:
     def logprobs(self) -> list[TokenLogprobs]:
         """One entry per token drawn so far, if the request asks for them."""
         return list(self._sequence.logprobs)
+
+    @property
+    def is_traced(self) -> bool:
+        """Whether the request asks for a trace."""
+        return self._sequence.request.trace is not None
+
+    @property
+    def traces(self) -> list[TracedToken]:
+        """One entry per token drawn so far, if the request asks for a trace."""
+        return list(self._sequence.traces)
 
     def cancel(self) -> None:
         """Cancel the request; its rows are freed within one step."""

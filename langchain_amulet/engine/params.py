@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from langchain_amulet.engine.guide import GuideFactory
 from langchain_amulet.exceptions import InvalidParameterError
 from langchain_amulet.realignment import RealignmentConfig, StreamCoefficients
+from langchain_amulet.realignment.comparison import ComparedPolicies
 
 MAX_SEED = 2**63 - 1
 _MIN_POSITIVE = 1e-6  # float32 logits divided by a smaller number may overflow
@@ -107,7 +108,8 @@ class Request:
     prefix_keys: Sequence[PrefixKeys | str | None] = field(default=(), repr=False)
     """One per stream, which says what other requests may reuse its keys and values. A text stands for a stream with
     that key, private unless the text is empty; `None` for a stream that no other request may reuse. Empty: all requests
-    may reuse the prompt of the base stream, and the answer if there is no other stream."""
+    may reuse the prompt of the base stream, and the answer if there is no other stream; with `coefficients`, no other
+    request may reuse anything of several streams."""
     penalised_ids: Sequence[int] | None = field(default=None, repr=False)
     """The tokens that the repetition penalty counts, besides those of the answer. `None`: those of the first stream."""
     is_forgotten: Callable[[], bool] | None = field(default=None, repr=False)
@@ -118,6 +120,20 @@ class Request:
     """Seconds from submission, after which the request ends with an error. `None` means no limit."""
     coefficients: StreamCoefficients | None = None
     """How much each stream counts. `None`: as the scale of `realignment` and the weights say."""
+    trace: ComparedPolicies | None = None
+    """Report for each token how it was drawn, and compare with these policies. Streams that run for the trace only come
+    last and have no coefficients but 0. `None` turns the report off."""
+
+    @property
+    def num_mixed(self) -> int:
+        """The number of streams without those at the end that run for the trace only."""
+        number = len(self.prompts)
+        if self.trace is not None:
+            mixture = self.mixture
+            columns = [*zip(mixture.target, mixture.reference, mixture.unsteered, strict=True)]
+            while not any(columns[number - 1]):
+                number -= 1
+        return number
 
     @property
     def mixture(self) -> StreamCoefficients:
@@ -127,14 +143,13 @@ class Request:
 
     def keys_of(self, stream: int) -> PrefixKeys:
         """Return the prefix keys of one stream."""
-        if not self.prefix_keys:
-            return (
-                PrefixKeys()
-                if stream
-                else PrefixKeys(((len(self.prompts[0]), ""),), None if len(self.prompts) > 1 else "")
-            )
-        keys = self.prefix_keys[stream]
-        return keys if isinstance(keys, PrefixKeys) else PrefixKeys((), keys, is_private=bool(keys))
+        if self.prefix_keys:
+            keys = self.prefix_keys[stream]
+            return keys if isinstance(keys, PrefixKeys) else PrefixKeys((), keys, is_private=bool(keys))
+        is_alone = len(self.prompts) == 1
+        if stream > 0 or not (is_alone or self.weights):  # with coefficients, the first stream may be a preference's
+            return PrefixKeys()
+        return PrefixKeys(((len(self.prompts[0]), ""),), "" if is_alone else None)
 
     @property
     def shares_answer(self) -> bool:
@@ -166,6 +181,9 @@ class Request:
             object.__setattr__(self, "coefficients", StreamCoefficients.of_weights(scale, self.weights))
         elif self.weights or len(self.coefficients.target) != number:
             msg = f"{number} streams need {number} coefficients and no weights; got {len(self.coefficients.target)}."
+            raise InvalidParameterError(msg)
+        if self.trace is not None and len(self.trace.base) != number:
+            msg = f"A trace of {number} streams needs policies of {number} coefficients; got {len(self.trace.base)}."
             raise InvalidParameterError(msg)
 
     def _check_streams(self) -> None:

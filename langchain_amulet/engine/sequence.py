@@ -16,6 +16,7 @@ from langchain_amulet.engine.guide import Guide
 from langchain_amulet.engine.labels import LabelledStream
 from langchain_amulet.engine.params import MAX_SEED, Request
 from langchain_amulet.engine.tokens import Tokens, common_prefix_length
+from langchain_amulet.engine.tracing import TracedToken
 from langchain_amulet.exceptions import ContextLengthError, GenerationTimeoutError
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
@@ -61,6 +62,8 @@ class Sequence:
         """The tokens drawn so far, including the stop token."""
         self.logprobs: list[TokenLogprobs] = []
         """One entry per token, if the request asks for them."""
+        self.traces: list[TracedToken] = []
+        """One entry per token, if the request asks for a trace."""
         self.finish_reason: FinishReason | None = None
         self.channel = Channel()
         """Passes the tokens to the reader."""
@@ -151,7 +154,7 @@ class Sequence:
         """The most tokens that can still be drawn."""
         return self._max_tokens - len(self.token_ids)
 
-    def append(self, token_id: int, logprobs: TokenLogprobs | None) -> None:
+    def append(self, token_id: int, logprobs: TokenLogprobs | None, trace: TracedToken | None = None) -> None:
         """Append the next token, and finish if it ends the answer."""
         if self.is_finished:  # another thread has cancelled it
             return
@@ -159,6 +162,8 @@ class Sequence:
         self.token_ids.append(token_id)
         if logprobs is not None:
             self.logprobs.append(logprobs)
+        if trace is not None:
+            self.traces.append(trace)
         if token_id in self.request.sampling.stop_token_ids:
             self.finish("stop")
             return

@@ -45,7 +45,7 @@ PER_QUESTION_ERRORS = (ContextLengthError, EngineMemoryError, GenerationTimeoutE
 _TRANSIENT_ERRORS = (EngineMemoryError, GenerationTimeoutError)
 """Those of them that may not occur when the evaluation runs again, so that no missing score is stored for them."""
 _PROTOCOL_SETTINGS = ("temperature", "top_p", "max_tokens", "seed")
-_LATER_SETTINGS = {"ignore_unsupported_keywords": False}
+_LATER_SETTINGS = {"ignore_unsupported_keywords": False, "trace": False}
 """Settings that the first folders do not contain. They are written where they differ from these defaults."""
 _NUM_REASONS = 3  # different errors in the warning about missing answers
 

@@ -30,7 +30,7 @@ _MAX_DEPTH = 50
 _MAX_INTEGER = 2**63  # databases refuse larger ones
 _PREFERENCE = (
     f"a text of at most {MAX_TEXT_LENGTH:,} characters, a weight from {-MAX_WEIGHT:g} to {MAX_WEIGHT:g}, and if it has "
-    "them a source and a time of expiry with a time zone"
+    "them a source, a time of expiry with a time zone, and an opposite no longer than a text may be"
 )
 _KEY = "a key that is a text, without null characters and lone surrogates"
 _VALUE = "a JSON object with finite numbers, without null characters and lone surrogates"
@@ -85,7 +85,7 @@ def _problem(exported: object) -> str | None:
 
 def _put_preference(user_id: str, position: int, key: str, value: Mapping[str, Any]) -> PutOp:
     preference = preference_in(value)
-    if preference is None or is_too_long(preference.text):
+    if preference is None or is_too_long(preference):
         raise _refused(PREFERENCES, position, _PREFERENCE)
     imported = {"lineage": key, **value, "user_id": printable(user_id)}
     return put(namespace_of(PREFERENCES, user_id), key_of(preference.text), imported, preference.expires_at)
@@ -93,7 +93,7 @@ def _put_preference(user_id: str, position: int, key: str, value: Mapping[str, A
 
 def _put_change(user_id: str, position: int, key: str, value: Mapping[str, Any]) -> PutOp:
     change = change_in(value)
-    if change is None or is_too_long(change.preference.text):
+    if change is None or is_too_long(change.preference):
         raise _refused(HISTORY, position, _CHANGE)
     return put(namespace_of(HISTORY, user_id), key, {**value}, change.preference.expires_at)
 

@@ -61,7 +61,7 @@ def new_change_key() -> str:
 
 
 def to_fields(preference: Preference) -> dict[str, Any]:
-    """Convert a preference to JSON; `source` and `expires_at` are left out if they have their default values."""
+    """Convert a preference to JSON; `source`, `expires_at` and `opposite` are left out if they have their defaults."""
     # Some stores refuse subclasses of numbers, such as NumPy's.
     weight = float(preference.weight) if isinstance(preference.weight, float) else int(preference.weight)
     fields: dict[str, Any] = {"text": preference.text, "weight": weight}
@@ -69,6 +69,8 @@ def to_fields(preference: Preference) -> dict[str, Any]:
         fields["source"] = preference.source
     if preference.expires_at is not None:
         fields["expires_at"] = preference.expires_at.isoformat()
+    if preference.opposite is not None:
+        fields["opposite"] = preference.opposite
     return fields
 
 
@@ -96,6 +98,7 @@ def preference_in(fields: Any) -> Preference | None:
             fields["weight"],
             fields.get("source", "stated"),
             None if expires_at is None else datetime.fromisoformat(expires_at),
+            fields.get("opposite"),
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         return None

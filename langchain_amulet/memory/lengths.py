@@ -6,32 +6,39 @@ from collections.abc import Sequence
 
 from langchain_amulet.exceptions import InvalidParameterError
 from langchain_amulet.memory.items import StoredPreference
+from langchain_amulet.preferences import Preference
 
 logger = logging.getLogger(__name__)
 
 MAX_TEXT_LENGTH = 10_000
-"""Maximum length of a preference's text in a memory, in characters. It bounds what a preference costs other users."""
+"""Maximum length of a preference's text in a memory, and of its opposite, in characters. It bounds what a preference
+costs other users."""
 
 _WARNING_INTERVAL_S = 60.0
 _last_warning_s = -_WARNING_INTERVAL_S
 
 
-def check_length(text: object) -> None:
-    """Raise if a text is too long. Other types are not checked.
+def check_length(text: object, opposite: object = None) -> None:
+    """Raise if a preference's text or opposite is too long. Other types are not checked.
 
     Raises:
-        InvalidParameterError: The text has more than `MAX_TEXT_LENGTH` characters.
+        InvalidParameterError: One of them has more than `MAX_TEXT_LENGTH` characters.
     """
-    if is_too_long(text):
-        msg = (
-            f"A preference has {len(str(text)):,} characters; {MAX_TEXT_LENGTH:,} are allowed. Shorten it, or split it "
-            "into several preferences."
-        )
-        raise InvalidParameterError(msg)
+    for name, value in (("A preference", text), ("The opposite of a preference", opposite)):
+        if _is_long(value):
+            msg = (
+                f"{name} has {len(str(value)):,} characters; {MAX_TEXT_LENGTH:,} are allowed. Shorten it, or split it "
+                "into several preferences."
+            )
+            raise InvalidParameterError(msg)
 
 
-def is_too_long(text: object) -> bool:
-    """Whether this is a text with more than `MAX_TEXT_LENGTH` characters."""
+def is_too_long(preference: Preference) -> bool:
+    """Whether the text or the opposite has more than `MAX_TEXT_LENGTH` characters."""
+    return _is_long(preference.text) or _is_long(preference.opposite)
+
+
+def _is_long(text: object) -> bool:
     return isinstance(text, str) and len(text) > MAX_TEXT_LENGTH
 
 
@@ -40,7 +47,7 @@ def without_too_long(profile: Sequence[StoredPreference]) -> list[StoredPreferen
 
     Other programs, and versions without a limit, may have stored them.
     """
-    kept = [stored for stored in profile if not is_too_long(stored.preference.text)]
+    kept = [stored for stored in profile if not is_too_long(stored.preference)]
     if len(kept) < len(profile):
         _warn(len(profile) - len(kept))
     return kept

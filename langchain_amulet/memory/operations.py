@@ -64,7 +64,7 @@ def recall(store: BaseStore, user_id: str, langmem: tuple[str, ...] | None) -> S
     if isinstance(store, FunctionStore):
         preferences = as_preferences((yield ReadPreferences(store, user_id)))
         for preference in preferences:
-            check_length(preference.text)
+            check_length(preference.text, preference.opposite)
         return _without_duplicates([StoredPreference(p, p.weight) for p in preferences if not p.is_expired])
     memories: list[Preference] = []
     if langmem is not None and _is_valid_label(user_id):
@@ -85,23 +85,28 @@ def _without_duplicates(profile: Sequence[StoredPreference]) -> list[StoredPrefe
 
 
 def remember(user_id: str, preference: Preference) -> StoreOperation[Preference]:
-    """Write one preference and an entry of the history. Write nothing if the same preference is already stored."""
-    check_length(preference.text)
+    """Write one preference and an entry of the history. Write nothing if the same preference is already stored.
+
+    An opposite that is stored for the same text remains if none is given.
+    """
+    check_length(preference.text, preference.opposite)
     namespace, key = namespace_of(PREFERENCES, user_id), key_of(preference.text)
     [item, weights] = yield [GetOp(namespace, key), GetOp(namespace, WEIGHTS_KEY)]
     learned = {} if weights is None else dict(weights.value)
-    if (
-        item is None
-        or _is_broken(item)
-        or with_learned_weight(from_fields(item.value), learned).preference != preference
-    ):
+    stored = None if item is None else preference_in(item.value)
+    if stored is not None and stored.text == preference.text and preference.opposite is None:
+        preference = replace(preference, opposite=stored.opposite)
+    if stored is None or with_learned_weight(stored, learned).preference != preference:
         yield [*_to_write(user_id, preference, item), *_to_delete_learned(namespace, learned, key)]
     return preference
 
 
 def update(user_id: str, text: str, changes: Mapping[str, Any]) -> StoreOperation[Preference]:
-    """Replace a preference by a changed one, which keeps its position in the profile."""
-    check_length(changes.get("text"))
+    """Replace a preference by a changed one, which keeps its position in the profile.
+
+    With a new text, the opposite of the earlier text is dropped.
+    """
+    check_length(changes.get("text"), changes.get("opposite"))
     namespace = namespace_of(PREFERENCES, user_id)
     items = yield from find_all(namespace)
     matches = [item for item in in_order(items) if item.value.get("text") == text]
@@ -109,13 +114,37 @@ def update(user_id: str, text: str, changes: Mapping[str, Any]) -> StoreOperatio
         msg = "This user has no preference with this text. List the texts with recall, or store it with remember."
         raise UnknownPreferenceError(msg)
     earlier, learned = from_fields(matches[0].value), learned_weights(items)
-    preference = replace(earlier, **changes)
+    new_opposite = earlier.opposite if changes.get("text", text) == text else None
+    preference = replace(earlier, **{"opposite": new_opposite, **changes})
     is_reset = "weight" in changes or preference.text != text  # the learned weight belongs to the earlier text
     learned_ops = _to_delete_learned(namespace, learned, key_of(text)) if is_reset else []
     if preference != earlier or learned_ops:
         replaced = [item for item in matches if item.key != key_of(preference.text)]
         yield [*_to_write(user_id, preference, matches[0]), *learned_ops, *_to_delete(replaced)]
     return preference if is_reset else with_learned_weight(preference, learned).preference
+
+
+def texts_without_opposite(user_id: str) -> StoreOperation[list[str]]:
+    """Read the texts of the stored preferences whose opposite is neither stated nor known to be missing."""
+    items = yield from find_all(namespace_of(PREFERENCES, user_id))
+    profile = _without_duplicates(without_too_long(to_stored_preferences(items)))
+    return [stored.preference.text for stored in profile if stored.preference.opposite is None]
+
+
+def fill_opposite(user_id: str, text: str, opposite: str) -> StoreOperation[bool]:
+    """Add an opposite to the preference with this text. Write nothing if it is gone, or has an opposite by now.
+
+    Returns:
+        Whether it was written.
+    """
+    check_length(None, opposite)
+    items = yield from find_all(namespace_of(PREFERENCES, user_id))
+    matches = [item for item in in_order(items) if item.value.get("text") == text]
+    if not matches or (stored := from_fields(matches[0].value)).opposite is not None:
+        return False
+    replaced = [item for item in matches if item.key != key_of(text)]
+    yield [*_to_write(user_id, replace(stored, opposite=opposite), matches[0]), *_to_delete(replaced)]
+    return True
 
 
 def write_feedback(user_id: str, event: FeedbackEvent) -> StoreOperation[str]:
@@ -271,7 +300,3 @@ def _to_delete(items: Sequence[SearchItem]) -> list[Op]:
 
 def _lineage(item: Item) -> str:
     return str(item.value.get("lineage", item.key))
-
-
-def _is_broken(item: Item) -> bool:
-    return preference_in(item.value) is None

@@ -84,6 +84,7 @@ class PreferenceMemory:
         *,
         source: Source = "stated",
         expires_at: datetime | None = None,
+        opposite: str | None = None,
     ) -> Preference:
         """Store one preference. A stored preference with the same text is replaced.
 
@@ -93,19 +94,22 @@ class PreferenceMemory:
             weight: Strength, from -100 to 100; below 0 is a dislike.
             source: `"stated"` by the user, or `"learned"` from feedback.
             expires_at: The time from which the preference no longer applies, with a time zone.
+            opposite: The instruction that asks for the opposite; `""`: it has none. `None` keeps the one that is stored
+                for the same text, if any; else a table of common preferences is searched.
 
         Returns:
             The preference as stored.
 
         Raises:
             PreferenceError: A value has a wrong type.
-            InvalidParameterError: A value is out of range, the text has more than 10,000 characters, or a value was
-                passed beside a `Preference`.
+            InvalidParameterError: A value is out of range, the text or the opposite has more than 10,000 characters, or
+                a value was passed beside a `Preference`.
             UserIdError: The user id is empty or not a string.
             StoreTypeError: The memory is read-only.
         """
-        stored = _preference(preference, weight, source, expires_at)
-        return self._access.write(user_id, operations.remember(user_id, stored))
+        stored = _preference(preference, weight, source, expires_at, opposite)
+        # It may replace an opposite, which private caches hold.
+        return self._access.write(user_id, operations.remember(user_id, stored), forgets=stored.opposite is not None)
 
     async def aremember(
         self,
@@ -115,10 +119,12 @@ class PreferenceMemory:
         *,
         source: Source = "stated",
         expires_at: datetime | None = None,
+        opposite: str | None = None,
     ) -> Preference:
         """Async `remember`."""
-        stored = _preference(preference, weight, source, expires_at)
-        return await self._access.awrite(user_id, operations.remember(user_id, stored))
+        stored = _preference(preference, weight, source, expires_at, opposite)
+        forgets = stored.opposite is not None
+        return await self._access.awrite(user_id, operations.remember(user_id, stored), forgets=forgets)
 
     def recall(self, user_id: str) -> list[Preference]:
         """Return all preferences of this user, in the order in which they were first stored.
@@ -146,6 +152,7 @@ class PreferenceMemory:
         weight: float | None = None,
         source: Source | None = None,
         expires_at: datetime | Literal["keep"] | None = "keep",
+        opposite: str | None = None,
     ) -> Preference:
         """Change one preference. The earlier version remains in the history.
 
@@ -156,6 +163,7 @@ class PreferenceMemory:
             weight: The new weight, which replaces a learned one; `None` keeps the weight.
             source: The new source; `None` keeps the source.
             expires_at: The new time of expiry; `None`: the preference does not expire; `"keep"` keeps the time.
+            opposite: The new opposite; `""`: it has none. `None` keeps the opposite, or drops it if the text changes.
 
         Returns:
             The changed preference.
@@ -164,11 +172,11 @@ class PreferenceMemory:
             UnknownPreferenceError: The user has no preference with this text.
             StoredPreferenceError: The stored item is not a preference.
             PreferenceError: A value has a wrong type.
-            InvalidParameterError: A value is out of range, or the new text has more than 10,000 characters.
+            InvalidParameterError: A value is out of range, or the new text or opposite has more than 10,000 characters.
             UserIdError: The user id is empty or not a string.
             StoreTypeError: The memory is read-only.
         """
-        changes = _changes(new_text, weight, source, expires_at)
+        changes = _changes(new_text, weight, source, expires_at, opposite)
         return self._access.write(user_id, operations.update(user_id, text, changes), forgets=True)
 
     async def aupdate(
@@ -180,9 +188,10 @@ class PreferenceMemory:
         weight: float | None = None,
         source: Source | None = None,
         expires_at: datetime | Literal["keep"] | None = "keep",
+        opposite: str | None = None,
     ) -> Preference:
         """Async `update`."""
-        changes = _changes(new_text, weight, source, expires_at)
+        changes = _changes(new_text, weight, source, expires_at, opposite)
         return await self._access.awrite(user_id, operations.update(user_id, text, changes), forgets=True)
 
     def forget(self, user_id: str, text: str | None = None) -> None:
@@ -260,11 +269,11 @@ class PreferenceMemory:
             UserIdError: The user id is empty or not a string.
             StoreTypeError: The memory is read-only.
         """
-        self._access.write(user_id, operations.import_(user_id, exported))
+        self._access.write(user_id, operations.import_(user_id, exported), forgets=True)
 
     async def aimport_(self, user_id: str, exported: Mapping[str, object]) -> None:
         """Async `import_`."""
-        await self._access.awrite(user_id, operations.import_(user_id, exported))
+        await self._access.awrite(user_id, operations.import_(user_id, exported), forgets=True)
 
 
 def as_memory(memory: PreferenceMemory | PreferenceSource) -> PreferenceMemory | None:
@@ -277,12 +286,14 @@ def access_to(memory: PreferenceMemory) -> StoreAccess:
     return memory._access  # noqa: SLF001 - the class above, whose public names are for users
 
 
-def _preference(value: str | Preference, weight: float, source: Source, expires_at: datetime | None) -> Preference:
+def _preference(
+    value: str | Preference, weight: float, source: Source, expires_at: datetime | None, opposite: str | None
+) -> Preference:
     if not isinstance(value, Preference):
-        return Preference(value, weight, source, expires_at)
-    if (weight, source, expires_at) != (1.0, "stated", None):
+        return Preference(value, weight, source, expires_at, opposite)
+    if (weight, source, expires_at, opposite) != (1.0, "stated", None, None):
         msg = (
-            "A Preference has a weight, a source and a time of expiry of its own. "
+            "A Preference has a weight, a source, a time of expiry and an opposite of its own. "
             "Leave the other arguments out, or pass its text in place of the Preference."
         )
         raise InvalidParameterError(msg)
@@ -290,9 +301,13 @@ def _preference(value: str | Preference, weight: float, source: Source, expires_
 
 
 def _changes(
-    new_text: str | None, weight: float | None, source: Source | None, expires_at: datetime | Literal["keep"] | None
+    new_text: str | None,
+    weight: float | None,
+    source: Source | None,
+    expires_at: datetime | Literal["keep"] | None,
+    opposite: str | None,
 ) -> dict[str, Any]:
     """The fields to change, with their new values."""
-    fields = {"text": new_text, "weight": weight, "source": source}
+    fields = {"text": new_text, "weight": weight, "source": source, "opposite": opposite}
     expiry = {} if expires_at == "keep" else {"expires_at": expires_at}
     return {name: value for name, value in fields.items() if value is not None} | expiry

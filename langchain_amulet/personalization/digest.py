@@ -10,6 +10,7 @@ from pathlib import Path
 
 import platformdirs
 
+from langchain_amulet.opposites import opposite_of
 from langchain_amulet.preferences import Preference
 
 logger = logging.getLogger(__name__)
@@ -21,12 +22,18 @@ _KEY_BYTES = 32
 
 
 def digest_of(preferences: tuple[Preference, ...]) -> str:
-    """Return the HMAC-SHA256 of texts and weights, as 32 hexadecimal digits.
+    """Return the HMAC-SHA256 of texts, weights and opposites, as 32 hexadecimal digits.
 
+    Opposites count as they apply: a table of opposites that differs in another version gives another digest.
     It is equal in all processes of the same operating system user, and reveals nothing without the key.
     """
-    content = json.dumps([_WORDING_VERSION, *([p.text, float(p.weight)] for p in preferences)])
-    return _hmac(content)
+    return _hmac(json.dumps([_WORDING_VERSION, *map(_parts, preferences)]))
+
+
+def _parts(preference: Preference) -> list[str | float]:
+    parts: list[str | float] = [preference.text, float(preference.weight)]
+    opposite = opposite_of(preference)
+    return parts if opposite is None else [*parts, opposite]
 
 
 def digest_of_text(text: str) -> str:

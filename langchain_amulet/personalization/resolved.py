@@ -69,7 +69,7 @@ class ResolvedPreferences:
 
     @property
     def digest(self) -> str:
-        """A keyed digest of texts and weights; it does not depend on `age_s` and `store_error`.
+        """A keyed digest of texts, weights and opposites; it does not depend on `age_s` and `store_error`.
 
         Cached prompt prefixes that contain preferences are reused for the same digest only.
         """

@@ -36,12 +36,18 @@ class StreamCoefficients:
             if len(values) != len(self.target) or not all(map(math.isfinite, values)):
                 msg = f"{name} must have one finite coefficient per stream, {len(self.target)}; got {values}."
                 raise InvalidParameterError(msg)
-            if abs(sum(values) - 1) > _TOLERANCE * max(1.0, *map(abs, values)):
+            if abs(sum(values) - 1) > _TOLERANCE * max([1.0, *map(abs, values)]):
                 msg = f"The coefficients of {name} must sum to 1; got {values}."
                 raise InvalidParameterError(msg)
         if min(self.reference) < 0:
             msg = f"The reference is a mixture without extrapolation: no coefficient below 0; got {self.reference}."
             raise InvalidParameterError(msg)
+
+    def first(self, number: int) -> "StreamCoefficients":
+        """Return the coefficients of the first streams, if those of the others are 0."""
+        if number == len(self.target):
+            return self
+        return StreamCoefficients(self.target[:number], self.reference[:number], self.unsteered[:number])
 
     @classmethod
     def of_weights(cls, guidance_scale: float, weights: Sequence[float]) -> "StreamCoefficients":

@@ -12,7 +12,7 @@ from langchain_amulet.engine.config import EngineConfig
 from langchain_amulet.engine.params import Request, SamplingParams
 from langchain_amulet.engine.scheduler import Scheduler
 from langchain_amulet.engine.sequence import Sequence as EngineSequence
-from langchain_amulet.realignment import RealignmentConfig, realign
+from langchain_amulet.realignment import RealignmentConfig, realign_streams
 
 VOCAB_SIZE = 40
 NOT_A_NUMBER_AFTER = -1  # a token that makes all later logits of its row NaN
@@ -109,13 +109,10 @@ def alone(request: Request) -> list[int]:
     """Return the greedy answer of the fake model to one request without stop tokens, by a loop without rows."""
     tokens: list[int] = []
     for _ in range(request.sampling.max_tokens):
-        base, *prefs = (fake_logits([*prompt, *tokens]) for prompt in request.prompts)
-        logits = base
-        if prefs:
-            weights = torch.tensor(request.weights, dtype=base.dtype)
-            config = request.realignment
-            logits = realign(base, torch.stack(prefs), config.guidance_scale, weights=weights, **config.active_guards)
-        tokens.append(int(logits.argmax()))
+        streams = torch.stack([fake_logits([*prompt, *tokens]) for prompt in request.prompts])
+        target, reference = (streams.new_tensor(each) for each in (request.mixture.target, request.mixture.reference))
+        guards = request.realignment.active_guards if len(streams) > 1 else {}
+        tokens.append(int(realign_streams(streams, target, reference, guards=guards).argmax()))
     return tokens
 
 

@@ -94,6 +94,7 @@ realignments = st.builds(
     plausibility=st.sampled_from([0.0, 0.1, 0.6]),
     max_kl=st.sampled_from([None, None, 0.3]),
     nucleus=st.sampled_from([None, None, 0.8]),
+    contrast=st.sampled_from(["base", "neutral", "opposite"]),
 )
 
 
@@ -147,7 +148,13 @@ structures = st.one_of(
 )
 
 preference_lists = st.lists(
-    st.builds(Preference, st.sampled_from(TEXTS), st.sampled_from([1.0, 1.0, 0.5, -0.5, 2.0, 0.0])), max_size=3
+    st.builds(
+        Preference,
+        st.sampled_from(TEXTS),
+        st.sampled_from([1.0, 1.0, 0.5, -0.5, 2.0, 0.0]),
+        opposite=st.sampled_from(["", "Ramble.", "Groan."]),
+    ),
+    max_size=3,
 )
 
 

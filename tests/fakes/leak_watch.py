@@ -63,9 +63,13 @@ class User:
 
 
 def random_preferences(rng: random.Random) -> tuple[Preference, ...]:
-    """One to three likes and dislikes, each with its own secret."""
+    """One to three likes and dislikes, each with its own secret, and every other one with an opposite that has one."""
     weights = [1.0, *rng.choices([1.0, 0.5, -0.5], k=rng.choices([0, 1, 2], [6, 2, 1])[0])]
-    return tuple(Preference(f"Speak as pref-{rng.randbytes(6).hex()}.", weight) for weight in weights)
+    opposites = [rng.choice([f"Speak as pref-{rng.randbytes(6).hex()}.", None]) for _ in weights]
+    return tuple(
+        Preference(f"Speak as pref-{rng.randbytes(6).hex()}.", weight, opposite=opposite)
+        for weight, opposite in zip(weights, opposites, strict=True)
+    )
 
 
 def random_users(num_users: int, rng: random.Random) -> list[User]:
@@ -235,9 +239,9 @@ def watched_warnings(watch: Watch) -> Iterator[None]:
 # The paths
 
 
-def one_layer_model() -> PreTrainedModel:
+def one_layer_model(max_length: int = 1024) -> PreTrainedModel:
     """A model of one layer, with the same weights on each call and a context that fits prompts with tools."""
-    sizes = {**GROUPED, "num_hidden_layers": 1, "max_position_embeddings": 1024}
+    sizes = {**GROUPED, "num_hidden_layers": 1, "max_position_embeddings": max_length}
     with torch.random.fork_rng():
         torch.manual_seed(5)
         return AutoModelForCausalLM.from_config(Qwen2Config(**sizes)).double().eval()
@@ -245,7 +249,12 @@ def one_layer_model() -> PreTrainedModel:
 
 MODEL = one_layer_model()
 ENGINE = EngineConfig(prefill_tokens=4096, prefix_cache_bytes=1_000_000)  # small enough that rows are evicted
-SETTINGS = {"max_tokens": 4, "temperature": 0.0, "realignment": RealignmentConfig(guidance_scale=3.0)}
+SETTINGS = {
+    "max_tokens": 4,
+    "temperature": 0.0,
+    "realignment": RealignmentConfig(guidance_scale=3.0, contrast="opposite"),
+    "max_streams": 8,
+}
 PROMPT = ChatPromptTemplate.from_messages([("human", "{question}")])
 THREADS = ThreadPoolExecutor(16)
 
@@ -274,7 +283,7 @@ class App:
     def enter(self, users: Sequence[User]) -> None:
         for user in users:
             for each in user.preferences:
-                self.memory.remember(user.id, each.text, each.weight)
+                self.memory.remember(user.id, each)
 
     async def change(self, user: User, preferences: tuple[Preference, ...]) -> User:
         """Forget what the user prefers, one after another and then all, and remember what they prefer now."""
@@ -282,7 +291,7 @@ class App:
             await self.memory.aforget(user.id, each.text)
         await asyncio.to_thread(self.memory.forget, user.id)
         for each in preferences:
-            await self.memory.aremember(user.id, each.text, each.weight)
+            await self.memory.aremember(user.id, each)
         return replace(user, preferences=preferences)
 
     def see_checkpoints(self) -> None:

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple, cast
 from langchain_core.messages import AIMessage, AIMessageChunk
 from transformers import PreTrainedTokenizerFast
 
-from langchain_amulet import ChatAmulet, Preference
+from langchain_amulet import ChatAmulet, Preference, RealignmentConfig
 from langchain_amulet.engine.params import Request
 from langchain_amulet.engine.sequence import TokenLogprobs
 from langchain_amulet.exceptions import AmuletError
+from langchain_amulet.stream_plan import NEUTRAL_INSTRUCTION
 from tests.fakes.fuzzed_calls import Call
 from tests.fakes.reference_decoding import Drawn, decode
 
@@ -116,16 +117,33 @@ def reported(request: Request, drawn: Drawn) -> Decoded:
     return Decoded(drawn.token_ids, drawn.finish_reason, logprobs)
 
 
-def planned_streams(preferences: Sequence[Preference], scale: float) -> list[tuple[tuple[str, ...], float]]:
-    """Return the texts and the weight of each stream with preferences, as `docs/` explains them."""
-    streams = []
-    for sign in (1, -1):
-        chosen = [preference for preference in preferences if sign * preference.weight > 0 and preference.text.strip()]
-        levels = sorted({abs(preference.weight) for preference in chosen}, reverse=True)
-        for level, below in zip(levels, [*levels, 0.0][1:], strict=True):
-            texts = tuple(preference.text for preference in chosen if abs(preference.weight) >= level)
-            streams.append((texts, sign * (level - below)))
-    return streams if scale else []
+def planned_streams(preferences: Sequence[Preference], realignment: RealignmentConfig) -> list[tuple[str, ...]]:
+    """Return the texts of each stream, as `docs/` explains them. No opposite may be the text of a preference."""
+    likes: list[tuple[float, str, str | None]] = []
+    dislikes: list[tuple[float, str, str | None]] = []
+    for each in preferences:
+        gain = each.weight * realignment.guidance_scale
+        text, opposite = each.text, each.opposite if realignment.contrast == "opposite" else None
+        if not gain or not text.strip():
+            continue
+        if gain < 0 and opposite:
+            gain, text, opposite = -gain, opposite, text
+        (likes if gain > 0 else dislikes).append((abs(gain), text, opposite))
+    strongest = max((gain for gain, *_ in likes), default=0.0)
+    streams = [()] if strongest < 1 or dislikes else []
+    streams += [tuple(text for _, text, _ in joint) for side in (likes, dislikes) for _, joint in levels_of(side)]
+    for gain, joint in levels_of(likes):
+        if gain > 1 and realignment.contrast == "neutral":
+            streams.append((NEUTRAL_INSTRUCTION,))
+        elif gain > 1:
+            streams.append(tuple(dict.fromkeys(opposite for *_, opposite in joint if opposite)))
+    return [*dict.fromkeys([()] * (() in streams) + streams)]
+
+
+def levels_of(wishes: list[Any]) -> list[tuple[float, list[Any]]]:
+    """Return each gain, the largest first, with the wishes of at least this gain."""
+    levels = sorted({gain for gain, *_ in wishes}, reverse=True)
+    return [(level, [wish for wish in wishes if wish[0] >= level]) for level in levels]
 
 
 def rendered_streams(tokenizer: PreTrainedTokenizerFast, default_system: str, call: Call) -> list[list[int]]:
@@ -133,11 +151,8 @@ def rendered_streams(tokenizer: PreTrainedTokenizerFast, default_system: str, ca
     turns = [{"role": _ROLES[message.type], "content": message.text} for message in call.messages]
     if turns[0]["role"] != "system":
         turns.insert(0, {"role": "system", "content": default_system})
-    scale = call.settings["realignment"].guidance_scale
-    streams = planned_streams(call.preferences, scale)
-    is_plainly_prompted = len(streams) == 1 and streams[0][1] * scale == 1
     prompts = []
-    for chosen in [stream for stream, _ in streams] if is_plainly_prompted else [(), *(s for s, _ in streams)]:
+    for chosen in planned_streams(call.preferences, call.settings["realignment"]):
         parts = filter(None, [turns[0]["content"], "\n".join(map(str.strip, chosen))])
         system = {"role": "system", "content": "\n\n".join(parts)}
         text = tokenizer.apply_chat_template([system, *turns[1:]], tokenize=False, add_generation_prompt=True)

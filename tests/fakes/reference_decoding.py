@@ -1,7 +1,7 @@
 """Decodes one request the plain, slow way: no batch, no cache, one forward of the whole text per token and stream.
 
 It shares nothing with `langchain_amulet/engine/` except the description of the request, and the equation
-`realignment.kernel.realign`. The random numbers follow the published constants of SplitMix64.
+`realignment.kernel.realign_streams`. The random numbers follow the published constants of SplitMix64.
 """
 
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from langchain_amulet.engine.params import Request, SamplingParams
 from langchain_amulet.exceptions import ContextLengthError
-from langchain_amulet.realignment import realign
+from langchain_amulet.realignment import realign_streams
 
 MAX_SEED = 2**63 - 1
 SECOND_DRAW = 0x5DEECE66D
@@ -92,15 +92,12 @@ def _guided(streams, request: Request, guide, key: int, seen: list[int], num_lef
 
 def combine(streams: list[Tensor], request: Request, allowed: Tensor | None, *, is_steered: bool) -> Tensor:
     """Return the realigned distribution, or the logits of a single stream; forbidden tokens are −inf."""
-    base, *prefs = streams
-    if not prefs:
-        return base if allowed is None else base.masked_fill(~allowed, -torch.inf)
-    config = request.realignment
-    if not is_steered:
-        config = config.without_guards(guidance_scale=min(config.guidance_scale, 1.0))
-    weights = torch.tensor(request.weights, dtype=base.dtype)
-    scale = config.guidance_scale
-    return realign(base, torch.stack(prefs), scale, weights=weights, allowed=allowed, **config.active_guards)
+    if len(streams) == 1:
+        return streams[0] if allowed is None else streams[0].masked_fill(~allowed, -torch.inf)
+    logits, mixture = torch.stack(streams), request.mixture
+    target = logits.new_tensor(mixture.target if is_steered else mixture.unsteered)
+    guards = request.realignment.active_guards if is_steered else {}
+    return realign_streams(logits, target, logits.new_tensor(mixture.reference), allowed=allowed, guards=guards)
 
 
 def _penalised(logits: Tensor, seen: list[int], penalty: float) -> Tensor:

@@ -322,6 +322,7 @@ CHANGES = {
     "stop": ["x"],
     "logprobs": True,
     "top_logprobs": 2,
+    "trace": True,
     "steer_structured": True,
     "max_streams": 2,
     "realignment": RealignmentConfig(guidance_scale=1.5),

@@ -28,7 +28,14 @@ from langgraph.store.sqlite import SqliteStore
 from pydantic import BaseModel, ValidationError
 
 from langchain_amulet import ChatAmulet, Preference, PreferenceMemory
-from langchain_amulet.exceptions import ContextLengthError, StoreConnectionError, StoredPreferenceError
+from langchain_amulet.chat.opposite_writer import OppositesWritten, _Writer
+from langchain_amulet.exceptions import (
+    ContextLengthError,
+    InvalidParameterError,
+    StoreConnectionError,
+    StoredPreferenceError,
+)
+from langchain_amulet.personalization.resolved import resolve
 from tests.fakes.leak_watch import (
     ALL_PATHS,
     ENGINE,
@@ -49,6 +56,7 @@ from tests.fakes.leak_watch import (
     random_users,
     secrets_in,
     together,
+    tracer,
     visit,
     watched_logs,
     watched_warnings,
@@ -337,6 +345,55 @@ def test_errors_and_warnings_about_preferences_show_none(watch):
         watch.see("error", printed_error(refused.value))
     make_llm(max_streams=2).invoke("Why?", preference=[Preference(SECRET, 1), Preference(SECRET * 2, 0.5)])
     assert watch.num_seen["warning"] > 0
+    assert watch.leaks == []
+
+
+def test_errors_and_warnings_about_opposites_show_none(watch):
+    memory = PreferenceMemory()
+    memory.store.put(("preferences", "somebody"), "1", {"text": "Sing.", "weight": 1, "opposite": [SECRET]})
+    config = {"configurable": {"user_id": "somebody"}}
+    attempts = [
+        (ContextLengthError, lambda: make_llm().invoke("Why?", preference=opposed(SECRET * 50))),
+        (StoredPreferenceError, lambda: make_llm(memory=memory).invoke("Why?", config)),
+        (StoredPreferenceError, lambda: make_llm(memory=memory).write_opposites("somebody")),
+        (ValidationError, lambda: make_llm(preference=opposed(SECRET), top_p=-1)),
+        (InvalidParameterError, lambda: opposed(SECRET + "\0")),
+        (InvalidParameterError, lambda: PreferenceMemory().remember("somebody", opposed(SECRET * 1000))),
+    ]
+    for kind, attempt in attempts:
+        with pytest.raises(kind) as refused:
+            attempt()
+        watch.see("error", printed_error(refused.value))
+    make_llm(max_streams=2).invoke("Why?", preference=[opposed(SECRET), opposed(SECRET * 2, 0.5)])
+    assert watch.num_seen["warning"] > 0
+    assert watch.leaks == []
+
+
+def opposed(opposite: str, weight: float = 1.0) -> Preference:
+    return Preference("Sing.", weight, opposite=opposite)
+
+
+@pytest.mark.parametrize("show", [repr, str, dumpd, dumps])
+def test_models_with_opposites_show_none(watch, show):
+    llm = make_llm(preference=opposed(SECRET))
+    bound = make_llm().bind(preference=[opposed(SECRET)])
+    for each in (opposed(SECRET), llm, bound, PROMPT | bound, llm.preference_settings, resolve(opposed(SECRET))):
+        watch.see("model", show(each) if isinstance(each, BaseModel) else repr(each))
+    watch.see("dump", [llm._identifying_params, llm._get_llm_string(), llm._get_ls_params()])
+    assert watch.leaks == []
+
+
+@pytest.mark.parametrize("written", [None, f"Never {SECRET}"])
+def test_writing_opposites_is_not_overheard(watch, monkeypatch, written):
+    memory = PreferenceMemory()
+    memory.remember("somebody", SECRET)
+    heard = [Eavesdropper(watch, ()), tracer(watch, ())]
+    llm = make_llm(model=one_layer_model(2048), memory=memory, callbacks=heard)
+    llm.cache = WatchedCache(InMemoryCache(), watch)
+    if written is not None:
+        monkeypatch.setattr(_Writer, "_written", lambda *_: written)
+    assert llm.write_opposites("somebody") in (OppositesWritten(1, 0), OppositesWritten(0, 1))
+    watch.see("history", repr(memory.history("somebody")))
     assert watch.leaks == []
 
 

@@ -12,6 +12,25 @@ def test_text_stays_out_of_repr():
     assert repr(Preference("I have diabetes.", 0.5)) == "Preference(weight=0.5)"
 
 
+def test_opposite_stays_out_of_repr():
+    assert repr(Preference("Be brief.", 0.5, opposite="Ramble.")) == "Preference(weight=0.5)"
+
+
+@pytest.mark.parametrize(
+    ("opposite", "error", "message"),
+    [
+        (7, PreferenceError, "the opposite must be a string, got int"),
+        (["Ramble."], PreferenceError, "the opposite must be a string, got list"),
+        ("Ramble\0.", InvalidParameterError, "opposite contains a null character"),
+        ("Ramble \ud83d", InvalidParameterError, "opposite contains a lone surrogate"),
+    ],
+)
+def test_opposite_is_checked_as_the_text_is(opposite, error, message):
+    with pytest.raises(error, match=message) as raised:
+        Preference("Be brief.", opposite=opposite)
+    assert "Ramble" not in str(raised.value)
+
+
 @pytest.mark.parametrize("value", [1, b"brief", {"text": "brief"}, [1], ["brief", None], [["brief"]]])
 def test_wrong_types_are_refused_with_the_accepted_ones(value):
     with pytest.raises(PreferenceError, match="Give a string"):

@@ -74,7 +74,7 @@ def literal_policy(preferences: Sequence[Preference], w: float, contrast: Contra
     base = log_policy(())
     log_q = max(0.0, 1 - max([0.0, *(gain for gain, _, _ in likes)])) * base
     for gain, following, joint in literal_levels(likes):
-        opposites = [opposite for _, _, opposite in joint if opposite]
+        opposites = list(dict.fromkeys(opposite for _, _, opposite in joint if opposite))
         away = {"base": [], "neutral": [NEUTRAL_INSTRUCTION], "opposite": opposites}[contrast]
         log_q = log_q + (gain - following) * log_policy([text for _, text, _ in joint])
         log_q = log_q - (max(gain, 1.0) - max(following, 1.0)) * log_policy(away)
@@ -192,8 +192,9 @@ def test_without_any_opposite_the_contrast_is_the_callers_own_prompt(opposite):
     assert plan(preferences, 3.0, "opposite") == plan(preferences, 3.0, "base")
 
 
-def test_equal_opposites_share_a_stream():
-    planned = plan([Preference("a", opposite="x"), Preference("b", 0.6, opposite="")], 5.0, "opposite")
+@pytest.mark.parametrize("opposite", ["", "x"])
+def test_equal_opposites_share_a_stream_and_stand_in_it_once(opposite):
+    planned = plan([Preference("a", opposite="x"), Preference("b", 0.6, opposite=opposite)], 5.0, "opposite")
     assert coefficients(planned) == {("a",): 2.0, ("a", "b"): 3.0, ("x",): -4.0}
 
 
@@ -328,3 +329,53 @@ def test_the_weaker_side_is_left_out_if_two_streams_must_do():
 def test_max_streams_below_two_is_refused():
     with pytest.raises(InvalidParameterError, match="at least 2"):
         plan(profile([1.0]), max_streams=1)
+
+
+# Traces
+
+
+@given(preferences=profiles, w=scales, contrast=contrasts)
+def test_a_traceable_plan_has_the_callers_own_prompt_and_the_same_policies(preferences, w, contrast):
+    planned = plan(preferences, w, contrast)
+    traceable = planned.traceable
+    assert [stream.kind for stream in traceable.streams].count("base") == 1
+    assert traceable.streams[: len(planned.streams)] == planned.streams
+    for mixture in ("target", "reference", "unsteered"):
+        assert_equal(policy(traceable, mixture), policy(planned, mixture))
+
+
+@given(preferences=profiles, w=scales, contrast=contrasts)
+def test_the_compared_policies_are_mixtures_of_the_streams_of_their_kind(preferences, w, contrast):
+    traceable = plan(preferences, w, contrast).traceable
+    compared = traceable.compared
+    kinds = {"base": compared.base, "preference": compared.prompted, "contrast": compared.contrast or ()}
+    assert compared.prompted == compared.base or compared.gain_of(compared.prompted) == pytest.approx(1.0)
+    for kind, values in kinds.items():
+        assert sum(values) == pytest.approx(1.0 if values else 0.0)
+        used = {stream.kind for stream, value in zip(traceable.streams, values, strict=False) if value}
+        assert used <= {kind, "base"} if kind == "preference" else used <= {kind}
+
+
+@pytest.mark.parametrize("w", [1.0, 1.5, 4.0])
+def test_the_prompted_policy_is_the_reference_from_gain_one_on(w):
+    traceable = plan([OPPOSITE], w, "opposite").traceable
+    assert traceable.compared.prompted == traceable.coefficients.reference
+
+
+@pytest.mark.parametrize("contrast", CONTRASTS)
+@pytest.mark.parametrize(
+    ("weights", "gain"), [([1.0], 3.0), ([0.2], 0.6), ([1.0, 0.5], 3.0), ([-1.0], -3.0), ([], 0.0)]
+)
+def test_the_gain_of_the_target_is_the_largest_gain_of_the_preferences(contrast, weights, gain):
+    traceable = plan(profile(weights), 3.0, contrast).traceable
+    assert traceable.compared.gain_of(traceable.coefficients.target) == pytest.approx(gain)
+
+
+def test_what_an_answer_is_steered_away_from_is_compared_if_it_is_not_the_callers_prompt():
+    def contrast_of(preferences, **settings):
+        traceable = plan(preferences, **settings).traceable
+        return traceable.compared.contrast, [stream.texts for stream in traceable.streams]
+
+    assert contrast_of([OPPOSITE], contrast="opposite") == ((0.0, 1.0, 0.0), [("Be brief.",), ("Be long.",), ()])
+    assert contrast_of([OPPOSITE], contrast="base")[0] is None
+    assert contrast_of([Preference("Be rude.", -1.0)]) == ((0.0, 1.0), [(), ("Be rude.",)])

@@ -13,7 +13,7 @@ from langchain_amulet.evaluation.analysis.judge import PairwiseJudge, fill_promp
 from langchain_amulet.evaluation.runs.answer import Answer
 from langchain_amulet.evaluation.runs.folder import JsonlRecords
 from langchain_amulet.evaluation.scorers.scorer import Scorer
-from langchain_amulet.exceptions import InvalidParameterError
+from langchain_amulet.exceptions import ContextLengthError, InvalidParameterError
 from langchain_amulet.personalization.entry_points import PersonalizedChatModel
 
 FOLLOWS = "P(follows the preference)"
@@ -84,7 +84,8 @@ class LocalJudge(PairwiseJudge):
         1 / (1 + exp(−(d(first, second) − d(second, first)) / 2)): a liking for one position cancels.
 
         Returns:
-            From 0 to 1; `None` if the model considers neither letter in one of the orders.
+            From 0 to 1; `None` if the model considers neither letter in one of the orders, or if the answers are too
+            long for its context.
         """
         if first.text == second.text:
             return 0.5
@@ -97,7 +98,8 @@ class LocalJudge(PairwiseJudge):
         """Return the probability that an answer follows its preference: p("Yes") / (p("Yes") + p("No")).
 
         Returns:
-            From 0 to 1; `None` without a text or a preference, or if the model considers neither word.
+            From 0 to 1; `None` without a text or a preference, if the model considers neither word, or if the answer
+            is too long for its context.
         """
         if not answer.text.strip() or not answer.preference:
             return None
@@ -130,7 +132,10 @@ class LocalJudge(PairwiseJudge):
         if self._records is not None and key in self._records:
             stored: float | None = self._records[key]["outcome"]
             return stored
-        odds = log_odds(self._first_token(prompt), choices)
+        try:
+            odds = log_odds(self._first_token(prompt), choices)
+        except ContextLengthError:  # two long answers: one pair without a verdict, not the end of the evaluation
+            return None
         if self._records is not None:
             self._records.append({"key": key, "outcome": odds})
         return odds

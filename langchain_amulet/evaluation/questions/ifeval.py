@@ -1,9 +1,9 @@
 """Instructions of IFEval as preferences.
 
-Kinds and arguments are those of IFEval's prompts with one instruction (Apache-2.0), as far as we read them: 23 of 25
-kinds. `data/ifeval.json` names the prompt of each. Left out are kinds that concern one prompt (options to choose from,
-the prompt to repeat), arguments that answers of 512 tokens cannot meet (350 words or more, 50 sentences), and arguments
-that nearly any answer meets (words of another prompt's topic that are forbidden or rare).
+Kinds and arguments are those of IFEval's prompts with one instruction (Apache-2.0): 23 of 25 kinds. `data/ifeval.json`
+names the prompt of each. Left out are kinds that concern one prompt (options to choose from, the prompt to repeat),
+arguments that answers of 512 tokens cannot meet (350 words or more, 30 sentences), arguments that nearly any answer
+meets (words of another prompt's topic that are forbidden or rare), and names of one prompt (Zelda, Dave, Naomi).
 
 References:
     Zhou et al., Instruction-Following Evaluation for Large Language Models, 2023: https://arxiv.org/abs/2311.07911
@@ -17,8 +17,8 @@ from langchain_amulet.evaluation.data import read_text
 from langchain_amulet.evaluation.questions.dimensions import Dimension
 
 _LANGUAGES = {
-    "fa": "Persian", "hi": "Hindi", "kn": "Kannada", "ko": "Korean", "mr": "Marathi", "pa": "Punjabi", "ru": "Russian",
-    "sw": "Swahili",
+    "ar": "Arabic", "de": "German", "fa": "Persian", "gu": "Gujarati", "hi": "Hindi", "kn": "Kannada", "ko": "Korean",
+    "mr": "Marathi", "ne": "Nepali", "pa": "Punjabi", "ru": "Russian", "sw": "Swahili", "te": "Telugu", "ur": "Urdu",
 }  # fmt: skip
 
 
@@ -59,7 +59,7 @@ def _said(name: str, value: object) -> object:
     """Return an argument as sentences say it: languages by name, and words in quotation marks."""
     if name == "language":
         return _LANGUAGES[str(value)]
-    return " and ".join(f'"{each}"' for each in value) if isinstance(value, list) else value
+    return ", ".join(f'"{each}"' for each in value) if isinstance(value, list) else value
 
 
 INSTRUCTIONS = _instructions()

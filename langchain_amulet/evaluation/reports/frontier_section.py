@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from langchain_amulet.answers.repetition import DEGENERATE_WORDS, STRICT_TRIGRAMS
 from langchain_amulet.evaluation.analysis.frontier import CHOOSE, REPORT, Frontier, frontiers, is_steering
 from langchain_amulet.evaluation.analysis.local_judge import FOLLOWS
 from langchain_amulet.evaluation.methods.steering import REPEATED
@@ -17,7 +18,7 @@ from langchain_amulet.evaluation.reports.sections import file_name
 from langchain_amulet.evaluation.reports.tables import temperature_name
 from langchain_amulet.evaluation.results import Evaluation
 from langchain_amulet.evaluation.scorers.likelihood import HELD_OUT, HELD_OUT_OPPOSITE, PREFERENCE_NLL
-from langchain_amulet.evaluation.scorers.text import DEGENERATE_WORDS, STRICT_TRIGRAMS, STRICTLY_DEGENERATE
+from langchain_amulet.evaluation.scorers.text import STRICTLY_DEGENERATE
 from langchain_amulet.evaluation.scorers.verifiable import KEPT
 
 _FRONTIER_TEXT = (

@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from langchain_amulet.answers.repetition import DEGENERATE_TRIGRAMS, DEGENERATE_WORDS
 from langchain_amulet.evaluation.analysis.agreement import judge_agreement, scorer_agreement
 from langchain_amulet.evaluation.analysis.comparisons import PROXIES, Criterion
 from langchain_amulet.evaluation.analysis.costs import Cost
@@ -31,11 +32,7 @@ from langchain_amulet.evaluation.results import Evaluation
 from langchain_amulet.evaluation.runs.answer import Answer
 from langchain_amulet.evaluation.scorers.likelihood import HELD_OUT, HELD_OUT_OPPOSITE
 from langchain_amulet.evaluation.scorers.refusals import NUM_CHARACTERS
-from langchain_amulet.evaluation.scorers.text import (
-    DEGENERATE,
-    DEGENERATE_TRIGRAMS,
-    DEGENERATE_WORDS,
-)
+from langchain_amulet.evaluation.scorers.text import DEGENERATE
 from langchain_amulet.evaluation.scorers.verifiable import KEPT
 
 _REFUSALS_TEXT = (

@@ -203,9 +203,9 @@ def has_three_figures(text: str) -> bool:
 
 
 def has_only_questions(text: str) -> bool:
-    """Return whether there are two sentences or more, and all are questions."""
+    """Return whether all sentences are questions. One is enough."""
     asked = [without_trimmings(each).endswith(("?", "\uff1f")) for each in sentences(text)]
-    return len(asked) > 1 and all(asked)
+    return bool(asked) and all(asked)
 
 
 def has_three_points(text: str) -> bool:

@@ -1,8 +1,8 @@
 """Checks whether answers keep verifiable preferences, by deterministic rules in the manner of IFEval.
 
 The rules are in `checkers.py` for our own wishes, and in `ifeval.py` for the instructions of IFEval. Whatever the rule
-says, an answer counts as not kept if it is degenerate, if it is a short refusal, or if the token limit cut off what the
-wish is about.
+says, an answer counts as not kept if it is degenerate, if it is a short refusal or repeats the question, or if the
+token limit cut off what the wish is about.
 
 References:
     Zhou et al., Instruction-Following Evaluation for Large Language Models, 2023: https://arxiv.org/abs/2311.07911
@@ -10,13 +10,13 @@ References:
 
 import re
 
+from langchain_amulet.answers.repetition import is_degenerate, words_of
 from langchain_amulet.evaluation.questions.ifeval import instruction_of
 from langchain_amulet.evaluation.runs.answer import Answer
 from langchain_amulet.evaluation.scorers.checkers import CHECKERS, NEEDS_THE_END
 from langchain_amulet.evaluation.scorers.ifeval import is_followed, needs_the_end
 from langchain_amulet.evaluation.scorers.scorer import Scorer
 from langchain_amulet.evaluation.scorers.structure import count_words, list_items
-from langchain_amulet.evaluation.scorers.text import is_degenerate
 from langchain_amulet.exceptions import InvalidParameterError
 
 KEPT = "kept"
@@ -33,16 +33,18 @@ def kept() -> Scorer:
 
     def score(answer: Answer) -> float | None:
         if answer.dimension in CHECKERS:
-            return float(is_kept(answer.dimension, answer.text, answer.finish_reason))
+            return float(is_kept(answer.dimension, answer.text, answer.finish_reason, question=answer.question))
         if (instruction := instruction_of(answer.preference)) is None:
             return None
         is_cut = answer.finish_reason == "length" and needs_the_end(instruction)
-        return float(not is_broken(answer.text) and not is_cut and is_followed(instruction, answer.text.strip()))
+        return float(
+            not is_broken(answer.text, answer.question) and not is_cut and is_followed(instruction, answer.text.strip())
+        )
 
     return Scorer(KEPT, score, better="higher")
 
 
-def is_kept(wish_name: str, text: str, finish_reason: str | None = "stop") -> bool:
+def is_kept(wish_name: str, text: str, finish_reason: str | None = "stop", *, question: str = "") -> bool:
     """Return whether an answer keeps a wish.
 
     Args:
@@ -50,6 +52,7 @@ def is_kept(wish_name: str, text: str, finish_reason: str | None = "stop") -> bo
         text: The answer.
         finish_reason: `"length"` says that the token limit cut the answer off. Wishes about the end or the whole of an
             answer (`NEEDS_THE_END`) are then not kept.
+        question: The question, so that answers which only repeat it do not count.
 
     Raises:
         InvalidParameterError: There is no such wish.
@@ -57,7 +60,7 @@ def is_kept(wish_name: str, text: str, finish_reason: str | None = "stop") -> bo
     if wish_name not in CHECKERS:
         msg = f"There is no wish {wish_name!r}. Pass one of: {', '.join(CHECKERS)}."
         raise InvalidParameterError(msg)
-    if is_broken(text) or (finish_reason == "length" and wish_name in NEEDS_THE_END):
+    if is_broken(text, question) or (finish_reason == "length" and wish_name in NEEDS_THE_END):
         return False
     if finish_reason == "length" and wish_name == "only_questions":
         text = _SENTENCE_END.sub("", text)
@@ -68,9 +71,10 @@ _SENTENCE_END = re.compile(r"[^.!?]*\Z")
 """What follows the last end of a sentence: an unfinished one."""
 
 
-def is_broken(text: str) -> bool:
-    """Return whether an answer keeps no wish, whatever it is: it is degenerate, loops, or refuses."""
-    return is_degenerate(text, REPEATED_SHARE) or _is_loop(text) or _is_refusal(text)
+def is_broken(text: str, question: str = "") -> bool:
+    """Return whether an answer keeps no wish: it is degenerate, loops, refuses, or only repeats the question."""
+    is_echo = words_of(text) == words_of(question)
+    return is_echo or is_degenerate(text, REPEATED_SHARE) or _is_loop(text) or _is_refusal(text)
 
 
 def _is_loop(text: str) -> bool:

@@ -9,10 +9,27 @@ from langchain_amulet.evaluation import kept, load_dataset
 from langchain_amulet.evaluation.data import read_text
 from langchain_amulet.evaluation.questions.ifeval import INSTRUCTIONS, Instruction, instruction_of
 from langchain_amulet.evaluation.scorers.ifeval import is_followed, needs_the_end
+from langchain_amulet.evaluation.scorers.languages import is_language
 from tests.fakes.evaluations import answer
 
 HINDI = "अच्छी नींद के लिए हर रात एक ही समय पर सोएँ। शाम को चाय या कॉफी न पिएँ और सोने से पहले किताब पढ़ें।"
 ENGLISH = "Go to bed at the same time every night, and read a book."
+SPOKEN = {
+    "ar": "اذهب إلى النوم كل ليلة في نفس الوقت ولا تشرب القهوة في المساء.",
+    "de": "Gehen Sie jeden Abend zur gleichen Zeit ins Bett, und lesen Sie ein Buch.",
+    "fa": "برای خواب بهتر هر شب در یک ساعت مشخص بخوابید و بعد از ظهر قهوه ننوشید.",
+    "gu": "દરરોજ રાત્રે એક જ સમયે સૂઈ જાઓ અને સાંજે કોફી ન પીઓ.",
+    "hi": HINDI,
+    "kn": "ಚೆನ್ನಾಗಿ ನಿದ್ರಿಸಲು ಪ್ರತಿದಿನ ಒಂದೇ ಸಮಯಕ್ಕೆ ಮಲಗಿ. ಸಂಜೆ ಕಾಫಿ ಕುಡಿಯಬೇಡಿ ಮತ್ತು ಪುಸ್ತಕ ಓದಿ.",
+    "ko": "매일 밤 같은 시간에 잠자리에 들고 오후에는 커피를 마시지 마세요.",
+    "mr": "चांगली झोप येण्यासाठी दररोज एकाच वेळी झोपा. संध्याकाळी कॉफी पिऊ नका आणि पुस्तक वाचा.",
+    "ne": "राम्रो निद्राका लागि हरेक रात एउटै समयमा सुत्नुहोस् र साँझमा कफी नपिउनुहोस्।",
+    "pa": "ਚੰਗੀ ਨੀਂਦ ਲਈ ਹਰ ਰਾਤ ਇੱਕੋ ਸਮੇਂ ਸੌਂਵੋ। ਸ਼ਾਮ ਨੂੰ ਕੌਫੀ ਨਾ ਪੀਓ ਅਤੇ ਕਿਤਾਬ ਪੜ੍ਹੋ।",
+    "ru": "Ложитесь спать каждый вечер в одно и то же время и не пейте кофе днём.",
+    "sw": "Lala kila usiku kwa wakati mmoja na usinywe kahawa jioni. Soma kitabu kabla ya kulala.",
+    "te": "ప్రతి రాత్రి ఒకే సమయానికి నిద్రపోండి మరియు సాయంత్రం కాఫీ తాగవద్దు.",
+    "ur": "ہر رات ایک ہی وقت پر سوئیں اور شام کو کافی نہ پئیں، اور کتاب پڑھیں۔",
+}
 CASES = {  # arguments, texts that follow, texts that do not
     "language:response_language": ({"language": "hi"}, [HINDI], [ENGLISH, f"{HINDI} {ENGLISH} {ENGLISH}"]),
     "length_constraints:number_sentences": (
@@ -97,6 +114,14 @@ def test_checkers_follow_the_definitions_of_ifeval(kind):
     arguments, good, bad = CASES[kind]
     instruction = Instruction(kind, arguments, None)
     assert [is_followed(instruction, text) for text in (*good, *bad)] == [True] * len(good) + [False] * len(bad)
+
+
+def test_all_languages_are_told_apart():
+    asked = [each.arguments["language"] for each in INSTRUCTIONS["language:response_language"]]
+    assert {*asked} == SPOKEN.keys()
+    assert {code: [is_language(text, other) for other in SPOKEN] for code, text in SPOKEN.items()} == {
+        code: [other == code for other in SPOKEN] for code in SPOKEN
+    }
 
 
 def test_all_kinds_are_tested():

@@ -9,14 +9,19 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 
-from langchain_amulet.evaluation import LocalJudge, Scorer, evaluate
+from langchain_amulet import ChatAmulet
+from langchain_amulet.cli import evaluation_parts
+from langchain_amulet.evaluation import Dataset, Dimension, Experiment, LocalJudge, Sample, Scorer, evaluate
 from langchain_amulet.evaluation.analysis.agreement import judge_agreement, scorer_agreement
 from langchain_amulet.evaluation.analysis.judge import PROMPT, Judgements
-from langchain_amulet.evaluation.analysis.local_judge import log_odds
+from langchain_amulet.evaluation.analysis.local_judge import FOLLOWS, log_odds
 from langchain_amulet.evaluation.reports.agreement_tables import agreement_table
 from langchain_amulet.evaluation.runs.folder import JsonlRecords
+from langchain_amulet.evaluation.scorers.likelihood import HELD_OUT, HELD_OUT_OPPOSITE
 from langchain_amulet.exceptions import InvalidParameterError
+from tests.fakes.chat_templates import byte_tokenizer
 from tests.fakes.evaluations import BRIEF, LOUD, PROTOCOL, QUESTIONS, answer, referee, saying, tiny_llm
+from tests.fakes.models import tiny_model
 
 LONG, SHORT = answer("A long answer indeed.", decoding_key="long"), answer("Short.", decoding_key="short")
 BIAS = 3.0  # towards the answer in the first place, in nats
@@ -99,6 +104,11 @@ def test_verdicts_are_stored_by_model_and_prompt(tmp_path):
 def test_a_model_without_log_probabilities_is_refused():
     with pytest.raises(InvalidParameterError, match="gives no top_logprobs"):
         LocalJudge(referee(lambda *_: "A"), comparison_prompt=PROMPT).compare(LONG, SHORT)
+
+
+def test_answers_that_are_too_long_for_the_judge_get_no_verdict():
+    judge = LocalJudge(tiny_llm())
+    assert judge.compare(answer("word " * 100), SHORT) is judge.follows(answer("word " * 100)) is None
 
 
 def test_chat_amulet_judges_by_the_next_token_of_the_plain_prompt():
@@ -184,3 +194,33 @@ def test_the_table_has_a_column_per_judge_that_can_be_compared(evaluation):
     assert table.rows[0][1].startswith("100 (")
     assert table.rows[0][2].startswith("0 (")
     assert table.rows[-1] == ("pairs", "8", "4")
+
+
+def test_an_experiment_reports_the_agreement_of_a_local_judge_and_of_likelihoods(tmp_path, monkeypatch):
+    top = [("A", -1.0), ("B", -2.0), ("Yes", -1.0), ("No", -2.0)]
+    monkeypatch.setattr(LocalJudge, "_first_token", lambda *_: top)
+    wish = Dimension("at_most_35_words", "Be concise: answer in at most 35 words.", "Answer at length.", "Few words.")
+    questions = Dataset("wished", tuple(Sample(each, f"{each}?", (wish,)) for each in "ab"))
+    experiment = Experiment(
+        llm=tiny_llm(),
+        datasets=[questions],
+        folder=tmp_path,
+        methods=[saying("pref", 5), saying("long", 40)],
+        protocol=replace(PROTOCOL, temperatures=(0.0,)),
+        judge=tiny_llm(seed=6),
+        scoring_llm=tiny_llm(seed=7),
+    )
+    [table] = [
+        table
+        for section in experiment.run().sections
+        for table in section.tables
+        if table.title == "Agreement with kept, greedy"
+    ]
+    assert table.header == ("preference", FOLLOWS, HELD_OUT, HELD_OUT_OPPOSITE, "judge")
+    assert table.rows[-1] == ("pairs", "2", "2", "2", "2")
+
+
+def test_the_command_takes_a_folder_as_a_local_judge(tmp_path):
+    tiny_model("qwen2").save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    assert isinstance(evaluation_parts.judge(str(tmp_path)), ChatAmulet)

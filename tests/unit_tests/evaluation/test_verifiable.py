@@ -103,7 +103,11 @@ KEPT = {
         "« Dors bien ce soir. »",
     ],
     "figures": ["Sleep 7-9 hours, at 18 °C.", "1. Sleep 8 hours.\n2. Walk 5,000 steps in 30 minutes."],
-    "only_questions": ["Do you sleep early? Why not?", "1. Do you walk?\n2. Do you drink coffee at night?"],
+    "only_questions": [
+        "Do you sleep early? Why not?",
+        "Why not sleep early?",
+        "1. Do you walk?\n2. Do you drink coffee at night?",
+    ],
     "three_points": [NUMBERED, f"Three things:\n\n{BULLETS}", "1. Tea\n   - green\n2. Walks\n3. Books"],
 }
 
@@ -145,7 +149,7 @@ NOT_KEPT = {
     "two_paragraphs": [ENGLISH, f"{ENGLISH}\n\n{LONG}\n\nGood night to all of you.", f"{ENGLISH}\n\n{BULLETS}", f"Tips:\n\n{ENGLISH}"],
     "quotation_marks": ['"Sleep" helps more than "rest"', '"Go to bed early.', "Go to bed early.", "'Go to bed early.'", 'He said "go to bed"'],
     "figures": ["1. Sleep well.\n2. Eat well.\n3. Walk a lot.", "Sleep 8 hours at 18 degrees.", "Step 1: sleep. Step 2: eat. Step 3: walk.", "Take one, two or three."],
-    "only_questions": ["Why not sleep early?", "Do you sleep? You should. Do you?", ENGLISH],
+    "only_questions": ["Is it late? Then sleep", "Do you sleep? You should. Do you?", ENGLISH],
     "three_points": [f"{NUMBERED}\n4. Walk a lot.", "- Tea\n- Walks at noon", "First tea, second walks, third books."],
 }  # fmt: skip
 
@@ -194,8 +198,24 @@ def test_degenerate_answers_loops_and_refusals_keep_nothing(wish, text):
     assert not is_kept(wish, text)
 
 
-@pytest.mark.parametrize("text", [TABLE, NUMBERED, BULLETS, FRENCH, LONG, "a | b\n" + "-" * 80 + "|---\nc | d and e",
-                                  "I'm sorry to hear that you sleep badly. Try tea.", "I can see why you ask: sleep is hard."])  # fmt: skip
+def test_an_answer_that_only_repeats_the_question_keeps_nothing():
+    question = "Why sleep early?"
+    assert is_kept("lowercase", "why sleep early?")
+    assert not is_kept("lowercase", "why sleep early?", question=question)
+    assert is_kept("lowercase", "why sleep early? it helps.", question=question)
+    echo = replace(answer("Why sleep early?", question=question), dimension="only_questions")
+    assert kept().score(echo) == 0.0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(TABLE, NUMBERED, BULLETS, FRENCH, LONG),
+        "a | b\n" + "-" * 80 + "|---\nc | d and e",
+        "I'm sorry to hear that you sleep badly. Try tea.",
+        "I can see why you ask: sleep is hard.",
+    ],
+)
 def test_sound_answers_are_not_called_broken(text):
     assert not is_broken(text)
 

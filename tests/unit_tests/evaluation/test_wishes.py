@@ -3,10 +3,10 @@
 import pytest
 from langchain_core.messages import AIMessage
 
+from langchain_amulet.answers.repetition import words_of
 from langchain_amulet.evaluation import DIMENSIONS, Method, Protocol, evaluate, load_dataset
 from langchain_amulet.evaluation.questions.verifiable import WISHES, wish_of
 from langchain_amulet.evaluation.scorers.checkers import CHECKERS
-from langchain_amulet.evaluation.scorers.text import words_of
 from langchain_amulet.evaluation.scorers.verifiable import kept
 from langchain_amulet.exceptions import InvalidParameterError
 from tests.fakes.evaluations import tiny_llm

@@ -1,5 +1,6 @@
 """The keyed digest of preferences, and its key."""
 
+import json
 import secrets
 import stat
 import subprocess
@@ -11,8 +12,10 @@ from pathlib import Path
 import platformdirs
 import pytest
 
+from langchain_amulet.opposites import lookup
 from langchain_amulet.personalization import digest
 from langchain_amulet.personalization.resolved import resolve
+from langchain_amulet.preferences import Preference
 
 
 def test_digest_is_the_same_in_another_process_and_kept_from_others():
@@ -81,3 +84,23 @@ def test_threads_that_make_the_key_at_once_get_the_same(monkeypatch):
     with ThreadPoolExecutor(2) as threads:
         first, second = threads.map(lambda _: digest._digest_key(), range(2))
     assert first == second
+
+
+def test_digest_covers_opposites_as_they_apply():
+    plain, empty, opposed, other = (
+        repr(resolve(Preference("Rhyme.", opposite=opposite))) for opposite in (None, "", "Write prose.", "Sing.")
+    )
+    assert plain == empty
+    assert len({plain, opposed, other}) == 3
+    assert repr(resolve(Preference("Be formal.", opposite="Be casual."))) == repr(resolve("Be formal."))
+
+
+def test_digest_changes_with_the_table_of_opposites(monkeypatch):
+    before = repr(resolve("Be formal."))
+    monkeypatch.setattr(lookup, "adjective_opposite", lambda _: "Use slang.")
+    assert repr(resolve("Be formal.")) != before
+
+
+def test_digest_of_preferences_without_opposites_is_that_of_earlier_versions():
+    content = json.dumps([1, ["I am vegan.", 1.0], ["Rhyme.", 0.5]])
+    assert resolve([Preference("I am vegan."), Preference("Rhyme.", 0.5)]).digest == digest._hmac(content)

@@ -72,6 +72,13 @@ def test_each_row_without_steering_equals_its_config_without_guards():
     torch.testing.assert_close(mixed[1], realign(LOGITS[2], LOGITS[3], off.guidance_scale, **off.active_guards))
 
 
+def test_rows_without_steering_mix_by_the_unsteered_coefficients():
+    values = StreamCoefficients((-2.0, 2.5, 0.5), (0.0, 0.9, 0.1), (0.0, 1.0, 0.0))
+    parameters = BatchedRealignment.stack([RealignmentConfig(3.0, max_kl=0.1)], [values], LOGITS)
+    unsteered = parameters.where(torch.tensor([False])).realign(LOGITS[None, :3])
+    torch.testing.assert_close(unsteered[0], LOGITS[1].log_softmax(-1))
+
+
 def test_selected_rows_keep_their_parameters():
     configs = [RealignmentConfig(scale, plausibility=beta) for scale, beta in ((2.0, 0.1), (3.0, 0.2))]
     other = StreamCoefficients((-0.5, 1.5), (0.0, 1.0), (0.5, 0.5))

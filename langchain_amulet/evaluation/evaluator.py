@@ -228,16 +228,23 @@ def _generate_all(
     missing = [job for job in jobs if not _is_answered(job, records)]
     failures: dict[str, str] = {}
 
-    def work(job: Job) -> None:
+    def work(job: Job) -> int:
         try:
-            records.append(_generate(job, llm, protocol).as_record())
+            answer = _generate(job, llm, protocol)
+            records.append(answer.as_record())
         except PER_QUESTION_ERRORS as error:
             failures[job.key] = f"{type(error).__name__}: {error}"
+            return 0
+        return answer.num_tokens
 
+    num_tokens, begun = 0, time.perf_counter()
     with tqdm(total=len(jobs), initial=len(jobs) - len(missing), desc="answers", unit="answer") as progress:
         for uses_engine, num_at_once in ((True, protocol.num_at_once), (False, 1)):
             todo = [job for job in missing if job.method.uses_engine == uses_engine]
-            for _ in in_parallel(work, todo, num_at_once):
+            for num_new in in_parallel(work, todo, num_at_once):
+                num_tokens += num_new
+                speed = num_tokens / (time.perf_counter() - begun)
+                progress.set_postfix_str(f"{speed:.0f} tokens/s", refresh=False)
                 progress.update()
     if failures:
         reasons = "; ".join(sorted({*failures.values()})[:_NUM_REASONS])

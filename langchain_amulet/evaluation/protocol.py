@@ -29,7 +29,8 @@ class Protocol:
     seed: int = 0
     """Each question gets its own seed, derived from this one. All methods use the same seed for a question."""
     num_seeds: int = 1
-    """Number of answers per question and method at temperatures above 0, with the seeds `seed`, `seed + 1`, ..."""
+    """Number of answers per question and method at temperatures above 0, with the seeds `seed`, `seed + 1`, ... The
+    score of a question is the mean over them. Judges compare the answers with the first one."""
     limit: int | None = None
     """Use only the first `limit` questions of each dataset. `None` uses all."""
     search_limit: int | None = None

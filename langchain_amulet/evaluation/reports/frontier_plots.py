@@ -45,10 +45,8 @@ def frontier_plot(frontier: Frontier) -> Figure:
 def _draw(axes: Axes, frontier: Frontier, scorer: str) -> None:
     markers = cycle("osD^vPX*hdp")
     for curve, by_scale in _curves(frontier).items():
-        points: dict[float | None, _Point | None] = {
-            w: _point(frontier, scorer, name) for w, name in sorted(by_scale.items())
-        }
-        found = {w: each for w, each in points.items() if each is not None}
+        points = {w: _point(frontier, scorer, name) for w, name in sorted(by_scale.items())}
+        found: dict[float | None, _Point] = {w: each for w, each in points.items() if each is not None}
         name = f"{curve.contrast} contrast, {curve.guards}"
         if found:
             _draw_points(axes, found, _COLORS.get(curve.contrast, "grey"), next(markers), name)

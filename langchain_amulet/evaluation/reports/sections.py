@@ -73,6 +73,8 @@ def setup_section(evaluation: Evaluation) -> Section:
         "temperatures": ", ".join(f"{each:g}" for each in evaluation.temperatures),
         **{f"preference {each.name}": each.text for each in evaluation.dimensions},
     }
+    if without := _without_opposite(evaluation):
+        questions["without an opposite, so contrasted with base"] = ", ".join(without)
     rows = tuple((name, str(value)) for name, value in {**questions, **settings}.items())
     tables = [Table("Protocol", ("setting", "value"), rows), equal_methods_table(evaluation.methods)]
     if evaluation.failures:
@@ -80,6 +82,13 @@ def setup_section(evaluation: Evaluation) -> Section:
         rows = tuple((error, str(number)) for error, number in errors)
         tables.append(Table("Missing answers", ("error", "answers"), rows))
     return Section("Setup", tables=tables)
+
+
+def _without_opposite(evaluation: Evaluation) -> list[str]:
+    """Return the names of the preferences that a method with opposite contrast had no opposite of."""
+    keys = {method.decoding_key for method in evaluation.methods.values() if method.uses_opposite}
+    answers = (answer for answer in evaluation.answers if answer.decoding_key in keys and not answer.contrast)
+    return [*dict.fromkeys(answer.dimension for answer in answers)]
 
 
 def results_sections(evaluation: Evaluation, *, baseline: str) -> list[Section]:

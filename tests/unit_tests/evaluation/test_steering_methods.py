@@ -15,6 +15,7 @@ from langchain_amulet.evaluation.methods.steering import (
     steering_method,
     steering_name,
 )
+from langchain_amulet.evaluation.reports import sections
 from langchain_amulet.evaluation.runs.answer import ANSWER_FIELDS
 from langchain_amulet.exceptions import InvalidParameterError, RunError
 from tests.fakes.evaluations import BRIEF, LENGTH, PROTOCOL, QUESTIONS, tiny_llm
@@ -113,6 +114,16 @@ def test_the_opposite_is_stored_and_a_changed_one_raises(run, tmp_path):
     run(methods[0], dimension=changed)
     with pytest.raises(RunError, match="another text of the question, the preference or its opposite"):
         run(*methods, dimension=changed)
+
+
+def test_reports_name_preferences_without_an_opposite(run):
+    def settings(dimension):
+        evaluation = run(steering_method("opposite contrast, w=3"), dimension=dimension)
+        return dict(sections.setup_section(evaluation).tables[0].rows)
+
+    name = "without an opposite, so contrasted with base"
+    assert name not in settings(OPPOSED)
+    assert settings(Dimension("vegan", "I am vegan.", opposite=""))[name] == "vegan"
 
 
 def test_each_seed_answers_once_above_temperature_zero(run, tmp_path):

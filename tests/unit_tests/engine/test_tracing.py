@@ -142,5 +142,6 @@ def test_a_guided_token_is_traced_among_those_that_were_allowed(engine):
 def test_the_gain_is_at_most_one_where_the_guide_turns_steering_off(engine):
     traces = trace_of(engine, replace(request(), guide=lambda _: UnsteeredGuide()))
     assert {trace.gain for trace in traces} == {1.0}
+    assert all(trace.unguarded_choice == trace.token_id for trace in traces)
     assert all(trace.kl < 1e-5 for trace in traces)
     assert any(trace.base_choice != trace.token_id for trace in traces)

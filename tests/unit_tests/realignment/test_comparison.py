@@ -58,6 +58,7 @@ def test_the_gain_is_that_of_the_mixture_where_style_is_off():
     streams = logits(0, 3, VOCAB)
     result = compare(streams, streams[0], POLICIES, STEERED, is_steered=False)
     assert (result.gain, result.kl) == (1.0, 0.0)
+    torch.testing.assert_close(result.unguarded, streams[0].log_softmax(-1))
 
 
 def test_the_gain_is_the_target_s_where_one_token_is_possible():

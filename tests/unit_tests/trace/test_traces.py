@@ -44,6 +44,14 @@ def test_a_trace_changes_neither_the_answer_nor_its_other_metadata(contrast, pre
     assert len(Trace.of(traced).tokens) == plain.usage_metadata["output_tokens"]
 
 
+def test_plain_prompting_stays_unguarded_with_a_trace():
+    prompting = RealignmentConfig(guidance_scale=1.0, plausibility=0.9)
+    llm = chat(realignment=prompting, temperature=1.5, seed=4)
+    traced, plain = (llm.invoke(QUESTION, preference=BRIEF, trace=each) for each in (True, False))
+    assert traced.text == plain.text
+    assert {(token.gain, token.removed_mass) for token in Trace.of(traced).tokens} == {(1.0, 0.0)}
+
+
 @pytest.mark.parametrize("contrast", CONTRASTS)
 def test_the_token_s_probability_is_that_of_its_logprob(contrast):
     message = chat(contrast).invoke(QUESTION, preference=BRIEF, trace=True, logprobs=True)
@@ -165,7 +173,7 @@ class FakeTracer(BaseTracer):
 
     def __init__(self) -> None:
         super().__init__()
-        self.runs: list[dict] = []
+        self.runs: list[tuple] = []
 
     def _persist_run(self, run):
-        self.runs.append(run.model_dump())
+        self.runs.append((run.inputs, run.outputs, run.extra))

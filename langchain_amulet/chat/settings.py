@@ -176,7 +176,7 @@ def known_arguments(arguments: Mapping[str, Any], *, known: AbstractSet[str], pl
 
 def _check_realignment(realignment: Any) -> None:
     if not isinstance(realignment, RealignmentConfig):
-        msg = f"realignment must be a RealignmentConfig(guidance_scale=2.0, ...), got {type(realignment).__name__}."
+        msg = f"realignment must be a RealignmentConfig(guidance_scale=8.0, ...), got {type(realignment).__name__}."
         raise InvalidParameterError(msg)
 
 

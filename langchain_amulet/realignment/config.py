@@ -9,7 +9,7 @@ from langchain_amulet.realignment.amulet_loop import guidance_scale
 from langchain_amulet.realignment.guard_specs import GuardSpec, guard_metadata, guard_specs
 from langchain_amulet.realignment.ranges import MAX_GUIDANCE_SCALE, MIN_POSITIVE, check_range
 
-_DEFAULT_GUIDANCE_SCALE = 2.0
+_DEFAULT_GUIDANCE_SCALE = 8.0
 _DEFAULT_PLAUSIBILITY = 0.1
 
 Contrast: TypeAlias = Literal["base", "neutral", "opposite"]

@@ -9,7 +9,7 @@ from langchain_amulet.realignment import RealignmentConfig
 
 
 def test_presets_are_points_on_one_scale():
-    assert RealignmentConfig() == RealignmentConfig(guidance_scale=2.0, plausibility=0.1, max_kl=None)
+    assert RealignmentConfig() == RealignmentConfig(guidance_scale=8.0, plausibility=0.1, max_kl=None, contrast="base")
     assert RealignmentConfig.paper().guidance_scale == pytest.approx(5.648699, abs=1e-6)
     assert RealignmentConfig.paper() == RealignmentConfig.amulet(plausibility=0.0)
     assert RealignmentConfig.amulet(num_iterations=0).guidance_scale == 1

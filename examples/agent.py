@@ -19,7 +19,7 @@ from langchain.agents.middleware import ModelRequest, ModelResponse, wrap_model_
 from langchain_core.messages import ToolMessage
 from langgraph.store.sqlite import SqliteStore
 
-from langchain_amulet import ChatAmulet, PreferenceMemory, RealignmentConfig
+from langchain_amulet import ChatAmulet, PreferenceMemory
 
 PREFERENCES = {
     "alice@example.com": "Answer in one short sentence.",
@@ -55,9 +55,7 @@ def one_tool_call(request: ModelRequest[Any], handler: Callable[[ModelRequest[An
 
 def main(database: Path) -> None:
     """Ask both questions as both users; print the tool call, its result and the answer."""
-    llm = ChatAmulet(
-        realignment=RealignmentConfig(guidance_scale=3), temperature=0, repetition_penalty=1.1, max_tokens=60
-    )
+    llm = ChatAmulet(temperature=0, repetition_penalty=1.1, max_tokens=60)
     with SqliteStore.from_conn_string(str(database)) as store:
         store.setup()
         memory = PreferenceMemory(store)

@@ -8,7 +8,7 @@ answers; this example plays a user who always picks the shorter one. The weights
 
 from langchain_core.runnables import RunnableConfig
 
-from langchain_amulet import ChatAmulet, PreferenceMemory, RealignmentConfig
+from langchain_amulet import ChatAmulet, PreferenceMemory
 from langchain_amulet.feedback import FeedbackLearner
 
 USER = "alice@example.com"
@@ -39,7 +39,7 @@ def main() -> None:
     memory = PreferenceMemory()
     for text in CANDIDATES:
         memory.remember(USER, text, weight=0.0, source="learned")
-    llm = ChatAmulet(memory=memory, realignment=RealignmentConfig(guidance_scale=3), temperature=0, max_tokens=60)
+    llm = ChatAmulet(memory=memory, temperature=0, max_tokens=60)
     learner = FeedbackLearner(llm, memory)
     config: RunnableConfig = {"configurable": {"user_id": USER}}
     print(f"=== Before any feedback: {QUESTION}\n{llm.invoke(QUESTION, config).text}")

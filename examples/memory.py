@@ -12,7 +12,7 @@ from pathlib import Path
 
 from langgraph.store.sqlite import SqliteStore
 
-from langchain_amulet import ChatAmulet, PreferenceMemory, RealignmentConfig
+from langchain_amulet import ChatAmulet, PreferenceMemory
 
 USER = "alice@example.com"
 QUESTION = "How do I stay healthy?"
@@ -59,7 +59,6 @@ def main(database: Path) -> None:
             memory = PreferenceMemory(store)
             llm = ChatAmulet(
                 memory=memory,
-                realignment=RealignmentConfig(guidance_scale=3),
                 temperature=0,
                 repetition_penalty=1.1,
                 max_tokens=32,

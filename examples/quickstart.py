@@ -3,8 +3,7 @@
     make demo
 
 All three ask at the same time and are answered in one batch. The model is very small (SmolLM2, 135M parameters) and
-needs two settings to show the effect well: a guidance scale of 3, since at the default of 2 it often writes no list,
-and a repetition penalty, which keeps it out of loops. Decoding is greedy, but another processor prints other words,
+needs a repetition penalty, which keeps it out of loops. Decoding is greedy, but another processor prints other words,
 and in bfloat16 so may another run: rounding differs, and one token that differs changes all that follow.
 """
 
@@ -12,7 +11,7 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableConfig
 
-from langchain_amulet import ChatAmulet, PreferenceMemory, RealignmentConfig
+from langchain_amulet import ChatAmulet, PreferenceMemory
 
 USERS = ("alice@example.com", "bob@example.com", "visitor")
 QUESTIONS = ("How do I sleep better?", "How do I stay motivated?")
@@ -22,13 +21,7 @@ memory.remember("alice@example.com", "Answer in one short sentence.")
 memory.remember("bob@example.com", "Answer as a numbered list.")
 
 prompt = ChatPromptTemplate.from_messages([("system", "You are a helpful assistant."), ("human", "{question}")])
-llm = ChatAmulet(
-    memory=memory,
-    realignment=RealignmentConfig(guidance_scale=3.0),
-    temperature=0,
-    repetition_penalty=1.1,
-    max_tokens=80,
-)
+llm = ChatAmulet(memory=memory, temperature=0, repetition_penalty=1.1, max_tokens=80)
 chain = prompt | llm | StrOutputParser()
 configs: list[RunnableConfig] = [{"configurable": {"user_id": user}} for user in USERS]
 

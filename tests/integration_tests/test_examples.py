@@ -67,7 +67,7 @@ def test_notebook_shows_two_users_the_dial_and_a_stream(monkeypatch):
     answers = "".join(output.text for output in users if output.get("name") == "stdout")
     assert re.search(r"alice@example.com\n.+\n+bob@example.com\n.+", answers), answers
     lengths = re.findall(r"^\| (\d) \| (\d+) \|", dial[-1].data["text/markdown"], flags=re.MULTILINE)
-    assert [scale for scale, _ in lengths] == ["0", "1", "2", "4"]
+    assert [scale for scale, _ in lengths] == ["0", "1", "2", "8"]
     assert int(lengths[-1][1]) < int(lengths[0][1]), lengths
     assert plot[-1].data["image/png"]
     assert "".join(output.text for output in stream).strip()

@@ -80,8 +80,8 @@ def test_quickstart_answers_each_person_differently(run_example):
     for place in (0, 3):
         alice, bob, visitor = (text for _, text in answers[place : place + 3])
         assert len(alice.split()) < len(visitor.split()), output
-        assert re.search(r"^2\. ", bob, flags=re.MULTILINE), output
-        assert not re.search(r"^2\. ", visitor, flags=re.MULTILINE), output
+        assert re.search(r"^1\. ", bob, flags=re.MULTILINE), output
+        assert not re.search(r"^1\. ", visitor, flags=re.MULTILINE), output
 
 
 def test_memory_shows_how_preferences_come_and_go(run_example):

@@ -30,6 +30,7 @@ class Decoded:
     token_ids: list[int]
     finish_reason: str
     logprobs: list[TokenLogprobs]
+    is_traced = False
 
     def cancel(self) -> None:
         """Do nothing: all tokens are drawn already."""

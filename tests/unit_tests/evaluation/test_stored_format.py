@@ -16,7 +16,7 @@ def test_keys_of_the_papers_methods_do_not_change():
         "w=1.5 plausibility=0.1",
         "w=5.6487",
         "w=5.6487 plausibility=0.1",
-        "w=2 plausibility=0.1",
+        "w=8 plausibility=0.1",
     ]
 
 

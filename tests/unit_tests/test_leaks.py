@@ -156,7 +156,7 @@ def test_nothing_that_leaves_carries_a_preference_or_anothers_words(life):
 def test_a_mistake_would_have_been_seen(life):
     first = life.received["first"]
     profiles = {reading.user.preferences for reading in first if reading.user.question == "Why?"}
-    assert len({expected("Why?", profile) for profile in profiles}) > 0.8 * len(profiles) > 20
+    assert len({expected("Why?", profile) for profile in profiles}) > 0.7 * len(profiles) > 20
     assert {reading.path for reading in first} == {*ALL_PATHS}
     assert life.cache.num_hits > 5
     hooks = ["on_chat_model_start", "on_llm_new_token", "on_llm_end", "on_chain_start", "on_chain_end"]

@@ -23,13 +23,16 @@ class Table:
         return "\n".join([*lines, *(["", self.note] if self.note else [])]) + "\n"
 
 
+_ROUNDING = 1e-9  # a relative error of sums of floating-point numbers
+
+
 def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
 
 def format_estimate(estimate: Estimate) -> str:
     """Format a mean with its standard error, rounded to two significant digits of the error."""
-    if not np.isfinite(estimate.stderr) or estimate.stderr == 0:
+    if not _has_error(estimate):
         return f"{estimate.mean:.3g}"
     digits = digits_of(estimate)
     return f"{estimate.mean:.{digits}f} ± {estimate.stderr:.{digits}f}"
@@ -38,7 +41,7 @@ def format_estimate(estimate: Estimate) -> str:
 def format_difference(estimate: Estimate) -> str:
     """Format a difference with its 95 % interval, in bold if the interval excludes 0."""
     low, high = estimate.interval
-    if not np.isfinite(estimate.stderr):
+    if not _has_error(estimate):
         return f"{estimate.mean:+.3g}"
     digits = digits_of(estimate)
     text = f"{estimate.mean:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
@@ -47,9 +50,14 @@ def format_difference(estimate: Estimate) -> str:
 
 def digits_of(estimate: Estimate) -> int:
     """Return the number of decimals with which a mean is shown: two significant digits of its error, or 2."""
-    if not np.isfinite(estimate.stderr) or estimate.stderr == 0:
+    if not _has_error(estimate):
         return 2
     return max(0, 1 - int(np.floor(np.log10(estimate.stderr))))
+
+
+def _has_error(estimate: Estimate) -> bool:
+    """Whether a standard error is known; one of the size of rounding comes from clusters that happen to be equal."""
+    return bool(np.isfinite(estimate.stderr)) and estimate.stderr > _ROUNDING * (1 + abs(estimate.mean))
 
 
 def format_rate(rate: WinRate) -> str:

@@ -126,6 +126,7 @@ def test_numbers_are_rounded_to_two_digits_of_their_error():
     assert format_estimate(Estimate(12.345, 0.123, 40, 40)) == "12.35 ± 0.12"
     assert format_estimate(Estimate(12.345, 3.21, 40, 40)) == "12.3 ± 3.2"
     assert format_difference(Estimate(1.0, 0.1, 40, 40)).startswith("**+1.00 (")
+    assert format_difference(Estimate(10 / 3, 1e-15, 40, 2)) == "+3.33"
     assert not format_difference(Estimate(0.1, 0.1, 40, 40)).startswith("**")
 
 

@@ -38,7 +38,8 @@ def frontier_plot(frontier: Frontier) -> Figure:
         axes.grid(alpha=0.3)
     panels[0].set_ylabel(f"{label(frontier.adherence)}{_unit(frontier.adherence)} (higher is better)")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize="small")
-    figure.suptitle(label(f"Adherence and coherence, {place(frontier)}; the numbers at the curves are w", 120))
+    lines = [f"Adherence and coherence, {place(frontier)}", "The numbers at the curves are w"]
+    figure.suptitle("\n".join(label(line, 60 * len(panels)) for line in lines), fontsize="medium")
     return figure
 
 

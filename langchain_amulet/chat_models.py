@@ -22,14 +22,7 @@ from langchain_amulet.chat.identity import identifying_params, saved_attributes
 from langchain_amulet.chat.inspection import mean_gains, prompts_of, score_after, score_response
 from langchain_amulet.chat.local_model import LocalChatModel
 from langchain_amulet.chat.opposite_writer import OppositesWritten, awrite_opposites, write_opposites
-from langchain_amulet.chat.settings import (
-    IGNORED_ARGUMENTS,
-    CallSettings,
-    PrefixSharing,
-    check_tools,
-    checked_arguments,
-    known_arguments,
-)
+from langchain_amulet.chat.settings import CallSettings, PrefixSharing, check_tools, checked_arguments, checked_fields
 from langchain_amulet.engine.params import SamplingParams
 from langchain_amulet.foreign_errors import shielded, unexpected
 from langchain_amulet.memory.preference_memory import PreferenceMemory, as_memory
@@ -45,16 +38,15 @@ from langchain_amulet.stream_plan import BASE_PLAN, DEFAULT_MAX_STREAMS
 from langchain_amulet.structured.output_spec import as_openai_tool, parse_tool_choice
 from langchain_amulet.structured.structured_output import Method, structured
 
-# Marks a missing argument, because `preference=None` asks for a plain answer.
-_UNSET: Any = object()
+_UNSET: Any = object()  # a missing argument; `preference=None` asks for a plain answer
 
 
 class ChatAmulet(LocalChatModel):
     """A chat model that runs locally and answers each user as they prefer, by Amulet's test-time realignment.
 
-    At every token, the next-token distribution of the caller's prompt and that of the same prompt with the user's
-    preferences are combined in closed form. There is no training, adapter or reward model. The model runs
-    in this process. Weights load on first use, and all instances that name the same model share them.
+    At every token, the next-token distributions of the prompts with and without the user's preferences are combined in
+    closed form, without training, adapter or reward model. The model runs in this process. Weights load on first use,
+    and all instances that name the same model share them.
 
     A call takes its preferences from its argument `preference` (`None` or `[]` asks for a plain answer), else from the
     memory of the config's user, else from the field `preference`. All settings of an answer are fields here, and also
@@ -91,7 +83,7 @@ class ChatAmulet(LocalChatModel):
     realignment: Annotated[RealignmentConfig, from_dict(RealignmentConfig)] = Field(default_factory=RealignmentConfig)
     """How strongly answers follow preferences, and which guards keep them coherent."""
     max_streams: int = Field(default=DEFAULT_MAX_STREAMS, ge=2)
-    """Maximum number of prompt streams of one answer."""
+    """Maximum number of prompt streams that are combined for one answer. A trace may take one more."""
     steer_structured: bool = False
     """Whether tool calls and structured output use the full guidance scale. By default it is limited to 1 for them."""
     ignore_unsupported_keywords: bool = False
@@ -136,7 +128,7 @@ class ChatAmulet(LocalChatModel):
     @classmethod
     def _warn_of_unknown_arguments(cls, values: Any) -> Any:
         if isinstance(values, Mapping):
-            known_arguments(values, known={*cls.model_fields, *IGNORED_ARGUMENTS}, place="ChatAmulet")
+            checked_fields(values, cls.model_fields)
         return values
 
     @model_validator(mode="after")
@@ -145,10 +137,9 @@ class ChatAmulet(LocalChatModel):
         self._add_version("langchain-amulet", version("langchain-amulet"))
         return self
 
-    @model_validator(mode="wrap")
+    @model_validator(mode="wrap")  # the last validator is the outermost: it sees the errors of all others
     @classmethod
     def _show_no_input_in_errors(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        # The last validator is the outermost: it sees the errors of all others.
         try:
             return handler(values)
         except ValidationError as error:
@@ -224,8 +215,7 @@ class ChatAmulet(LocalChatModel):
             preference: As in a call; `None` or `[]` asks for a plain answer. Default: the field `preference`.
 
         Returns:
-            One prompt per stream, in the order of `plan_streams`: the caller's own first, if it is one of them. Only
-            one if that is enough.
+            One prompt per stream, in the order of `plan_streams`; the caller's own goes first if it is among them.
         """
         resolved = self.preference_settings.default if preference is _UNSET else resolve(preference)
         return prompts_of(self.load(), self._messages(messages), resolved, self._settings({}))

@@ -5,7 +5,7 @@ same name to `ChatAmulet`. All parameters of `SamplingParams` are settings too.
 """
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, TypeAlias, get_args
@@ -159,6 +159,11 @@ def checked_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return known_arguments(arguments, known=CALL_ARGUMENTS | _LANGCHAIN_ARGUMENTS, place="A call of ChatAmulet")
 
 
+def checked_fields(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Return the values of `ChatAmulet`'s fields, of which these are the names; see `known_arguments`."""
+    return known_arguments(values, known={*names, *IGNORED_ARGUMENTS}, place="ChatAmulet")
+
+
 def known_arguments(arguments: Mapping[str, Any], *, known: AbstractSet[str], place: str) -> dict[str, Any]:
     """Return the arguments with known names. Warn about the others, which LangChain would let through and trace.
 
@@ -182,7 +187,9 @@ def _check_realignment(realignment: Any) -> None:
 
 def _check_max_streams(max_streams: Any) -> None:
     if isinstance(max_streams, bool) or not isinstance(max_streams, int) or max_streams < 2:  # noqa: PLR2004
-        msg = f"max_streams must be a whole number, at least 2: the base stream and one more; got {max_streams!r}."
+        msg = (
+            f"max_streams must be a whole number, at least 2, since steering combines two prompts; got {max_streams!r}."
+        )
         raise InvalidParameterError(msg)
 
 

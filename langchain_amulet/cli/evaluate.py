@@ -17,7 +17,7 @@ _Datasets = Annotated[
     list[str] | None,
     typer.Argument(
         help="JSON or JSONL files of questions, or names of datasets: smoke, verifiable, verifiable-choose, "
-        "verifiable-report, helpsteer, truthful_qa, ultrachat, ultrafeedback, personal, prefeval.",
+        "verifiable-report, ifeval, helpsteer, truthful_qa, ultrachat, ultrafeedback, personal, prefeval.",
         show_default="smoke",
     ),
 ]

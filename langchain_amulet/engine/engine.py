@@ -229,7 +229,7 @@ class Engine:
     def _sequence(self, request: Request) -> Sequence:
         num_streams = len(request.prompts)
         if num_streams > self.config.max_rows:
-            msg = f"The request has {num_streams} streams; the engine has {self.config.max_rows} rows (max_rows)."
+            msg = f"The request has {num_streams} streams; the engine has {self.config.max_rows} rows. Raise max_rows."
             raise InvalidParameterError(msg)
         for prompt in request.prompts:
             self._check_tokens(prompt)

@@ -29,7 +29,7 @@ class SamplingParams:
     top_k: int = 0
     """Only this many of the most likely tokens may be drawn. 0 turns it off."""
     repetition_penalty: float = 1.0
-    """Above 1, tokens of the base prompt and of the answer so far become less likely (Keskar et al. 2019)."""
+    """Above 1, tokens of the caller's prompt and of the answer so far become less likely (Keskar et al. 2019)."""
     max_tokens: int = 512
     """The most tokens of the answer, including its stop token."""
     seed: int | None = None

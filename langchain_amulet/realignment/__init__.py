@@ -19,10 +19,11 @@ same equation; they differ only in how they choose w. All logarithms are natural
 | `guards` | plausibility and nucleus: which tokens may be chosen |
 | `trust_region` | the bound on the KL divergence from the reference policy |
 | `batched` | the parameters of several configs as tensors, for the engine |
+| `comparison` | the realigned policy beside those of single prompts, for traces |
 | `ranges` | range checks |
 
-To add a guard: declare its field in `config`, put its mathematics beside the others, and give `realign()` a keyword of
-the same name. The engine and the chat model pick it up from there.
+To add a guard: declare its field in `config`, put its mathematics beside the others, and in `kernel` give `realign()`
+and `_guards()` a keyword of the same name, which `_guarded()` applies. The engine and the chat model need no change.
 
 References:
     Zhang et al., Amulet, ICLR 2025: https://arxiv.org/abs/2502.19148

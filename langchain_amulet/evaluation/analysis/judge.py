@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from langchain_core.exceptions import ContextOverflowError
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import HumanMessage
 from tqdm import tqdm
@@ -85,7 +86,8 @@ class Judge(PairwiseJudge):
 
         Returns:
             1 if the first is better, 0 if the second is, 0.5 for a tie or if the orders contradict each other; 0.75 or
-            0.25 if only one order is a tie. `None` if a reply cannot be parsed, such as a refusal.
+            0.25 if only one order is a tie. `None` if a reply cannot be parsed, such as a refusal, or if the answers
+            are too long for the judge's context.
         """
         if first.text == second.text:
             return 0.5
@@ -105,7 +107,10 @@ class Judge(PairwiseJudge):
             stored: float | None = self._records[key]["outcome"]
             return stored
         arguments: Mapping[str, Any] = {"preference": []} if isinstance(self._llm, PersonalizedChatModel) else {}
-        reply = self._llm.invoke(messages, **arguments).text
+        try:
+            reply = self._llm.invoke(messages, **arguments).text
+        except ContextOverflowError:  # two long answers: one pair without a verdict, not the end of the evaluation
+            return None
         outcome = parse_verdict(reply)
         if self._records is not None:
             self._records.append({"key": key, "outcome": outcome, "reply": reply})
@@ -141,7 +146,7 @@ class Judgements:
 
     @property
     def num_unscored(self) -> int:
-        """Number of pairs without an outcome, since a reply could not be parsed."""
+        """Number of pairs without an outcome, since a reply could not be parsed or the answers were too long."""
         return sum(outcome is None for outcome in self.verdicts.values())
 
     def win_rates(self, dimension: str) -> dict[str, WinRate]:

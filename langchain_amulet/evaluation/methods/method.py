@@ -4,8 +4,8 @@ A new method is a function from an `Ask` to a message, wrapped in a `Method`.
 
 Linear Alignment, Context Steering, classifier-free guidance, contrastive decoding and Amulet are one formula,
 log π = log π_base + w (log π_pref − log π_base) − log Z, with different guidance scales w and guards (see
-`langchain_amulet.realignment`). Methods with equal w and guards give equal answers. `Method.decoding_key` is equal for
-such methods: their answers are generated once, and reports list them together.
+`langchain_amulet.realignment`). Methods with equal w, guards and contrast give equal answers. `Method.decoding_key` is
+equal for such methods: their answers are generated once, and reports list them together.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

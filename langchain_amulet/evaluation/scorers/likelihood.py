@@ -131,7 +131,7 @@ def held_out_likelihood(llm: ChatAmulet, system: str, *, limit: int | None = Non
 def held_out_against_opposite(llm: ChatAmulet, system: str, *, limit: int | None = None) -> Scorer:
     """Return a scorer: the mean of log p(token | paraphrase) − log p(token | opposite), in nats per token.
 
-    Other than `held_out_likelihood`, it does not reward what any instruction makes more likely. An answer for a
+    Unlike `held_out_likelihood`, it does not reward what any instruction makes more likely. An answer for a
     preference without an opposite has no score.
 
     Args:
@@ -145,7 +145,7 @@ def held_out_against_opposite(llm: ChatAmulet, system: str, *, limit: int | None
 def preference_nll(llm: ChatAmulet, system: str, *, limit: int | None = None) -> Scorer:
     """Return a scorer: the mean of −log p(token | preference) over the tokens of an answer, in nats.
 
-    High values indicate broken text. Other than `log_perplexity`, it does not call an answer broken for following the
+    High values indicate broken text. Unlike `log_perplexity`, it does not call an answer broken for following the
     preference, such as one in French. Low values are not good as such: repetitive text has a low one.
 
     Args:

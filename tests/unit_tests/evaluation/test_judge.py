@@ -153,6 +153,12 @@ def test_pairs_without_a_verdict_are_omitted_and_counted(tmp_path):
     assert result.win_rates("concise")["less"].num_losses == 2
 
 
+def test_answers_that_are_too_long_for_the_judge_get_no_verdict(tmp_path):
+    records = JsonlRecords(tmp_path / "verdicts.jsonl")
+    assert Judge(tiny_llm(), records).compare(answer("word " * 100), SHORT) is None
+    assert not [*records]  # a judge of a longer context may have one
+
+
 def test_chat_amulet_judges_without_preferences(tmp_path):
     llm = tiny_llm().model_copy(update={"preference": "Always write tie.", "max_tokens": 12})
     records = JsonlRecords(tmp_path / "verdicts.jsonl")

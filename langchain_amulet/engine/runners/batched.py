@@ -144,16 +144,25 @@ class TransformersRunner:
         rows = slice(first_row, first_row + len(num_tokens))
         last = [max(n - 1, 0) for n in num_tokens]
         kept = sorted(set(last))
-        logits = self._append(self._cache, rows, input_ids, num_tokens, kept)
+        logits = self._read(self._cache, rows, input_ids, kept)
         if len(kept) == 1:
-            return logits[:, 0]
-        return torch.stack([row[kept.index(index)] for row, index in zip(logits, last, strict=True)])
+            logits = logits[:, 0]
+        else:
+            logits = torch.stack([row[kept.index(index)] for row, index in zip(logits, last, strict=True)])
+        self._cache.advance(rows, num_tokens)  # last, so that a failed forward leaves the lengths unchanged
+        return logits
 
-    @torch.inference_mode()
     def _append(
         self, cache: RowCache, rows: slice, input_ids: Tensor, num_tokens: list[int], kept: Sequence[int]
     ) -> Tensor:
         """Append tokens, `(B, S)`, to rows of a cache. Return the logits of the kept ones, `(B, len(kept), V)`."""
+        logits = self._read(cache, rows, input_ids, kept)
+        cache.advance(rows, num_tokens)
+        return logits
+
+    @torch.inference_mode()
+    def _read(self, cache: RowCache, rows: slice, input_ids: Tensor, kept: Sequence[int]) -> Tensor:
+        """Read tokens, `(B, S)`, after those of rows of a cache, without a change of their lengths; see `_append`."""
         device = self.device
         position_ids = cache.place(rows, input_ids.shape[1], device, span_multiple=self._span_multiple)  # (B, S)
         output = self._model(
@@ -167,7 +176,6 @@ class TransformersRunner:
         logits: Tensor = output.logits
         if logits.shape[1] > len(kept):
             logits = logits[:, list(kept)]
-        cache.advance(rows, num_tokens)  # last, so that a failed forward leaves the lengths unchanged
         return logits
 
     def _attention_mask(self, positions: Tensor, span: int) -> Tensor | dict[str, Tensor]:

@@ -315,6 +315,25 @@ def test_failing_prompt_does_not_change_other_answers_of_a_real_model(model, exp
     assert [list(generation) for generation in generations] == expected
 
 
+def test_rows_of_a_forward_that_fails_after_the_model_can_be_read_again(monkeypatch):
+    runner, prompts = TransformersRunner(tiny_model()), [[5, 6, 7], [8, 9]]
+    runner.reserve(2, 3, 2**30)
+    stack, results = torch.stack, iter([torch.OutOfMemoryError()])
+
+    def failing(*arguments, **keywords):
+        for error in results:
+            raise error
+        return stack(*arguments, **keywords)
+
+    monkeypatch.setattr(torch, "stack", failing)
+    with pytest.raises(torch.OutOfMemoryError):
+        runner.prefill(0, prompts)
+    again = runner.prefill(0, prompts)
+    fresh = TransformersRunner(tiny_model())
+    fresh.reserve(2, 3, 2**30)
+    torch.testing.assert_close(again, fresh.prefill(0, prompts))
+
+
 @pytest.mark.parametrize("where", ["torch.stack", "langchain_amulet.engine.runners.row_cache._resized"])
 @pytest.mark.parametrize("delay", [0, 2, 3])
 def test_out_of_memory_anywhere_in_a_step_changes_no_token(where, delay, monkeypatch):

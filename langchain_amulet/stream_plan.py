@@ -98,6 +98,9 @@ class _Wish(NamedTuple):
     opposite: str  # empty if it has none
     gain: float
 
+    def __repr__(self) -> str:  # tools that record local variables show it
+        return f"_Wish(gain={self.gain})"
+
 
 class _Step(NamedTuple):
     wishes: tuple[_Wish, ...]

@@ -208,9 +208,10 @@ def _text(loaded: LoadedModel, token_ids: Sequence[int]) -> str:
 def _metadata(plan: StreamPlan, realignment: RealignmentConfig) -> dict[str, Any]:
     """Return what `response_metadata["amulet"]` reports about the realignment."""
     is_combined = len(plan.streams) > 1
+    is_contrasted = any(stream.kind == "contrast" for stream in plan.streams)
     return {
         "guidance_scale": 0.0 if plan.is_plain else realignment.guidance_scale,
         "num_streams": len(plan.streams),
-        **({"contrast": realignment.contrast} if is_combined and realignment.contrast != "base" else {}),
+        **({"contrast": realignment.contrast} if is_contrasted and realignment.contrast != "base" else {}),
         **(realignment.active_guards if is_combined else {}),
     }

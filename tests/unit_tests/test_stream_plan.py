@@ -17,7 +17,7 @@ from langchain_amulet.exceptions import InvalidParameterError
 from langchain_amulet.preferences import Preference
 from langchain_amulet.realignment import RealignmentConfig, realign, realign_streams
 from langchain_amulet.realignment.config import Contrast
-from langchain_amulet.stream_plan import BASE_PLAN, NEUTRAL_INSTRUCTION, Stream, StreamPlan, plan_streams
+from langchain_amulet.stream_plan import BASE_PLAN, NEUTRAL_INSTRUCTION, Stream, StreamPlan, _Step, _Wish, plan_streams
 
 CONTRASTS = get_args(Contrast)
 WEIGHTS = (-2.0, -1.0, -0.5, 0.0, 0.25, 0.5, 1.0, 1.5)
@@ -380,3 +380,7 @@ def test_what_an_answer_is_steered_away_from_is_compared_if_it_is_not_the_caller
     assert contrast_of([OPPOSITE], contrast="opposite") == ((0.0, 1.0, 0.0), [("Be brief.",), ("Be long.",), ()])
     assert contrast_of([OPPOSITE], contrast="base")[0] is None
     assert contrast_of([Preference("Be rude.", -1.0)]) == ((0.0, 1.0), [(), ("Be rude.",)])
+
+
+def test_steps_of_a_plan_show_no_text():
+    assert repr(_Step((_Wish("secret", "terces", 2.0),), 1.0)) == "_Step(wishes=(_Wish(gain=2.0),), size=1.0)"

@@ -19,7 +19,7 @@ from tests.fakes.engines import wait_until
 from tests.fakes.figures import Progress, count
 from tests.fakes.fuzzed_calls import Call
 from tests.fakes.fuzzed_models import PRESSED_TOKENS
-from tests.fakes.reference_answers import Outcome, differs, outcome_of
+from tests.fakes.reference_answers import TOLERANCE, Outcome, differs, outcome_of
 
 MOST_S = 100  # seconds to wait for an engine, on a machine that computes much else
 
@@ -121,8 +121,8 @@ def _merged(chunks: list[AIMessageChunk]) -> list[Any]:
     return [sum(chunks[1:], start=chunks[0])]
 
 
-def fault_of(result: Any, expected: Outcome) -> str | None:
-    """Return what is wrong with one result; `None` if nothing is."""
+def fault_of(result: Any, expected: Outcome, tolerance: float = TOLERANCE) -> str | None:
+    """Return what is wrong with one result; `None` if nothing is. `tolerance` is that of log-probabilities, in nats."""
     count("answers compared")
     if isinstance(result, list):
         text = "".join(chunk.text for chunk in result)
@@ -130,7 +130,7 @@ def fault_of(result: Any, expected: Outcome) -> str | None:
         fault = None if begins or not result else f"{text!r} does not begin {expected}"
     else:
         got = result if isinstance(result, Outcome) else outcome_of(_as_message(result))
-        fault = differs(got, expected)
+        fault = differs(got, expected, tolerance)
     count("wrong answers", fault is not None)
     return fault
 

@@ -21,6 +21,7 @@ from tests.fakes.reference_decoding import Drawn, decode
 
 _ROLES = {"system": "system", "human": "user", "ai": "assistant"}
 TOLERANCE = 1e-6  # nats; models are float64
+FLOAT32_TOLERANCE = 1e-4  # nats; of models that compute a part in float32, whatever their dtype
 
 
 @dataclass
@@ -58,20 +59,20 @@ def outcome_of(result: AIMessage | BaseException) -> Outcome:
     return Outcome(None, (result.text, reasoning, calls, invalid, metadata, result.usage_metadata), logprobs)
 
 
-def differs(got: Outcome, expected: Outcome) -> str | None:
-    """Return how two outcomes differ; `None` if they do not."""
+def differs(got: Outcome, expected: Outcome, tolerance: float = TOLERANCE) -> str | None:
+    """Return how two outcomes differ, log-probabilities by more than so many nats; `None` if they do not."""
     if got.error is not expected.error or got.parts != expected.parts:
         return f"got {got}\nexpected {expected}"
     if len(got.logprobs) != len(expected.logprobs):
         return f"{len(got.logprobs)} log-probabilities in place of {len(expected.logprobs)}"
     pairs = zip(got.logprobs, expected.logprobs, strict=True)
-    return next((f"{one} is not {other}" for one, other in pairs if not _are_close(one, other)), None)
+    return next((f"{one} is not {other}" for one, other in pairs if not _are_close(one, other, tolerance)), None)
 
 
-def _are_close(one: dict[str, Any], other: dict[str, Any]) -> bool:
+def _are_close(one: dict[str, Any], other: dict[str, Any], tolerance: float) -> bool:
     tops = zip(one.get("top_logprobs", ()), other.get("top_logprobs", ()), strict=True)
-    is_same = one["bytes"] == other["bytes"] and math.isclose(one["logprob"], other["logprob"], abs_tol=TOLERANCE)
-    return is_same and all(_are_close(*pair) for pair in tops)
+    is_same = one["bytes"] == other["bytes"] and math.isclose(one["logprob"], other["logprob"], abs_tol=tolerance)
+    return is_same and all(_are_close(*pair, tolerance) for pair in tops)
 
 
 def expected_outcome(llm: ChatAmulet, call: Call, max_cached: int | None = None) -> Outcome:

@@ -181,6 +181,7 @@ def render_stream(
         tools=output.tools if output.may_call else (),
         instructions=instructions(output, tells_choice=not tool_format.is_native),
         wording=settings.preference_template,
+        repeat=settings.repeats_preference,
         template_kwargs=settings.chat_template_kwargs,
         sanitize_control_tokens=settings.sanitize_control_tokens,
     )

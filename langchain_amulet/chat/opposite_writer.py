@@ -142,7 +142,7 @@ class _Writer:
         greedy = {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0}
         without_thinking = {"enable_thinking": False, **fields["chat_template_kwargs"]}
         common = {**kept, **greedy, "chat_template_kwargs": without_thinking}
-        steered = RealignmentConfig(guidance_scale=_PROBE_GUIDANCE_SCALE, contrast="base")
+        steered = RealignmentConfig(_PROBE_GUIDANCE_SCALE, contrast="base", repeat_preference=False)
         self._writing = CallSettings.merge(common, {"max_tokens": _MAX_OPPOSITE_TOKENS, "stop": ["\n"]})
         self._probing = CallSettings.merge(common, {"max_tokens": _MAX_PROBE_TOKENS, "realignment": steered})
 

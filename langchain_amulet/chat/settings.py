@@ -97,6 +97,14 @@ class CallSettings:
         return not self.output.is_structure or self.steer_structured
 
     @property
+    def repeats_preference(self) -> bool:
+        """Whether prompts contain preferences twice; by default not where the answer may be structured or call tools.
+
+        There, what ends the user's turn could be taken for a part of the data.
+        """
+        return self.realignment.repeat_preference and self.is_steered and not self.output.may_call
+
+    @property
     def effective_realignment(self) -> RealignmentConfig:
         """The realignment of this call. Structured output has no guards and a scale from 0 to 1 by default."""
         if self.is_steered:

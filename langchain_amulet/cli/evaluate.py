@@ -55,6 +55,12 @@ def evaluate_command(  # noqa: PLR0913 - options
             _METHODS,
         ),
     ] = None,
+    repeat: Annotated[
+        bool,
+        typer.Option(
+            "--repeat", help="Let the prompts of each --scale contain the preference twice.", rich_help_panel=_METHODS
+        ),
+    ] = False,
     preference: Annotated[
         list[str] | None,
         option(
@@ -131,7 +137,7 @@ def evaluate_command(  # noqa: PLR0913 - options
             llm=parts.chat_model(model),
             datasets=[evaluation.load_dataset(name).only(preference or []) for name in datasets or ["smoke"]],
             folder=folder,
-            methods=parts.methods(method, scale, contrast, guards),
+            methods=parts.methods(method, scale, contrast, guards, repeat=repeat),
             dimensions=preference or evaluation.PAPER_TABLE,
             protocol=evaluation.Protocol(
                 temperatures=tuple(temperature or [0.0]),

@@ -27,6 +27,8 @@ def methods(
     scales: Sequence[float] | None = None,
     contrasts: Sequence[str] | None = None,
     guards: Sequence[str] | None = None,
+    *,
+    repeat: bool = False,
 ) -> "list[Method]":
     """Return the named methods and a grid of steering methods; all named ones if nothing is given.
 
@@ -35,10 +37,10 @@ def methods(
     """
     from langchain_amulet.evaluation.methods.steering import DEFAULT_GUARDS, steering_grid
 
-    if (contrasts or guards) and not scales:
-        msg = "--contrast and --guards describe the methods of --scale. Add a scale, such as --scale 3."
+    if (contrasts or guards or repeat) and not scales:
+        msg = "--contrast, --guards and --repeat describe the methods of --scale. Add a scale, such as --scale 3."
         raise InvalidParameterError(msg)
-    grid = steering_grid(scales or [], contrasts or ["base"], guards or [DEFAULT_GUARDS])
+    grid = steering_grid(scales or [], contrasts or ["base"], guards or [DEFAULT_GUARDS], repeat=repeat)
     named = _named(names or (_BESIDE_A_GRID if grid else None))
     return [*{method.name: method for method in (*named, *grid)}.values()]
 

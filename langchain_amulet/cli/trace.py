@@ -25,6 +25,10 @@ def trace_command(  # noqa: PLR0913 - options
     contrast: Annotated[
         Literal["base", "neutral", "opposite"] | None, option("What the answer is steered away from beyond scale 1.")
     ] = None,
+    repeat: Annotated[
+        bool | None,
+        typer.Option("--repeat/--no-repeat", help="Whether prompts contain the preference twice."),
+    ] = None,
     plausibility: Annotated[
         float | None, option("Least probability of a token, as a share of the likeliest's.")
     ] = None,
@@ -38,7 +42,13 @@ def trace_command(  # noqa: PLR0913 - options
     try:
         from langchain_amulet.trace import Trace, render_trace
 
-        strength = {"guidance_scale": scale, "contrast": contrast, "plausibility": plausibility, "max_kl": max_kl}
+        strength = {
+            "guidance_scale": scale,
+            "contrast": contrast,
+            "repeat_preference": repeat,
+            "plausibility": plausibility,
+            "max_kl": max_kl,
+        }
         preferences = _preferences(preference or [], opposite)
         answer = _chat_model(model).invoke(
             question,

@@ -38,6 +38,7 @@ class PromptRenderer:
 
     Preferences are appended to the system message, after a blank line. Without a system message, they are appended to
     the template's default system text. If the template has no system role, they are appended to the first user turn.
+    On request, they are also appended to the last user turn.
     The template renders tools if it supports them; otherwise the system message describes them, before the preferences.
 
     Args:
@@ -73,6 +74,7 @@ class PromptRenderer:
         tools: Sequence[dict[str, Any]] = (),
         instructions: str = "",
         wording: str = DEFAULT_WORDING,
+        repeat: bool = False,
         template_kwargs: Mapping[str, Any] | None = None,
         sanitize_control_tokens: bool = True,
     ) -> list[int]:
@@ -85,6 +87,7 @@ class PromptRenderer:
             tools: Tools that the answer may call, in OpenAI's format.
             instructions: Text to add to the system message of every stream.
             wording: The text to add for preferences; `{preferences}` is replaced by their texts, one per line.
+            repeat: Whether the text for preferences also ends the last user turn.
             template_kwargs: Extra arguments of the chat template.
             sanitize_control_tokens: Whether control tokens in messages, tools, instructions and documents are encoded
                 as the plain text that they are, so that only the template writes control tokens. In system and AI
@@ -96,7 +99,8 @@ class PromptRenderer:
         arguments = dict(template_kwargs or {})
         inputs = Inputs(to_conversation(messages), list(tools), instructions, arguments.get("documents"))
         mark = unused_character([*texts_of(inputs), wording, *preferences])
-        write = partial(self._write_inputs, self._preference_text(preferences, wording, mark), arguments)
+        preference = self._preference_text(preferences, wording, mark)
+        write = partial(self._write_inputs, preference, preference if repeat else "", arguments)
         tokens = self._control_tokens
         if sanitize_control_tokens:
             inputs = inputs.broken(tokens, mark)
@@ -107,9 +111,10 @@ class PromptRenderer:
         check_encodable(prompt)
         return tokens.encode(prompt, mark)
 
-    def _write_inputs(self, preference: str, arguments: Mapping[str, Any], inputs: Inputs) -> str:
+    def _write_inputs(self, preference: str, repeated: str, arguments: Mapping[str, Any], inputs: Inputs) -> str:
         """Render the prompt as text."""
-        arguments, conversation, instructions = dict(arguments), inputs.turns, inputs.instructions
+        arguments, instructions = dict(arguments), inputs.instructions
+        conversation = self._with_repeated(inputs.turns, repeated)
         if inputs.documents:
             arguments["documents"] = inputs.documents
         if not self.tool_format.is_native:
@@ -186,6 +191,13 @@ class PromptRenderer:
         if conversation[0]["role"] == "system":
             return [append(conversation[0], text), *conversation[1:]]
         return [append({"role": "system", "content": self._default_system_text}, text), *conversation]
+
+    def _with_repeated(self, conversation: list[Turn], text: str) -> list[Turn]:
+        """Append a text to the last user turn, unless it will stand there anyway for want of a system role."""
+        users = [i for i, turn in enumerate(conversation) if turn["role"] == "user"]
+        if not users or not (self._has_system_role or len(users) > 1):
+            return conversation
+        return [append(turn, text) if i == users[-1] else turn for i, turn in enumerate(conversation)]
 
     @cached_property
     def _system_slot(self) -> tuple[str, str] | None:

@@ -11,6 +11,7 @@ from langchain_amulet.realignment.ranges import MAX_GUIDANCE_SCALE, MIN_POSITIVE
 
 _DEFAULT_GUIDANCE_SCALE = 8.0
 _DEFAULT_PLAUSIBILITY = 0.1
+_DEFAULT_REPEAT = False
 
 Contrast: TypeAlias = Literal["base", "neutral", "opposite"]
 """What answers are steered away from; see `RealignmentConfig.contrast`."""
@@ -61,6 +62,9 @@ class RealignmentConfig:
     """What an answer is steered away from, beyond gain 1: the caller's prompt (`"base"`, as in the paper), the same
     prompt with a neutral instruction (`"neutral"`), or with the opposite of the preference (`"opposite"`; a preference
     that has none is contrasted with the caller's prompt). See `plan_streams`."""
+    repeat_preference: bool = _DEFAULT_REPEAT
+    """Whether prompts contain the preference twice: after the system text, and at the end of the user's last turn. So
+    does what it is contrasted with. It is a stronger prompt for a few more tokens of prefill."""
 
     def __post_init__(self) -> None:
         """Raise if a value is out of range."""
@@ -75,6 +79,9 @@ class RealignmentConfig:
             spec.check(name, getattr(self, name))
         if self.contrast not in get_args(Contrast):
             msg = f"contrast must be one of {', '.join(map(repr, get_args(Contrast)))}; got {self.contrast!r}."
+            raise InvalidParameterError(msg)
+        if not isinstance(self.repeat_preference, bool):
+            msg = f"repeat_preference must be True or False, got {self.repeat_preference!r}."
             raise InvalidParameterError(msg)
 
     @property
@@ -109,7 +116,7 @@ class RealignmentConfig:
     ) -> "RealignmentConfig":
         """Return Amulet with the paper's parameters α, λ, η and T, and with guards, which the paper does not have."""
         w = guidance_scale(alpha=alpha, lam=lam, eta=eta, num_iterations=num_iterations)
-        return cls(guidance_scale=w, plausibility=plausibility, max_kl=max_kl, contrast="base")
+        return cls(w, plausibility=plausibility, max_kl=max_kl, contrast="base", repeat_preference=False)
 
     @classmethod
     def paper(cls) -> "RealignmentConfig":
@@ -131,9 +138,10 @@ class RealignmentConfig:
             nucleus=nucleus,
             nucleus_temperature=nucleus_temperature,
             contrast="base",
+            repeat_preference=False,
         )
 
     @classmethod
     def classifier_free_guidance(cls, guidance_scale: float) -> "RealignmentConfig":
         """Return classifier-free guidance (Sanchez et al. 2024) as in transformers' `generate`: no guards."""
-        return cls(guidance_scale=guidance_scale, plausibility=0.0, contrast="base")
+        return cls(guidance_scale, plausibility=0.0, contrast="base", repeat_preference=False)

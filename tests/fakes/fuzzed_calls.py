@@ -95,6 +95,7 @@ realignments = st.builds(
     max_kl=st.sampled_from([None, None, 0.3]),
     nucleus=st.sampled_from([None, None, 0.8]),
     contrast=st.sampled_from(["base", "neutral", "opposite"]),
+    repeat_preference=st.booleans(),
 )
 
 

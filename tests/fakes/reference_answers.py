@@ -155,11 +155,18 @@ def rendered_streams(tokenizer: PreTrainedTokenizerFast, default_system: str, ca
         turns.insert(0, {"role": "system", "content": default_system})
     prompts = []
     for chosen in planned_streams(call.preferences, call.settings["realignment"]):
-        parts = filter(None, [turns[0]["content"], "\n".join(map(str.strip, chosen))])
-        system = {"role": "system", "content": "\n\n".join(parts)}
-        text = tokenizer.apply_chat_template([system, *turns[1:]], tokenize=False, add_generation_prompt=True)
+        chosen_text = "\n".join(map(str.strip, chosen))
+        written = [_appended(turns[0], chosen_text), *turns[1:]]
+        if call.settings["realignment"].repeat_preference:
+            last = max(index for index, turn in enumerate(turns) if turn["role"] == "user")
+            written[last] = _appended(turns[last], chosen_text)
+        text = tokenizer.apply_chat_template(written, tokenize=False, add_generation_prompt=True)
         prompts.append(tokenizer(text, add_special_tokens=False).input_ids)
     return prompts
+
+
+def _appended(turn: dict[str, str], text: str) -> dict[str, str]:
+    return {**turn, "content": "\n\n".join(filter(None, [turn["content"], text]))}
 
 
 def plain_text(tokenizer: PreTrainedTokenizerFast, token_ids: list[int], stops: Sequence[str]) -> tuple[str, int, bool]:

@@ -71,7 +71,7 @@ def ablation(parameter: str) -> list[Setting]:
             for name, config in GUARDS
         ]
     if parameter == "guidance_scale":
-        return [_setting(parameter, w, RealignmentConfig(w, plausibility=0.0, contrast="base")) for w in SCALES]
+        return [_setting(parameter, w, RealignmentConfig.classifier_free_guidance(w)) for w in SCALES]
     if parameter not in RANGES:
         msg = f"Unknown ablation {parameter!r}. Choose from: {', '.join(PARAMETERS)}."
         raise InvalidParameterError(msg)

@@ -90,29 +90,32 @@ def _decoding_key(config: RealignmentConfig) -> str:
     Guards have no effect at w = 0 and w = 1, and the contrast only above w = 1.
     """
     w = config.guidance_scale
+    repeated = ["repeated"] if config.repeat_preference and w else []
     if w in (0, 1):
-        return f"w={w:g}"
+        return " ".join([f"w={w:g}", *repeated])
     guards: dict[str, object] = {**config.active_guards}
     if "nucleus_temperature" in guards:  # as stored folders spell it
         guards["nucleus"] = f"{guards['nucleus']:g}/{guards.pop('nucleus_temperature'):g}"
     contrast = [f"contrast={config.contrast}"] if config.contrast != "base" and w > 1 else []
-    return " ".join([f"w={w:.6g}", *(f"{name}={value}" for name, value in guards.items()), *contrast])
+    return " ".join([f"w={w:.6g}", *(f"{name}={value}" for name, value in guards.items()), *contrast, *repeated])
 
 
 def paper_methods() -> list[Method]:
     """Return the methods of the paper's tables, and those that its reviewers asked for, under the names of reports."""
     return [
         realigned("base", RealignmentConfig(0.0, plausibility=0.0)),
-        realigned("pref", RealignmentConfig(1.0, plausibility=0.0)),
+        realigned("pref", RealignmentConfig.classifier_free_guidance(1.0)),
         realigned("linear alignment 2", RealignmentConfig.linear_alignment(2.0)),
         realigned(
             "linear alignment 5, nucleus",
             RealignmentConfig.linear_alignment(5.0, nucleus=0.8, nucleus_temperature=0.5),
         ),
-        realigned("context steering 1", RealignmentConfig(2.0, plausibility=0.0, contrast="base")),
-        realigned("context steering 3", RealignmentConfig(4.0, plausibility=0.0, contrast="base")),
+        realigned("context steering 1", RealignmentConfig.classifier_free_guidance(2.0)),
+        realigned("context steering 3", RealignmentConfig.classifier_free_guidance(4.0)),
         realigned("classifier-free guidance 3", RealignmentConfig.classifier_free_guidance(3.0)),
-        realigned("contrastive decoding", RealignmentConfig(1.5, plausibility=0.1, contrast="base")),
+        realigned(
+            "contrastive decoding", RealignmentConfig(1.5, plausibility=0.1, contrast="base", repeat_preference=False)
+        ),
         *amulet_methods(),
     ]
 

@@ -12,7 +12,7 @@ from langchain_amulet.evaluation.methods.method import Ask, Method
 from langchain_amulet.exceptions import EngineMemoryError
 from langchain_amulet.realignment import RealignmentConfig
 
-_PROMPTED = RealignmentConfig(guidance_scale=1.0, plausibility=0.0)
+_PROMPTED = RealignmentConfig.classifier_free_guidance(1.0)
 
 _generating = threading.Lock()  # torch.manual_seed is global, and memory is planned for one search
 

@@ -10,9 +10,7 @@ from dataclasses import replace
 from itertools import product
 from typing import Any, cast, get_args
 
-from langchain_core.messages import AIMessage, HumanMessage
-
-from langchain_amulet.evaluation.methods.method import Ask, Method, distinct_methods, realigned
+from langchain_amulet.evaluation.methods.method import Method, distinct_methods, realigned
 from langchain_amulet.exceptions import InvalidParameterError
 from langchain_amulet.realignment import RealignmentConfig
 from langchain_amulet.realignment.config import Contrast
@@ -23,8 +21,7 @@ REPEATED = "repeated preference"
 NO_GUARDS = "no guards"
 DEFAULT_GUARDS = "plausibility 0.1"
 
-_PROMPTED = RealignmentConfig(guidance_scale=1.0, plausibility=0.0)
-_NAME = re.compile(r"(?P<contrast>\w+) contrast, w=(?P<scale>[^,]+)(?:, (?P<guards>.+))?")
+_NAME = re.compile(r"(?P<repeated>repeated, )?(?P<contrast>\w+) contrast, w=(?P<scale>[^,]+)(?:, (?P<guards>.+))?")
 
 
 def repeated_preference() -> Method:
@@ -32,17 +29,15 @@ def repeated_preference() -> Method:
 
     It is a stronger prompt than the usual one, and costs a few tokens of prefill. Steering should beat it.
     """
-
-    def generate(ask: Ask) -> AIMessage:
-        *others, last = ask.messages
-        repeated = HumanMessage(f"{last.text}\n\n{ask.preference}")
-        return ask.llm.invoke([*others, repeated], preference=ask.preference, realignment=_PROMPTED, **ask.sampling)
-
-    return Method(REPEATED, generate, decoding_key="w=1 repeated")
+    return realigned(REPEATED, RealignmentConfig(1.0, plausibility=0.0, contrast="base", repeat_preference=True))
 
 
 def steering_grid(
-    scales: Iterable[float], contrasts: Sequence[str] = ("base",), guards: Sequence[str] = (DEFAULT_GUARDS,)
+    scales: Iterable[float],
+    contrasts: Sequence[str] = ("base",),
+    guards: Sequence[str] = (DEFAULT_GUARDS,),
+    *,
+    repeat: bool = False,
 ) -> list[Method]:
     """Return a method per combination of guidance scale, contrast and guards, without those of equal answers.
 
@@ -50,13 +45,15 @@ def steering_grid(
         scales: Guidance scales w.
         contrasts: What answers are steered away from: `"base"`, `"neutral"` or `"opposite"`.
         guards: Settings of guards, such as `"plausibility 0.1"`, `"plausibility 0.3, max_kl 0.5"` or `"no guards"`.
+        repeat: Whether prompts contain the preference twice; see `RealignmentConfig.repeat_preference`.
 
     Raises:
         InvalidParameterError: A contrast or a guard is unknown, or a value is out of range.
     """
     combinations = product(contrasts, guards, [*scales])
+    beginning = "repeated, " if repeat else ""
     return distinct_methods(
-        steering_method(f"{contrast} contrast, w={w:g}, {each}") for contrast, each, w in combinations
+        steering_method(f"{beginning}{contrast} contrast, w={w:g}, {each}") for contrast, each, w in combinations
     )
 
 
@@ -71,15 +68,25 @@ def steering_method(name: str) -> Method:
     if match is None or scale is None:
         msg = f"Unknown method {name!r}. A steering method is named like 'opposite contrast, w=3, plausibility 0.1'."
         raise InvalidParameterError(msg)
-    unguarded = RealignmentConfig(guidance_scale=scale, contrast=_contrast(match["contrast"])).without_guards()
+    contrast, is_repeated = _contrast(match["contrast"]), match["repeated"] is not None
+    unguarded = RealignmentConfig(scale, contrast=contrast, repeat_preference=is_repeated).without_guards()
     config = replace(unguarded, **_guards(match["guards"] or NO_GUARDS))
     return realigned(steering_name(config), config)
 
 
 def steering_name(config: RealignmentConfig) -> str:
     """Return the name of a config, from which `steering_method` makes the same method."""
-    guards = ", ".join(f"{name} {value:g}" for name, value in config.active_guards.items())
-    return f"{config.contrast} contrast, w={config.guidance_scale:g}, {guards or NO_GUARDS}"
+    return f"{contrast_name(config)}, w={config.guidance_scale:g}, {guards_name(config)}"
+
+
+def contrast_name(config: RealignmentConfig) -> str:
+    """Return the part of a steering method's name that says what its prompts contain, before w and guards."""
+    return f"{'repeated, ' if config.repeat_preference else ''}{config.contrast} contrast"
+
+
+def guards_name(config: RealignmentConfig) -> str:
+    """Return the last part of a steering method's name, its guards and their values."""
+    return ", ".join(f"{name} {value:g}" for name, value in config.active_guards.items()) or NO_GUARDS
 
 
 def _contrast(name: str) -> Contrast:

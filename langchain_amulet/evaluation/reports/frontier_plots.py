@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from langchain_amulet.evaluation.analysis.frontier import Frontier, is_steering
 from langchain_amulet.evaluation.analysis.statistics import Estimate, wilson_interval
-from langchain_amulet.evaluation.methods.steering import steering_name
+from langchain_amulet.evaluation.methods.steering import contrast_name, guards_name
 from langchain_amulet.evaluation.reports.frontier_tables import SHARES, place
 from langchain_amulet.evaluation.reports.plots import label
 
@@ -18,9 +18,10 @@ _COLORS = {"base": "#4c78a8", "neutral": "#54a24b", "opposite": "#e45756"}
 
 
 class _Curve(NamedTuple):
-    """Steering methods of one contrast and equal guards."""
+    """Steering methods of equal prompts and guards."""
 
     contrast: str
+    prompts: str
     guards: str
 
 
@@ -48,7 +49,7 @@ def _draw(axes: Axes, frontier: Frontier, scorer: str) -> None:
     for curve, by_scale in _curves(frontier).items():
         points = {w: _point(frontier, scorer, name) for w, name in sorted(by_scale.items())}
         found: dict[float | None, _Point] = {w: each for w, each in points.items() if each is not None}
-        name = f"{curve.contrast} contrast, {curve.guards}"
+        name = f"{curve.prompts}, {curve.guards}"
         if found:
             _draw_points(axes, found, _COLORS.get(curve.contrast, "grey"), next(markers), name)
     for name in frontier.methods:
@@ -62,8 +63,8 @@ def _curves(frontier: Frontier) -> Mapping[_Curve, Mapping[float, str]]:
     for name in frontier.methods:
         config = frontier.evaluation.methods[name].config
         if config is not None and is_steering(frontier.evaluation, name):
-            guards = steering_name(config).split(", ", 2)[2]
-            curves[_Curve(config.contrast, guards)][config.guidance_scale] = name
+            guards = guards_name(config)
+            curves[_Curve(config.contrast, contrast_name(config), guards)][config.guidance_scale] = name
     return curves
 
 

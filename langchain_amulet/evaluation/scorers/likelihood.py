@@ -9,11 +9,13 @@ from langchain_amulet.evaluation.runs.answer import Answer
 from langchain_amulet.evaluation.scorers.scorer import Scorer, messages_of
 from langchain_amulet.opposites import opposite_of
 from langchain_amulet.preferences import Preference
+from langchain_amulet.realignment import RealignmentConfig
 
 HELD_OUT, HELD_OUT_OPPOSITE = "held-out likelihood", "held-out likelihood against the opposite"
 PREFERENCE_NLL = "NLL under the preference"
 """Names of the scorers."""
 
+_PROMPTED = RealignmentConfig.classifier_free_guidance(1.0)
 _AT_ONCE = 32  # answers; the engine reads those that wait together in batches
 
 
@@ -26,7 +28,8 @@ class Likelihoods:
     """
 
     def __init__(self, llm: ChatAmulet, system: str) -> None:
-        self._llm, self._system = llm, system
+        # Scores must not depend on what prompts of the default settings contain.
+        self._llm, self._system = llm.model_copy(update={"realignment": _PROMPTED}), system
         self._means: dict[tuple[str, str, str], Future[float]] = {}
         self._lock = threading.Lock()
 

@@ -41,8 +41,8 @@ coverage: $(VENV)/.dev  ## tests, with the coverage floor
 bench: $(VENV)/.dev  ## speed, as ratios side by side in one run
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
-campaign: $(VENV)/.dev  ## fuzzers, watches and property tests at full length; prints a table of figures
-	$(BIN)/python -m pytest --hypothesis-profile=campaign tests/campaign tests/unit_tests $(ARGS)
+campaign: $(VENV)/.dev  ## all tests at full length, fuzzers and property tests too; prints a table of figures
+	$(BIN)/python -m pytest --hypothesis-profile=campaign tests/campaign tests/unit_tests tests/integration_tests $(ARGS)
 
 clean:  ## remove the virtual environment
 	rm -rf $(VENV)

@@ -1,11 +1,26 @@
-"""What tests of documentation and examples share."""
+"""What the tests on the packaged model share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from langchain_amulet import ChatAmulet
+from langchain_amulet.models import registry
+
+
+@pytest.fixture(scope="module", autouse=True)
+def models_stay_loaded() -> Iterator[None]:
+    """Keep what the tests of a file load, since loading it for each test again takes longer than many answers."""
+    load, kept = registry._load, []
+
+    def load_and_keep(*arguments: Any) -> registry.LoadedModel:
+        kept.append(load(*arguments))
+        return kept[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "_load", load_and_keep)
+        yield
 
 
 @pytest.fixture

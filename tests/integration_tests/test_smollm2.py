@@ -21,13 +21,12 @@ QUESTIONS = [
 ]
 PREFERENCES = ["Answer as concisely as possible.", "Your answer should be uplifting as much as possible."]
 PAPER = RealignmentConfig.paper()
-NUM_TOKENS = 48
 COLD = EngineConfig(prefix_cache_bytes=0)
 
 
 @pytest.fixture(scope="module")
-def llm() -> ChatAmulet:
-    return ChatAmulet(model_kwargs={"dtype": "float32"}, max_tokens=NUM_TOKENS)
+def llm(is_campaign) -> ChatAmulet:
+    return ChatAmulet(model_kwargs={"dtype": "float32"}, max_tokens=48 if is_campaign else 20)
 
 
 def transformers_greedy(llm: ChatAmulet, prompt: list[int], **keywords) -> list[int]:
@@ -35,14 +34,14 @@ def transformers_greedy(llm: ChatAmulet, prompt: list[int], **keywords) -> list[
     model: Any = llm.load().model
     ids = torch.tensor([prompt])
     output = model.generate(
-        ids, attention_mask=torch.ones_like(ids), max_new_tokens=NUM_TOKENS, do_sample=False, **keywords
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=llm.max_tokens, do_sample=False, **keywords
     )[0, len(prompt) :].tolist()
     return output[:-1] if output[-1] == model.generation_config.eos_token_id else output
 
 
 def ours(llm: ChatAmulet, prompts: list[list[int]], realignment: RealignmentConfig = PAPER) -> list[int]:
     eos = frozenset([llm.load().model.generation_config.eos_token_id])
-    sampling = SamplingParams(max_tokens=NUM_TOKENS, stop_token_ids=eos)
+    sampling = SamplingParams(max_tokens=llm.max_tokens, stop_token_ids=eos)
     return list(llm.engine.submit(Request(prompts, [1.0] * (len(prompts) - 1), realignment, sampling)))
 
 
@@ -101,9 +100,9 @@ def test_packaged_model_answers_in_the_default_dtype_and_in_batches(default_dtyp
 
 
 @pytest.fixture(scope="module")
-def requests(llm) -> list[Request]:
+def requests(llm, is_campaign) -> list[Request]:
     """Six users of different preference and strength, with conversations of different length."""
-    sampling = SamplingParams(max_tokens=20)
+    sampling = SamplingParams(max_tokens=20 if is_campaign else 10)
     streams = [
         llm.prompt_streams([("system", "You are a helpful assistant."), ("human", question * (1 + 3 * (i % 2)))], text)
         for i, question in enumerate(QUESTIONS)
@@ -140,7 +139,8 @@ def test_preempted_equals_never_preempted(llm, requests, one_by_one, monkeypatch
     monkeypatch.setattr("langchain_amulet.engine.admission._HEADROOM", 0)
     runner = TransformersRunner(llm.load().model)
     longest = max(len(prompt) for request in requests for prompt in request.prompts)
-    config = EngineConfig(cache_bytes=4 * (longest + 10) * runner.bytes_per_token, prefix_cache_bytes=0)
+    room = longest + requests[0].sampling.max_tokens // 2  # tokens per row
+    config = EngineConfig(cache_bytes=4 * room * runner.bytes_per_token, prefix_cache_bytes=0)
     engine = Engine(runner, config)
     assert [list(generation) for generation in [engine.submit(r) for r in requests]] == one_by_one
     assert engine.stats.num_preemptions
@@ -157,7 +157,9 @@ def test_streamed_text_equals_the_decoding_of_all_tokens(llm):
 
 
 @pytest.mark.slow
-def test_second_load_takes_at_most_a_third_of_the_first(tmp_path):
+def test_second_load_takes_at_most_a_third_of_the_first(tmp_path, is_campaign):
+    if not is_campaign:
+        pytest.skip("converts the packaged model, which takes a minute: make campaign")
     script = (
         "import time, langchain_amulet.models.registry as models; started = time.perf_counter(); models.load();"
         "print(time.perf_counter() - started)"

@@ -1,7 +1,7 @@
 """The opposites of common wishes, and what must have none."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from langchain_amulet.evaluation.questions.dimensions import DIMENSIONS
@@ -197,7 +197,6 @@ def test_negated_wish_does_not_have_the_opposite_of_the_wish(negation):
     assert wrong == []
 
 
-@settings(max_examples=50)
 @given(words=st.lists(st.one_of(st.sampled_from(WORDS), st.text(max_size=5)), max_size=8))
 def test_any_words_have_an_opposite_that_is_another_phrase_or_none(words):
     text = " ".join(words)

@@ -279,7 +279,8 @@ class ChatAmulet(LocalChatModel):
         """Let the model write opposites of a user's stored preferences that have none; docs/memory.md says how.
 
         Raises:
-            InvalidParameterError: The model has no memory.
+            InvalidParameterError, StoreTypeError: The model has no memory, or a read-only one.
+            AmuletError: The store or the model fails, as `PreferenceMemory.recall` and `invoke` say.
         """
         return write_opposites(self.load, self.memory, user_id, dict(self))
 
@@ -299,8 +300,7 @@ class ChatAmulet(LocalChatModel):
     def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
         """Return the number of prompt tokens of messages and tools, as `usage_metadata` counts them."""
         check_messages(messages)
-        [base] = render(self.load(), messages, BASE_PLAN, self._settings({"tools": tools}))
-        return len(base)
+        return len(render(self.load(), messages, BASE_PLAN, self._settings({"tools": tools}))[0])
 
     def _generate(
         self,

@@ -91,7 +91,13 @@ def write_opposites(
 
     Raises:
         InvalidParameterError: There is no memory.
-        StoreTypeError: The memory is read-only.
+        UserIdError: The user id is empty or not a string.
+        StoredPreferenceError: An item of the store is not a preference.
+        StoreTypeError: The memory is read-only, or the store cannot be searched in full.
+        StoreTimeoutError: The store did not answer a read within the memory's `read_timeout`.
+        StoreError: The store has raised an error; opposites that are stored already remain.
+        MessageError: The chat template rejects the conversation in which the model is asked.
+        AmuletError: The model cannot be loaded, or does not answer: `ModelLoadError`, `EngineBusyError`, ...
     """
     access, found = access_to(_required(memory)), []
     if texts := _unknown(access.read(operations.texts_without_opposite(user_id))):

@@ -151,7 +151,7 @@ def evaluate_command(  # noqa: PLR0913 - options
             ),
             scorers=[parts.reward_scorer(name) for name in reward_model or []],
             judge=parts.judge(judge) if judge else None,
-            scoring_llm=parts.chat_model(scoring_model) if scoring_model else None,
+            scoring_llm=parts.loaded_chat_model(scoring_model, "--scoring-model") if scoring_model else None,
             scoring_limit=scoring_limit,
             num_chosen=num_chosen,
             perplexity_limit=perplexity_limit,

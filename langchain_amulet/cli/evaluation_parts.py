@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from langchain_amulet.exceptions import InvalidParameterError, MissingExtraError
+from langchain_amulet.exceptions import InvalidParameterError, MissingExtraError, ModelLoadError
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -20,6 +20,21 @@ def chat_model(model: str | None) -> "ChatAmulet":
     from langchain_amulet.chat_models import ChatAmulet
 
     return ChatAmulet(model=model)
+
+
+def loaded_chat_model(model: str, option: str) -> "ChatAmulet":
+    """Load the model of an option now, so that an error does not occur after hours of generation.
+
+    Raises:
+        ModelLoadError: There is no such model, or it cannot be loaded. The message names the option.
+    """
+    llm = chat_model(model)
+    try:
+        llm.load()
+    except ModelLoadError as error:
+        msg = f"{option} {model}: {error}"
+        raise ModelLoadError(msg) from error
+    return llm
 
 
 def methods(
@@ -72,11 +87,14 @@ def judge(name: str) -> "BaseChatModel":
     """Create the judge and call it once, so that an error does not occur after hours of generation.
 
     A file, a folder or a hub id gives a local judge, which decides by log-probabilities.
+
+    Raises:
+        ModelLoadError: It is the name of a local judge, which does not exist or cannot be loaded.
+        MissingExtraError: LangChain's package for the provider is not installed.
+        InvalidParameterError: The provider is unknown, or the call fails.
     """
-    if Path(name).exists() or ("/" in name and ":" not in name):
-        local = chat_model(name)
-        local.load()
-        return local
+    if Path(name).exists() or name.endswith(".gguf") or ("/" in name and ":" not in name):
+        return loaded_chat_model(name, "--judge")
     try:
         from langchain.chat_models import init_chat_model
 
@@ -86,6 +104,9 @@ def judge(name: str) -> "BaseChatModel":
         msg = f"The judge {name} cannot be used: {error}. Install langchain and its package for the provider."
         raise MissingExtraError(msg) from error
     except Exception as error:
-        msg = f"The judge {name} cannot be used: {error}"
+        msg = (
+            f"The judge {name} cannot be used: {error}\nName a chat model as PROVIDER:MODEL, or the hub id, folder or "
+            f"GGUF file of a local judge."
+        )
         raise InvalidParameterError(msg) from error
     return llm

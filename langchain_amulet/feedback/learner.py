@@ -155,6 +155,9 @@ class FeedbackLearner:
             InvalidParameterError: The response is empty, or neither a string nor an `AIMessage`.
             ContextLengthError: Messages and response are longer than the model's context.
             UserIdError: The user id is empty or not a string.
+            StoredPreferenceError: An item of the store is neither a preference nor feedback.
+            StoreTimeoutError: The store did not answer within the memory's `read_timeout`.
+            StoreError: The store has raised an error.
         """
         texts = self._texts(self._memory.recall(user_id))
         evidence = self._llm.evidence(messages, _text(response), texts) if texts else []
@@ -186,6 +189,9 @@ class FeedbackLearner:
             InvalidParameterError: A response is empty, or neither a string nor an `AIMessage`.
             ContextLengthError: Messages and a response are longer than the model's context.
             UserIdError: The user id is empty or not a string.
+            StoredPreferenceError: An item of the store is neither a preference nor feedback.
+            StoreTimeoutError: The store did not answer within the memory's `read_timeout`.
+            StoreError: The store has raised an error.
         """
         texts = self._texts(self._memory.recall(user_id))
         pair = [self._llm.evidence(messages, _text(response), texts) if texts else [] for response in (better, worse)]
@@ -205,7 +211,9 @@ class FeedbackLearner:
         """Explain a user's weights: the effect of each piece of feedback on each weight, and the confidence.
 
         Raises:
+            StoredPreferenceError: An item of the store is neither a preference nor feedback.
             StoreTimeoutError: The store did not answer within the memory's `read_timeout`.
+            StoreError: The store has raised an error.
             UserIdError: The user id is empty or not a string.
         """
         return _explanation(self._fit(self._access.read(self._read_user_data(user_id))))
@@ -222,7 +230,9 @@ class FeedbackLearner:
         `memory.remember(user_id, proposal)` to accept a proposal.
 
         Raises:
+            StoredPreferenceError: An item of the store is neither a preference nor feedback.
             StoreTimeoutError: The store did not answer within the memory's `read_timeout`.
+            StoreError: The store has raised an error.
             UserIdError: The user id is empty or not a string.
         """
         return _proposals(self._fit(self._access.read(self._read_user_data(user_id)), self._candidates))

@@ -106,6 +106,7 @@ class PreferenceMemory:
                 a value was passed beside a `Preference`.
             UserIdError: The user id is empty or not a string.
             StoreTypeError: The memory is read-only.
+            StoreError: The store has raised an error; it may have written a part.
         """
         stored = _preference(preference, weight, source, expires_at, opposite)
         # It may replace an opposite, which private caches hold.
@@ -135,6 +136,10 @@ class PreferenceMemory:
         Raises:
             StoredPreferenceError: An item of the store is not a preference.
             StoreTimeoutError: The store did not answer within `read_timeout`.
+            StoreError: The store, or the function in its place, has raised an error.
+            StoreTypeError: The function in place of a store is async, or the store cannot be searched in full.
+            PreferenceError: The mapping or function has returned something else than preferences.
+            InvalidParameterError: A preference that it has returned is too long.
             UserIdError: The user id is empty or not a string.
         """
         return [*self._access.recall(user_id).preferences]
@@ -174,7 +179,8 @@ class PreferenceMemory:
             PreferenceError: A value has a wrong type.
             InvalidParameterError: A value is out of range, or the new text or opposite has more than 10,000 characters.
             UserIdError: The user id is empty or not a string.
-            StoreTypeError: The memory is read-only.
+            StoreTypeError: The memory is read-only, or the store cannot be searched in full.
+            StoreError: The store has raised an error; it may have written a part.
         """
         changes = _changes(new_text, weight, source, expires_at, opposite)
         return self._access.write(user_id, operations.update(user_id, text, changes), forgets=True)
@@ -205,7 +211,8 @@ class PreferenceMemory:
         Raises:
             StoredPreferenceError: An item of feedback is malformed; nothing was deleted.
             UserIdError: The user id is empty or not a string.
-            StoreTypeError: The memory is read-only.
+            StoreTypeError: The memory is read-only, or the store cannot be searched in full.
+            StoreError: The store has raised an error; it may have written a part.
         """
         self._access.write(user_id, operations.forget(user_id, text), forgets=True)
 
@@ -218,7 +225,8 @@ class PreferenceMemory:
 
         Raises:
             UserIdError: The user id is empty or not a string.
-            StoreTypeError: The memory is read-only.
+            StoreTypeError: The memory is read-only, or the store cannot be searched in full.
+            StoreError: The store has raised an error; it may have written a part.
         """
         self._access.write(user_id, operations.forget_user(user_id), forgets=True)
 
@@ -233,7 +241,8 @@ class PreferenceMemory:
             StoredPreferenceError: An item of the store is not a change of a preference.
             StoreTimeoutError: The store did not answer within `read_timeout`.
             UserIdError: The user id is empty or not a string.
-            StoreTypeError: The memory is read-only, and so has no history.
+            StoreError: The store has raised an error.
+            StoreTypeError: The memory is read-only, and so has no history, or the store cannot be searched in full.
         """
         return self._access.read(operations.history(user_id))
 
@@ -247,7 +256,8 @@ class PreferenceMemory:
         Raises:
             StoreTimeoutError: The store did not answer within `read_timeout`.
             UserIdError: The user id is empty or not a string.
-            StoreTypeError: The memory is read-only, and so has nothing to export.
+            StoreError: The store has raised an error.
+            StoreTypeError: The memory is read-only, with nothing to export, or the store cannot be searched in full.
         """
         return self._access.read(operations.export(user_id))
 
@@ -268,6 +278,7 @@ class PreferenceMemory:
             ImportFormatError: `exported` is not a result of `export`; nothing was written.
             UserIdError: The user id is empty or not a string.
             StoreTypeError: The memory is read-only.
+            StoreError: The store has raised an error; it may have written a part.
         """
         self._access.write(user_id, operations.import_(user_id, exported), forgets=True)
 

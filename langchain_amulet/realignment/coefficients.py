@@ -63,7 +63,10 @@ class StreamCoefficients:
 
 
 def reference_gains(gains: Sequence[float]) -> list[float]:
-    """Return u_k = max(g_k, 0) / max(1, Σ_j max(g_j, 0)), the gains of the nearest mixture without extrapolation."""
+    """Return u_k = max(g_k, 0) / max(1, Σ_j max(g_j, 0)), the gains of the nearest mixture without extrapolation.
+
+    For lists, since plans are made before torch is imported; `mixture.reference_gains` is the same for tensors.
+    """
     positive = [max(gain, 0.0) for gain in gains]
     return [gain / max(1.0, sum(positive)) for gain in positive]
 

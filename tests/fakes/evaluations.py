@@ -7,7 +7,7 @@ from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 
 from langchain_amulet import ChatAmulet
-from langchain_amulet.evaluation import Answer, Dataset, Dimension, Method, Protocol, Sample, Scorer
+from langchain_amulet.evaluation import Answer, Dataset, Dimension, Evaluation, Method, Protocol, Sample, Scorer
 from langchain_amulet.evaluation.runs.answer import answer_key
 from tests.fakes.chat_templates import byte_tokenizer
 from tests.fakes.models import tiny_model
@@ -71,3 +71,11 @@ def referee(rule) -> Referee:
 
 def longer(first: str, second: str) -> str:
     return "1" if len(first) > len(second) else "2"
+
+
+def texts(
+    evaluation: Evaluation, method: str, temperature: float = 0.0, dimension: str = "concise"
+) -> dict[tuple[str, str], str]:
+    """The answers of a method, by data set and question."""
+    result = evaluation.answers_of(method, dimension=dimension, temperature=temperature)
+    return {cluster: answer.text for cluster, answer in result.items()}

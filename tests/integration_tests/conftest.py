@@ -12,7 +12,8 @@ from langchain_amulet.models import registry
 @pytest.fixture(scope="module", autouse=True)
 def models_stay_loaded() -> Iterator[None]:
     """Keep what the tests of a file load, since loading it for each test again takes longer than many answers."""
-    load, kept = registry._load, []
+    load = registry._load
+    kept: list[registry.LoadedModel] = []
 
     def load_and_keep(*arguments: Any) -> registry.LoadedModel:
         kept.append(load(*arguments))

@@ -69,19 +69,24 @@ _PIRATE = (
     "a+r{2,}g?h?", "ahoy", "aye", "mateys?", "hearty|hearties", "ye(?:'\\w+)?|yer|yerself", "avast", "shiver me",
     "scallywags?", "scurvy", "buccaneers?", "landlubbers?", "yo[ -]?ho", "doubloons?", "grog", "cap'n", "seven seas",
     "davy jones", "jolly roger", "swashbuckl\\w+", "walk the plank", "bilge", "me (?:lads?|ship|crew|treasure|own)",
-    "be ye|ye be", "o'|th'", "lass(?:ie)?s?", "blimey", "begad", "booty",
+    "keelhaul\\w*", "thar", "be ye|ye be", "o'|th'", "lass(?:ie)?s?", "blimey", "begad", "booty",
 )  # fmt: skip
 """Words of pirates on stage, as regular expressions."""
 
 
 def ends_with_question(text: str) -> bool:
     """Return whether the last of two sentences or more is a question. An answer that is one question has no answer."""
-    return without_trimmings(text).endswith(("?", "\uff1f")) and len(sentences(text)) > 1
+    return _is_question(text) and len(sentences(text)) > 1
+
+
+def _is_question(text: str) -> bool:
+    """Return whether the text ends with a question mark, perhaps with exclamation marks after it."""
+    return without_trimmings(text).rstrip("!").endswith(("?", "\uff1f"))
 
 
 def without_trimmings(text: str) -> str:
     """Return the text without emojis, spaces, quotation marks, brackets and emphasis at its end."""
-    return without_emojis(text).rstrip(" \t\n\r\ufe0f\"'\u2019\u201d\u00bb)]*_`")
+    return without_emojis(text).rstrip(" \t\n\r\ufe0f\"'\u2019\u201c\u201d\u00bb)]*_`")
 
 
 def is_enthusiastic(text: str) -> bool:
@@ -106,8 +111,11 @@ def has_no_comma(text: str) -> bool:
 
 
 def has_bold_terms(text: str) -> bool:
-    """Return whether two terms or more of one to eight words are bold, as `**term**` or `__term__`, outside code."""
-    spans = re.findall(r"(?<![*_\\])(\*\*|__)(?=[^\s*_])([^\n]+?)(?<=\S)\1(?![*_])", without_code(text))
+    """Return whether two terms or more of one to eight words are bold, outside code.
+
+    Bold are `**term**`, `__term__` and `***term***`, which is in italics too.
+    """
+    spans = re.findall(r"(?<![*_\\])(\*{2,3}|__)(?=[^\s*_])([^\n]+?)(?<=\S)\1(?![*_])", without_code(text))
     return sum(1 <= count_words(term) <= 8 for _, term in spans) > 1  # noqa: PLR2004
 
 
@@ -146,10 +154,12 @@ def addresses_captain(text: str) -> bool:
 
 
 _ADDRESS = re.compile(
-    r"(?:(?:\A|[.!?\n]|\n)[\s\"*_\u201c]*|,\s*[\"*_\u201c]*)(?:captain|cap'n)[\"*_\u201d]*\s*(?:[,!.?]|$)"
-    r"|\b(?:hello|hi|hey|dear|aye|aye aye|yes|sure|certainly|absolutely|ahoy|greetings|thanks|thank you|okay|ok|"
-    r"of course|welcome|good (?:morning|day|evening)|well|right|my|oh|arr+)[,!]?\s+[\"*_\u201c]*captain\b"
-    r"(?!\s+[A-Z][a-z]|'s|\u2019s)",
+    r"(?:\A|[.!?\n])[\s\"*_\u201c]*(?:captain|cap'n)[\"*_\u201d]*\s*(?:[,!.?\u2013\u2014]|$)"
+    r"|,\s*[\"*_\u201c]*(?:captain|cap'n)[\"*_\u201d]*\s*(?:[,!.?:;\u2013\u2014]|$)"
+    r"|\b(?:(?:hello|hi|hey|aye|yes|sure|certainly|absolutely|indeed|ahoy|howdy|greetings|thanks|thank you|okay|ok|"
+    r"alright|all right|of course|good (?:morning|day|afternoon|evening|night)|arr+)[,!]?\s+[\"*_\u201c]*captain\b"
+    r"(?![ \t]+(?-i:[A-Z][a-z])|'s|\u2019s)"
+    r"|(?:dear|welcome|well|right|my|oh)[,!]?\s+[\"*_\u201c]*captain\b(?![ \t]+\w|'s|\u2019s))",
     re.IGNORECASE | re.MULTILINE,
 )
 
@@ -165,12 +175,9 @@ def ends_with_hope(text: str) -> bool:
 
 
 def has_example(text: str) -> bool:
-    """Return whether `for example` occurs, in any case, with three words or more before and after it.
-
-    An answer that begins with it has nothing that it could be an example of.
-    """
-    found = re.search(r"(.*?)\bfor example\b(.*)", text, re.IGNORECASE | re.DOTALL)
-    return found is not None and min(count_words(found[1]), count_words(found[2])) >= 3  # noqa: PLR2004
+    """Return whether `for example` occurs, in any case, with three words or more after it, perhaps at the beginning."""
+    found = re.search(r"\bfor example\b(.*)", text, re.IGNORECASE | re.DOTALL)
+    return found is not None and count_words(found[1]) >= 3  # noqa: PLR2004
 
 
 def has_two_paragraphs(text: str) -> bool:
@@ -204,13 +211,19 @@ def has_three_figures(text: str) -> bool:
 
 def has_only_questions(text: str) -> bool:
     """Return whether all sentences are questions. One is enough."""
-    asked = [without_trimmings(each).endswith(("?", "\uff1f")) for each in sentences(text)]
+    asked = [_is_question(each) for each in sentences(text)]
     return bool(asked) and all(asked)
 
 
 def has_three_points(text: str) -> bool:
-    """Return whether the topmost lists have three items in all. Text may surround them."""
-    return len(top_items(text)) == 3  # noqa: PLR2004
+    """Return whether the topmost lists have three items in all. Text may surround them.
+
+    In a list that begins with a number, bullets are below the numbers, even if they are not indented.
+    """
+    items = top_items(text)
+    if items and items[0].number is not None:
+        items = [item for item in items if item.number is not None]
+    return len(items) == 3  # noqa: PLR2004
 
 
 CHECKERS: dict[str, Callable[[str], bool]] = {

@@ -3,17 +3,25 @@
 import re
 from typing import NamedTuple
 
+_MARKDOWN_FENCE = re.compile(
+    r"^[ \t]*```(?:markdown|md)[ \t]*\n(.*?)(?:^[ \t]*```[ \t]*$|\Z)", re.MULTILINE | re.DOTALL
+)
 _FENCE = re.compile(r"^[ \t]*```.*?(?:^[ \t]*```[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"^ {0,3}#{1,6}[ \t]+\S", re.MULTILINE)
-_BULLET = re.compile(r"^([ \t]*)[-*+\u2022\u25e6\u2013][ \t]+(?=\S)")
-_NUMBER = re.compile(r"^([ \t]*)(?:#{1,6}[ \t]+)?(?:\*\*|__)?(\d{1,3})[.)](?:\*\*|__)?[ \t]+(?=\S)")
+_BULLET = re.compile(r"^([ \t]*)[-*+\u2022\u25e6\u2013\u25cf\u25cb\u25aa\u2023\u2043\u00b7][ \t]+(?=\S)")
+_NUMBER = re.compile(
+    r"^([ \t]*)(?:#{1,6}[ \t]+)?(?:\*\*|__)?(?:(\d{1,3})[.)]|\((\d{1,3})\)|step[ \t]+(\d{1,3})[.:)])(?:\*\*|__)?"
+    r"[ \t]+(?=\S)",
+    re.IGNORECASE,
+)
 _SEPARATOR = re.compile(r"^[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)+\|?[ \t]*$")
 
 _SENTENCE_END = re.compile(r"[.!?\u2026\u3002\uff01\uff1f]+[\"'\u2019\u201d\u00bb)\]*_]*(?=\s|$)|[\u3002\uff01\uff1f]+")
 _NEVER_LAST = re.compile(
-    r"(?:^|[\s(])(?:dr|mr|mrs|ms|prof|st|vs|e\.g|i\.e|cf|approx|z\.b|d\.h|sr|sra|mme)\.$", re.IGNORECASE
+    r"(?:^|[\s(])(?:dr|mr|mrs|ms|prof|st|vs|e\.g|i\.e|cf|approx|z\.b|d\.h|sr|sra|mme|mt|capt|gen|sen|gov|rev)\.$",
+    re.IGNORECASE,
 )
-_SELDOM_LAST = re.compile(r"(?:^|[\s(])(?:etc|a\.m|p\.m|inc|ltd|jr|[a-z](?:\.[a-z])+|[A-Z])\.$")
+_SELDOM_LAST = re.compile(r"(?:^|[\s(])(?:etc|a\.m|p\.m|inc|ltd|jr|ph\.d|Ph\.D|[a-z](?:\.[a-z])+|[A-Z](?:\.[A-Z])*)\.$")
 
 _PICTURE = (
     "(?:[\U0001f300-\U0001f3fa\U0001f400-\U0001faff]\ufe0f?[\U0001f3fb-\U0001f3ff]?"
@@ -37,8 +45,8 @@ class ListItem(NamedTuple):
 
 
 def without_code(text: str) -> str:
-    """Return the text without blocks of code in fences."""
-    return _FENCE.sub("", text)
+    """Return the text without blocks of code in fences. A fence of Markdown holds an answer, and only its marks go."""
+    return _FENCE.sub("", _MARKDOWN_FENCE.sub(r"\1", text))
 
 
 def count_words(text: str) -> int:
@@ -62,9 +70,13 @@ def without_emojis(text: str) -> str:
 
 
 def list_item(line: str) -> ListItem | None:
-    """Return the list item that a line begins, or `None`. `1.`, `1)`, `-`, `*`, `+`, `•` and `–` are marks."""
+    """Return the list item that a line begins, or `None`.
+
+    Marks are `1.`, `1)`, `(1)`, `Step 1:`, `-`, `*`, `+`, `–`, `•` and round or square bullets like it.
+    """
     if found := _NUMBER.match(line):
-        return ListItem(len(found[1].expandtabs(4)), int(found[2]), line[found.end() :])
+        number = int(found[2] or found[3] or found[4])
+        return ListItem(len(found[1].expandtabs(4)), number, line[found.end() :])
     if (found := _BULLET.match(line)) and not re.fullmatch(r"[ \t]*([-*_])(?:[ \t]*\1)+[ \t]*", line):  # a rule: * * *
         return ListItem(len(found[1].expandtabs(4)), None, line[found.end() :])
     return None

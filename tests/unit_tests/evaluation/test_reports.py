@@ -358,7 +358,13 @@ def test_command_that_is_interrupted_or_cannot_write_says_so(error, status, word
         (["--limit", "0"], "limit must be at least 1"),
         (["--ablation", "beta"], "Unknown ablation 'beta'"),
         (["--reward-model", "/nowhere"], "The reward model /nowhere cannot be loaded"),
-        (["--judge", "nobody:none"], "The judge nobody:none cannot be used"),
+        (["--judge", "nobody:none"], "Name a chat model as PROVIDER:MODEL"),
+        (["--judge", "missing"], "GGUF file of a local judge"),
+        (["--judge", "missing.gguf"], "--judge missing.gguf: There is no file or folder 'missing.gguf'"),
+        (
+            ["--scoring-model", "missing.gguf"],
+            "--scoring-model missing.gguf: There is no file or folder 'missing.gguf'",
+        ),
     ],
 )
 def test_errors_of_the_command_precede_all_answers(arguments, message, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from langchain_amulet.exceptions import InvalidParameterError
-from langchain_amulet.realignment import StreamCoefficients, realign, realign_streams
+from langchain_amulet.realignment import StreamCoefficients, coefficients, mixture, realign, realign_streams
 from tests.fakes.policies import logits, seeds
 
 GUARDS = [{}, {"plausibility": 0.2}, {"max_kl": 0.1}, {"plausibility": 0.05, "nucleus": 0.7, "max_kl": 0.3}]
@@ -28,6 +28,13 @@ def test_coefficients_of_weights_are_realign(guards, seed, w, weights):
     values = StreamCoefficients.of_weights(w, weights)
     expected = realign(base, torch.stack(prefs), w, weights=torch.tensor(weights, dtype=torch.float64), **guards)
     torch.testing.assert_close(mixed(torch.stack([base, *prefs]), values, guards=guards), expected)
+
+
+@given(gains=st.lists(st.floats(-9, 9), min_size=1, max_size=5))
+def test_reference_gains_of_lists_are_those_of_tensors(gains):
+    """Plans compute them before torch is imported."""
+    expected = mixture.reference_gains(torch.tensor(gains, dtype=torch.float64))
+    assert coefficients.reference_gains(gains) == pytest.approx(expected.tolist())
 
 
 @pytest.mark.parametrize("guards", GUARDS)

@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from langchain_amulet.engine.config import EngineConfig
@@ -12,6 +12,7 @@ from langchain_amulet.engine.engine import Engine
 from langchain_amulet.engine.params import Request, SamplingParams
 from langchain_amulet.engine.runners.batched import TransformersRunner
 from langchain_amulet.engine.runners.sequential import SequentialRunner
+from langchain_amulet.engine.speculation.drafter import Drafter
 from langchain_amulet.engine.speculation.prompt_lookup import MAX_MATCH, MIN_MATCH, PromptLookup
 from langchain_amulet.engine.speculation.step_costs import StepCosts, choose_num_drafted
 from langchain_amulet.exceptions import InvalidParameterError
@@ -67,7 +68,7 @@ def samplings() -> st.SearchStrategy[SamplingParams]:
         top_p=st.sampled_from([1.0, 0.8]),
         top_k=st.sampled_from([0, 5]),
         repetition_penalty=st.sampled_from([1.0, 1.3]),
-        max_tokens=st.integers(1, 20),
+        max_tokens=st.integers(1, 14),
         seed=st.integers(0, 2**40),
         stop_token_ids=st.sampled_from([frozenset(), frozenset(range(0, VOCAB_SIZE, 9))]),
     )
@@ -91,6 +92,7 @@ def requests(draw) -> Request:
 # The same answers
 
 
+@settings(max_examples=settings().max_examples // 2)
 @given(
     each=st.lists(requests(), min_size=1, max_size=3), seed=st.integers(0, 100), share_wrong=st.sampled_from([0, 0.3])
 )
@@ -236,6 +238,26 @@ def longest_match(ids: list[int]) -> tuple[int | None, int]:
 
 def test_a_prediction_repeats_a_match_that_overlaps_the_end():
     assert PromptLookup([7, 1, 2, 3, 1, 2, 3, 1, 2]).predict(7) == [3, 1, 2, 3, 1, 2, 3]
+
+
+def test_an_answer_that_copies_is_noticed_without_drafts():
+    prompt = [*range(20)]
+    before = Drafter(prompt).draft([13, 14], None, 1).chances
+    copied = Drafter(prompt).draft([1, 2, 3, 50, 5, 6, 7, 51, 9, 10, 11, 52, 13, 14], None, 1).chances
+    others = Drafter(prompt).draft([1, 2, 50, 5, 6, 51, 9, 10, 52, 13, 14], None, 1).chances
+    assert others < before < copied
+
+
+def test_preferences_are_never_searched(monkeypatch):
+    searched = []
+    monkeypatch.setattr(
+        "langchain_amulet.engine.speculation.speculator.Drafter",
+        lambda prompt: searched.append([*prompt]) or Drafter(prompt),
+    )
+    scheduler = scheduler_of(FakeRunner())
+    add(scheduler, Request([[9, 9, 1], [8, 8, 1]], [1.0], sampling=SamplingParams(max_tokens=3), penalised_ids=[1]))
+    drain(scheduler)
+    assert searched == [[1]]
 
 
 def num_drafted(*chances: list[float], num_rows: int, costs: StepCosts | None = None) -> int:

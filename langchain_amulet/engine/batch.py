@@ -45,8 +45,12 @@ class Batch:
             )
             for members in groups.values()
         ]
-        is_traced = any(sequence.request.trace is not None for sequence in sequences)
-        self._rows = [list(row) for row in rows] if is_traced else None  # all rows of each sequence, for traces
+        self._is_traced = any(sequence.request.trace is not None for sequence in sequences)
+        self._rows = [list(row) for row in rows]  # all rows of each sequence
+
+    def select(self, indices: abc.Sequence[int]) -> "Batch":
+        """Return a batch of the sequences with these indices."""
+        return Batch([self.sequences[index] for index in indices], [self._rows[index] for index in indices])
 
     def draw(self, logits: Tensor) -> None:
         """Sample one token for each sequence and append it. A sequence with invalid logits ends with an error.
@@ -58,7 +62,7 @@ class Batch:
         tokens = _sample(combined, self.sequences, keys)
         is_sound = combined.gather(-1, tokens.unsqueeze(-1)).squeeze(-1).isfinite() & combined.amax(-1).isfinite()
         drawn: list[list[int]] = torch.stack([tokens, is_sound.to(tokens.dtype)]).tolist()  # synchronises once
-        draws = {} if self._rows is None else self._traced_draws(logits, self._rows, keys)
+        draws = self._traced_draws(logits, keys) if self._is_traced else {}
         for index, (sequence, token_id, sound) in enumerate(zip(self.sequences, *drawn, strict=True)):
             if sound:
                 _append(sequence, token_id, combined[index], draws.get(index))
@@ -66,10 +70,10 @@ class Batch:
                 sequence.is_sound = False
                 sequence.finish("error", NumericalError(_NOT_FINITE))
 
-    def _traced_draws(self, logits: Tensor, rows: list[list[int]], keys: list[int]) -> dict[int, "_Draw"]:
+    def _traced_draws(self, logits: Tensor, keys: list[int]) -> dict[int, "_Draw"]:
         """Return what the tokens of traced sequences were drawn from, by the index of the sequence."""
         return {
-            member: _Draw(logits[rows[member]], keys[member], *group.constraint(position))
+            member: _Draw(logits[self._rows[member]], keys[member], *group.constraint(position))
             for group in self._groups
             for position, member in enumerate(group.members)
             if self.sequences[member].request.trace is not None

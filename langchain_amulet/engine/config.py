@@ -5,6 +5,9 @@ from typing import Literal
 
 from langchain_amulet.exceptions import InvalidParameterError
 
+_OPTIONAL = {"cache_bytes": 1, "prefix_cache_bytes": 0, "prefill_tokens": 1}  # the lowest value of each
+_LOWEST = {"max_rows": 1, "max_waiting": 1, "num_draft_tokens": 0, **_OPTIONAL}
+
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
@@ -29,13 +32,16 @@ class EngineConfig:
     prefill_tokens: int | None = None
     """The most prompt tokens, over all rows, that are prefilled between two tokens of the running requests. `None`: 128
     on CPUs, otherwise 1024."""
+    num_draft_tokens: int = 16
+    """The most tokens that are guessed ahead per request and verified in one step, where that is likely to save time:
+    texts that the answer copies from the prompt or from itself, and texts that a grammar forces. Answers stay the same.
+    0 turns it off."""
 
     def __post_init__(self) -> None:
         """Raise if a limit is out of range."""
-        lowest = {"max_rows": 1, "max_waiting": 1, "cache_bytes": 1, "prefix_cache_bytes": 0, "prefill_tokens": 1}
-        for name, low in lowest.items():
+        for name, low in _LOWEST.items():
             value = getattr(self, name)
-            if value is None and name not in ("max_rows", "max_waiting"):
+            if value is None and name in _OPTIONAL:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < low:
                 msg = f"{name} must be a whole number, at least {low}; got {value!r}."

@@ -54,6 +54,10 @@ class EngineStats:
     """Tokens that were not prefilled, since their keys and values were copied from other requests."""
     num_preemptions: int
     """How often a request lost its rows, to be prefilled again later."""
+    num_drafted_tokens: int
+    """Tokens that were guessed ahead and verified."""
+    num_accepted_tokens: int
+    """Those of them that were drawn, each without a step of its own."""
 
 
 class Engine:
@@ -178,6 +182,8 @@ class Engine:
             num_kept_tokens=scheduler.reuse.num_kept,
             num_reused_tokens=scheduler.reuse.num_reused,
             num_preemptions=scheduler.num_preemptions,
+            num_drafted_tokens=scheduler.speculator.num_drafted,
+            num_accepted_tokens=scheduler.speculator.num_accepted,
         )
 
     def forget_private(self) -> None:

@@ -33,6 +33,12 @@ class Guide(Protocol):
         Whether one of them is drawn is decided without steering; steering chooses among the other tokens only.
         """
 
+    def forced(self) -> list[int]:
+        """Return tokens that are likely to come next, since they spell the text that must follow; perhaps none.
+
+        They are drafts only: each is drawn like any other token.
+        """
+
     def accept(self, token_id: int, num_left: int) -> int:
         """Process a drawn token.
 

@@ -35,6 +35,7 @@ from langchain_amulet.engine.reuse import Reuse
 from langchain_amulet.engine.row import Row, rows_by_sequence
 from langchain_amulet.engine.runners.protocol import Runner
 from langchain_amulet.engine.sequence import Sequence
+from langchain_amulet.engine.speculation.speculator import Speculator
 
 _IDLE_FACTOR = 8  # chunks are larger while no request decodes; a new request then waits for the end of the chunk
 _MIN_CHUNK = 16  # tokens; a device without memory for so few has none for a smaller chunk either
@@ -54,6 +55,7 @@ class Scheduler:
         self._limits = RowLimits(config.max_rows, self._max_bytes, runner.max_context, runner.bytes_per_token)
         self._prefill_tokens = config.prefill_tokens or UNLIMITED
         self._reuse = Reuse(runner, config.prefix_cache_bytes or 0)
+        self._speculator = Speculator(config.num_draft_tokens if runner.is_incremental else 0, runner.device.type)
         self._rows: list[Row] = []
         self._num_decode_rows = 0
         self._queue = AdmissionQueue(self._limits)
@@ -63,6 +65,7 @@ class Scheduler:
         self._batch: Batch | None = None  # of the decoding requests; rebuilt after a row has moved
         self._in_forward: list[Sequence] = []  # the requests of the current forward
         self._is_reading = False  # whether the current forward is a prefill
+        self._is_verifying = False  # whether the current forward verifies drafted tokens
         self._chunk_divisor = 1  # grows when the device has no memory for a chunk; reset when the engine is idle
         self.num_preemptions = 0
         """How often a request lost its rows, to be prefilled again later."""
@@ -86,6 +89,11 @@ class Scheduler:
     def reuse(self) -> Reuse[Any]:
         """Reuses keys and values, and counts the reused tokens."""
         return self._reuse
+
+    @property
+    def speculator(self) -> Speculator:
+        """Drafts tokens, and counts them."""
+        return self._speculator
 
     @property
     def has_work(self) -> bool:
@@ -112,7 +120,7 @@ class Scheduler:
             self._admit()
             if self._prefilling:
                 self._read()
-                self._in_forward, self._is_reading = [], False
+                self._end_forward()
                 self._sweep()  # an answer may end with its first token
             if self._decoding:
                 self._decode()
@@ -120,7 +128,7 @@ class Scheduler:
             if not is_out_of_memory(error):
                 raise
             self._make_room(error)
-        self._in_forward, self._is_reading = [], False
+        self._end_forward()
         self._sweep()
 
     @torch.inference_mode()
@@ -132,8 +140,8 @@ class Scheduler:
         After a failed prefill of several requests, each is prefilled again alone, so that only the failing one ends.
         """
         failed, self._in_forward = self._in_forward or self.all_sequences(), []
-        is_reading, self._is_reading = self._is_reading, False
-        self._take_back_undrawn()
+        is_reading, self._is_reading, self._is_verifying = self._is_reading, False, False
+        self._take_back()
         if is_reading and len(failed) > 1:
             for sequence in reversed(failed):
                 sequence.is_suspect = True
@@ -153,7 +161,11 @@ class Scheduler:
         """Free the memory of all rows. No row may be in use."""
         assert not self._rows, "rows are in use"
         self._chunk_divisor = 1
+        self._speculator.resume()
         self._runner.release()
+
+    def _end_forward(self) -> None:
+        self._in_forward, self._is_reading, self._is_verifying = [], False, False
 
     # Admission
 
@@ -240,19 +252,28 @@ class Scheduler:
     # Decoding
 
     def _decode(self) -> None:
-        """Draw one token for each decoding request."""
+        """Draw one token for each decoding request, and one more after each drafted token that comes true."""
         self._preempt_until_rows_fit()
         self._in_forward = list(self._decoding)
         rows = self._rows[: self._num_decode_rows]
         if not rows:
             return
-        self._runner.reserve(len(self._rows), max(row.num_tokens for row in rows) + 1, self._max_bytes)
-        logits = self._runner.decode([row.next_id for row in rows])
-        for row in rows:
-            row.num_tokens += 1
         if self._batch is None:
             self._batch = Batch(self._decoding, rows_by_sequence(self._decoding, rows))
-        self._batch.draw(logits)
+        longest = max(row.num_tokens for row in rows)
+        room = self.max_length(len(self._rows)) - longest - 1
+        drafts = self._speculator.drafts(self._decoding, len(rows), room)
+        self._is_verifying = bool(drafts)
+        input_ids = [[row.next_id, *drafts.get(row.sequence, ())] for row in rows]
+        self._runner.reserve(len(self._rows), longest + max(map(len, input_ids)), self._max_bytes)
+        if drafts:
+            logits = self._runner.verify(input_ids)
+        else:
+            logits = self._runner.decode([row_ids[0] for row_ids in input_ids]).unsqueeze(1)
+        for row, row_ids in zip(rows, input_ids, strict=True):
+            row.num_tokens += len(row_ids)
+        self._speculator.draw(self._batch, logits, drafts)
+        self._take_back()
 
     def _preempt_until_rows_fit(self) -> None:
         """Preempt the latest requests until the rows fit into the memory limit after one more token."""
@@ -268,10 +289,13 @@ class Scheduler:
     def _make_room(self, error: BaseException) -> None:
         """Free memory after a forward or a draw had too little of it, so that the next step can try again.
 
-        Drops the saved rows first, then makes chunks smaller, then preempts the latest request.
+        Drops the saved rows first, then ends drafting or makes chunks smaller, then preempts the latest request.
         """
-        self._take_back_undrawn()
+        self._take_back()
         if self._reuse.clear() or not self.num_running:
+            return
+        if self._is_verifying:
+            self._speculator.suspend()
             return
         if self._is_reading and self._chunk_size() > _MIN_CHUNK:
             self._chunk_divisor *= 2
@@ -282,11 +306,11 @@ class Scheduler:
         if is_alone:
             self._give_up(latest, error)
 
-    def _take_back_undrawn(self) -> None:
-        """Remove the last token from rows that have read it, but whose request has not drawn a token after it."""
+    def _take_back(self) -> None:
+        """Remove the tokens from rows after which no token was drawn: they were read in vain, or drafted wrongly."""
         for index, row in enumerate(self._rows[: self._num_decode_rows]):
-            if row.num_unread == 0 and not row.sequence.is_finished:
-                row.num_tokens -= 1
+            if row.num_unread < 1:
+                row.num_tokens -= 1 - row.num_unread
                 self._runner.truncate(index, row.num_tokens)
 
     def _preempt(self, sequence: Sequence, *, saves: bool = True) -> None:

@@ -140,9 +140,14 @@ class Sequence:
         seed = self.request.sampling.seed
         return torch.Generator().manual_seed(int(torch.randint(MAX_SEED, ()).item()) if seed is None else seed)
 
+    @property
+    def caller_ids(self) -> abc.Sequence[int]:
+        """The caller's prompt, without preferences."""
+        return self.request.prompts[0] if self.request.penalised_ids is None else self.request.penalised_ids
+
     def seen_ids(self, device: torch.device) -> Tensor:
         """Return the tokens for the repetition penalty, `(S,)`: the caller's prompt (no preferences) and the answer."""
-        prompt = self.request.prompts[0] if self.request.penalised_ids is None else self.request.penalised_ids
+        prompt = self.caller_ids
         if not len(self._seen):
             self._seen = torch.tensor(prompt, dtype=torch.long, device=device)
         newest = self.token_ids[len(self._seen) - len(prompt) :]

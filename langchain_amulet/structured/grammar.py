@@ -239,6 +239,10 @@ class GrammarGuide:
     def opening(self) -> None:
         """Return `None`: no structure begins within another one."""
 
+    def forced(self) -> list[int]:
+        """Return tokens that spell the text that must follow, as far as only one text may."""
+        return self._walk.forced()
+
     def accept(self, token_id: int, num_left: int) -> int:
         """Advance by one token and return it: the drawn one, or the planned ending's first if the text must end now."""
         self._allowed = None

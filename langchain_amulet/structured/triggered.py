@@ -77,6 +77,10 @@ class TriggeredGuide:
         is_free = self._inner is None and self._may_open and not self._is_opening
         return self._openers if is_free and not self._is_steered else None
 
+    def forced(self) -> list[int]:
+        """Return tokens that spell the text that must follow within a structure; none in free text."""
+        return [] if self._inner is None else self._inner.forced()
+
     def accept(self, token_id: int, num_left: int) -> int:
         """Advance by one token and return it: the drawn one, or another one if the grammar replaces it."""
         if self._inner is not None:

@@ -71,6 +71,19 @@ class FakeRunner:
         self.sizes[-1] = ("decode", len(input_ids), len(input_ids))
         return logits
 
+    def verify(self, input_ids: Sequence[Sequence[int]]) -> Tensor:
+        self._take()
+        width = max(map(len, input_ids))
+        self.sizes.append(("verify", len(input_ids), len(input_ids) * width))
+        return torch.stack([self._verify_row(row, ids, width) for row, ids in zip(self.rows, input_ids, strict=False)])
+
+    def _verify_row(self, row: list[int], input_ids: Sequence[int], width: int) -> Tensor:
+        logits = torch.full((width, VOCAB_SIZE), torch.nan, dtype=torch.float64)
+        for position, token_id in enumerate(input_ids):
+            row.append(token_id)
+            logits[position] = fake_logits(row)
+        return logits
+
     def score(
         self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, max_tokens: int
     ) -> Generator[None, None, list[Tensor]]:

@@ -86,10 +86,7 @@ class TransformersRunner:
         Returns:
             Logits of the token after them, `(rows, V)`; undefined for a row without new tokens.
         """
-        num_tokens = [len(ids) for ids in input_ids]
-        # A forward is rectangular: pad shorter rows at the end, where no token attends to.
-        padded = torch.tensor([[*ids, *[0] * (max(num_tokens) - len(ids))] for ids in input_ids])
-        return self._forward(first_row, padded, num_tokens)
+        return self._forward(first_row, _padded(input_ids), [len(ids) for ids in input_ids])
 
     def decode(self, input_ids: Sequence[int]) -> Tensor:
         """Append one token to each of the rows from 0 on, in one forward.
@@ -98,6 +95,18 @@ class TransformersRunner:
             Logits of the next token, `(rows, V)`.
         """
         return self._forward(0, torch.tensor([input_ids]).T, [1] * len(input_ids))
+
+    def verify(self, input_ids: Sequence[Sequence[int]]) -> Tensor:
+        """Append one or more tokens to each of the rows from 0 on, in one forward.
+
+        Returns:
+            Logits after each of them, `(rows, S, V)`, where S is the most tokens of a row; undefined after the last
+            token of a row that has fewer.
+        """
+        num_tokens = [len(ids) for ids in input_ids]
+        return self._append(
+            self._cache, slice(0, len(num_tokens)), _padded(input_ids), num_tokens, range(max(num_tokens))
+        )
 
     def score(
         self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, max_tokens: int
@@ -245,6 +254,12 @@ class TransformersRunner:
             raise UnsupportedModelError(msg)
         self.release()
         return bytes_per_token
+
+
+def _padded(input_ids: Sequence[Sequence[int]]) -> Tensor:
+    """Return token ids as a rectangle, `(B, S)`: shorter rows are padded at the end, where no token attends to."""
+    width = max(map(len, input_ids))
+    return torch.tensor([[*ids, *[0] * (width - len(ids))] for ids in input_ids])
 
 
 def _next_power_of_two(number: int) -> int:

@@ -71,6 +71,15 @@ class Runner(Protocol[SavedRow]):
         """
         ...
 
+    def verify(self, input_ids: Sequence[Sequence[int]]) -> Tensor:
+        """Append one or more tokens to each of the rows from 0 on. Only called if `is_incremental`.
+
+        Returns:
+            Logits after each of them, `(rows, S, V)`, where S is the most tokens of a row; undefined after the last
+            token of a row that has fewer.
+        """
+        ...
+
     def score(
         self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, max_tokens: int
     ) -> Generator[None, None, list[Tensor]]:

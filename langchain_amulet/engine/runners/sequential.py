@@ -104,6 +104,10 @@ class SequentialRunner:
         """
         return self.prefill(0, [[token_id] for token_id in input_ids])
 
+    def verify(self, input_ids: Sequence[Sequence[int]]) -> Tensor:
+        """Not possible: a state that has read a wrong token cannot go back to the state before it."""
+        raise NotImplementedError
+
     def score(
         self,
         pairs: Sequence[tuple[Sequence[int], Sequence[int]]],

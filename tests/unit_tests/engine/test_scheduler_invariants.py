@@ -11,6 +11,7 @@ from langchain_amulet.engine.scheduler import Scheduler
 from langchain_amulet.engine.sequence import Sequence
 from langchain_amulet.exceptions import ContextLengthError
 from langchain_amulet.realignment import RealignmentConfig
+from tests.fakes.drafters import know_answers
 from tests.fakes.engines import FakeRunner, add, alone, drain, request
 
 
@@ -27,10 +28,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         cache_bytes=st.integers(60, 400),
         prefix_cache_bytes=st.sampled_from([0, 50, 1000]),
         prefill_tokens=st.integers(1, 60),
+        num_draft_tokens=st.sampled_from([0, 1, 6]),
     )
     def build(self, **limits):
-        self.headroom = pytest.MonkeyPatch()
-        self.headroom.setattr("langchain_amulet.engine.admission._HEADROOM", 1)  # so that rows outgrow the limit
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr("langchain_amulet.engine.admission._HEADROOM", 1)  # so that rows outgrow the limit
+        know_answers(self.patch, alone)
         self.runner = FakeRunner(max_context=120)
         self.scheduler = Scheduler(self.runner, EngineConfig(**limits))
         self.limits = limits
@@ -103,7 +106,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert all(self.ends.get(each.number, 0) == int(each.is_finished) for each in self.sequences)
 
     def teardown(self):
-        self.headroom.undo()
+        self.patch.undo()
         drain(self.scheduler)
         assert self.scheduler.num_rows == self.scheduler.num_running == self.scheduler.num_waiting == 0
         for sequence in self.sequences:

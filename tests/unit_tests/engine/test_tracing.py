@@ -127,6 +127,9 @@ class UnsteeredGuide:
     def opening(self):
         return None
 
+    def forced(self):
+        return []
+
     def accept(self, token_id, _num_left):
         return token_id
 

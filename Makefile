@@ -38,7 +38,7 @@ map: $(BIN)/python  ## write the generated parts of docs/architecture.md
 coverage: $(VENV)/.dev  ## tests, with the coverage floor
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder --cov --cov-report=term $(ARGS)
 
-bench: $(VENV)/.dev  ## speed, as ratios side by side in one run
+bench: $(VENV)/.dev  ## speed, as ratios side by side in one run; writes build/bench
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
 campaign: $(VENV)/.dev  ## all tests at full length, fuzzers and property tests too; prints a table of figures

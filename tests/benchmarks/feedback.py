@@ -13,6 +13,8 @@ from tqdm import tqdm
 
 from langchain_amulet import ChatAmulet, Preference
 from langchain_amulet.feedback.bradley_terry import LearningConfig, Observation, fit_weights
+from tests.benchmarks.models import chat_model
+from tests.benchmarks.report import Report
 from tests.fakes import simulated_users as users
 from tests.fakes.simulated_users import EVIDENCE_FILE, NUM_KNOWN, PREFERENCES, Array, Course, Evidence
 
@@ -62,18 +64,19 @@ _NUM_GENERATED_FOR = 12
 _SEED = 0
 
 
-def run(llm: ChatAmulet, arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace, report: Report) -> None:
     """Sample answers, compute their evidence, simulate users, and answer held-out questions with the learned weights."""
+    llm = chat_model(arguments)
     if arguments.resample:
         values = np.round(sample_evidence(llm, QUESTIONS), 4).tolist()
         EVIDENCE_FILE.write_text(json.dumps({"preferences": PREFERENCES, "evidence": values}) + "\n")
     evidence = Evidence.load()
-    courses = print_courses(evidence)
+    courses = report_courses(evidence, report)
     if arguments.picture:
         draw_courses(courses, arguments.picture)
     # Six learned weights all differ. Streams with similar weights share a prompt; that is measured here.
     warnings.filterwarnings("ignore", message="These preferences take")
-    print_gains(llm, QUESTIONS, evidence)
+    report_gains(llm, QUESTIONS, evidence, report)
 
 
 def sample_evidence(llm: ChatAmulet, questions: tuple[str, ...]) -> Array:
@@ -102,21 +105,25 @@ def answer_all(llm: ChatAmulet, jobs: list[tuple[str, list[Preference]]]) -> lis
         return [*tqdm(threads.map(answer, enumerate(jobs)), "answers", total=len(jobs))]
 
 
-def print_courses(evidence: Evidence) -> dict[str, Course]:
+def report_courses(evidence: Evidence, report: Report) -> dict[str, Course]:
     """Return the accuracy on held-out choices, of the learner and of the true weights."""
     kinds: dict[str, dict[str, object]] = {
         "six hidden weights": {},
         "the same, flipped after 20": {"flips_at": 20},
         "a seventh unknown, 10 % random choices": {"num_weights": NUM_KNOWN + 1, "noise": 0.1},
     }
-    print("\nHeld-out choices foretold after so many comparisons, and as a share of what the true weights foretell")
-    print(f"({_NUM_USERS} users)\n\n| users |", " | ".join(map(str, _CHECKPOINTS)), "|")
-    print("|---|" + "---|" * len(_CHECKPOINTS))
     courses = {}
+    rows: list[list[object]] = []
     for name, settings in kinds.items():
         courses[name] = course = users.mean_course(evidence, _CHECKPOINTS, _NUM_USERS, **settings)
         cells = [f"{a:.3f} ({a / c:.0%})" for a, c in zip(course.learned, course.ceiling, strict=True)]
-        print(f"| {name} |", " | ".join(cells), "|", flush=True)
+        rows.append([name, *cells])
+    report.table(
+        "Held-out choices foretold after so many comparisons, and as a share of what the true weights foretell "
+        f"({_NUM_USERS} users)",
+        " | ".join(["users", *map(str, _CHECKPOINTS)]),
+        rows,
+    )
     return courses
 
 
@@ -133,7 +140,7 @@ def draw_courses(courses: dict[str, Course], path: Path) -> None:
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
-def print_gains(llm: ChatAmulet, questions: tuple[str, ...], evidence: Evidence) -> None:
+def report_gains(llm: ChatAmulet, questions: tuple[str, ...], evidence: Evidence, report: Report) -> None:
     """Print the hidden utility of held-out answers, with weights learned from 20 comparisons and without weights."""
     held_out = questions[2::3]
     scale = evidence.train.std(axis=(0, 1))
@@ -146,9 +153,9 @@ def print_gains(llm: ChatAmulet, questions: tuple[str, ...], evidence: Evidence)
         user = users.random_user(train - centre, rng)
         profile = learned_profile(user, train, scale, rng)
         gains.append((features(llm, held_out, profile) / scale - plain) @ user.weights)
-        print(f"user {seed}: {gains[-1].mean():+.2f}", flush=True)
+        report.say(f"user {seed}: {gains[-1].mean():+.2f}")
     mean, low, high = bootstrapped(np.array(gains))
-    print(
+    report.say(
         f"\nAnswers with learned weights, less plain ones: {mean:+.2f} standard deviations of the hidden utility, 95 % interval "
         f"{low:+.2f} to {high:+.2f} ({len(gains)} users, {len(held_out)} held-out questions, both resampled)"
     )

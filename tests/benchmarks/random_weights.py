@@ -9,8 +9,10 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 from langchain_amulet.engine.engine import Engine
 from langchain_amulet.engine.params import Request, SamplingParams
 from langchain_amulet.engine.runners.batched import TransformersRunner
-from tests.benchmarks.models import print_table, ratio, take_turns
+from tests.benchmarks.machine import Buffer, weight_bytes
+from tests.benchmarks.report import Report
 from tests.benchmarks.serving import COLD, read_at_once, step_cost
+from tests.benchmarks.timing import ratio, take_turns
 
 CONFIGS = {
     "llama-3.1-8b": {
@@ -34,6 +36,7 @@ CONFIGS = {
     },
 }
 PROMPT_LENGTH = 256
+NUM_STEPS = 30
 
 
 def draw_model(name: str) -> PreTrainedModel:
@@ -51,14 +54,65 @@ def requests_of(model: PreTrainedModel, number: int, num_tokens: int, num_stream
     return [Request(prompts, [1.0] * (num_streams - 1), sampling=sampling) for prompts in ids]
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace, report: Report) -> None:
     """Print the tables."""
     model = draw_model(arguments.random_weights)
     users = arguments.users or [1, 4, 16, 64]
     engine = Engine(TransformersRunner(model), COLD)
-    print(
-        f"\n## {arguments.random_weights}, random weights, {model.dtype} on {model.device}, prompts of {PROMPT_LENGTH}"
+    report.say(
+        f"\n{arguments.random_weights}, random weights, {model.dtype} on {model.device}, prompts of {PROMPT_LENGTH}, "
+        f"{weight_bytes(model) / 1e9:.2f} GB of weights per token"
     )
+    _report_steps(model, arguments.rounds, report)
+    _report_one_user(model, engine, arguments, report)
+    rows: list[list[object]] = []
+    for number in users:
+        requests = requests_of(model, number, arguments.tokens)
+        stamps = read_at_once(engine, requests)
+        seconds = max(each[-1] for each in stamps) - min(each[0] for each in stamps)
+        speed = number * (arguments.tokens - 1) / seconds
+        rows.append(
+            [
+                *step_cost(model, requests_of(model, number, 64)),
+                speed,
+                f"{speed / (rows[0][-1] if rows else speed):.2f}x",
+            ]
+        )
+    report.table(
+        "Users at once, two streams each",
+        "users | ms per step | against a bare forward of our rows | against transformers' own forward | "
+        "tokens per second | throughput against the first",
+        rows,
+    )
+
+
+def _report_steps(model: PreTrainedModel, num_rounds: int, report: Report) -> None:
+    """Print the time of a decode step by rows, and how close it comes to the time of reading the weights."""
+    runner = TransformersRunner(model)
+    runner.reserve(2, PROMPT_LENGTH + 2 * (NUM_STEPS + 1), 2**62)
+    runner.prefill(0, requests_of(model, 1, 1)[0].prompts)
+    buffer = Buffer(weight_bytes(model), model.device)
+    contenders = {"one row": lambda: runner.decode([5]), "two rows": lambda: runner.decode([5, 5])}
+    reading: list[float] = []
+    steps: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(num_rounds):
+        reading.append(buffer.read_ms())
+        for name, times in take_turns(contenders, NUM_STEPS, "steps").items():
+            steps[name].append(statistics.median(times))
+        runner.truncate(0, PROMPT_LENGTH)
+        runner.truncate(1, PROMPT_LENGTH)
+    report.table(
+        "One decode step",
+        "rows | ms | time against one row | of the bandwidth",
+        [
+            [name, statistics.median(each), f"{ratio(each, steps['one row']):.2f}x", f"{ratio(reading, each):.1%}"]
+            for name, each in steps.items()
+        ],
+    )
+
+
+def _report_one_user(model: PreTrainedModel, engine: Engine, arguments: argparse.Namespace, report: Report) -> None:
+    """Print the time of whole answers by streams."""
     one, two = (
         [requests_of(model, 1, arguments.tokens, streams) for _ in range(arguments.rounds + 1)] for streams in (1, 2)
     )
@@ -67,31 +121,11 @@ def run(arguments: argparse.Namespace) -> None:
         "two streams": lambda: read_at_once(engine, two.pop()),
     }
     times = take_turns(contenders, arguments.rounds, "one user")
-    runner = TransformersRunner(model)
-    runner.reserve(2, PROMPT_LENGTH + arguments.rounds * 40 + 1, 2**62)
-    runner.prefill(0, requests_of(model, 1, 1)[0].prompts)
-    steps = take_turns({"one row": lambda: runner.decode([5]), "two rows": lambda: runner.decode([5, 5])}, 40, "steps")
-    print_table(
-        "One decode step",
-        "rows | ms | time against one row",
-        [[name, statistics.median(each), f"{ratio(each, steps['one row']):.2f}x"] for name, each in steps.items()],
-    )
-    print_table(
+    report.table(
         f"One user, {arguments.tokens} tokens, prefill included",
         "streams | ms per token | time against one stream",
         [
             [name, statistics.median(each) / arguments.tokens, f"{ratio(each, times['one stream']):.2f}x"]
             for name, each in times.items()
         ],
-    )
-    rows: list[list[object]] = []
-    for number in users:
-        requests = requests_of(model, number, arguments.tokens)
-        stamps = read_at_once(engine, requests)
-        seconds = max(each[-1] for each in stamps) - min(each[0] for each in stamps)
-        rows.append([*step_cost(model, requests_of(model, number, 64)), number * (arguments.tokens - 1) / seconds])
-    print_table(
-        "Users at once, two streams each",
-        "users | ms per step | against a bare forward of our rows | against transformers' own forward | tokens per second",
-        rows,
     )

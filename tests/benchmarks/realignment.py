@@ -7,12 +7,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from langchain_amulet import ChatAmulet, RealignmentConfig
+from langchain_amulet import RealignmentConfig
 from langchain_amulet.engine.batch import Batch
 from langchain_amulet.engine.params import Request, SamplingParams
 from langchain_amulet.engine.runners.batched import TransformersRunner
 from langchain_amulet.engine.sequence import Sequence
-from tests.benchmarks.models import MESSAGES, PREFERENCES, print_table, ratio, take_turns
+from tests.benchmarks.models import MESSAGES, PREFERENCES, chat_model
+from tests.benchmarks.report import Report
+from tests.benchmarks.timing import ratio, take_turns
 
 NUM_STEPS = 40
 FORWARD = "forward of the two rows"
@@ -39,8 +41,9 @@ def papers_loop(base: Tensor, pref: Tensor, num_iterations: int = 60) -> Tensor:
     return policies[num_iterations]
 
 
-def run(llm: ChatAmulet, arguments: argparse.Namespace) -> None:  # noqa: ARG001 - all sections have this signature
+def run(arguments: argparse.Namespace, report: Report) -> None:
     """Print the table."""
+    llm = chat_model(arguments)
     prompts = llm.prompt_streams(MESSAGES, PREFERENCES[0])
     runner = TransformersRunner(llm.load().model)
     runner.reserve(2, 256, 2**62)
@@ -62,7 +65,7 @@ def run(llm: ChatAmulet, arguments: argparse.Namespace) -> None:  # noqa: ARG001
     contenders |= {name: draw(*variant) for name, variant in VARIANTS.items()}
     contenders["the paper's 60-step loop, its argmax"] = lambda: papers_loop(logits[0], logits[1]).argmax()
     times = take_turns(contenders, NUM_STEPS, "realignment")
-    print_table(
+    report.table(
         f"Realignment and the draw, one user: {llm.load().name}, {NUM_STEPS} steps",
         "medians | ms | share of the step",
         [

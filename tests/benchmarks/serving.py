@@ -19,7 +19,9 @@ from langchain_amulet.engine.params import Request, SamplingParams
 from langchain_amulet.engine.runners.batched import TransformersRunner
 from langchain_amulet.engine.scheduler import Scheduler
 from langchain_amulet.engine.sequence import Sequence
-from tests.benchmarks.models import MESSAGES, PREFERENCES, milliseconds, print_table, ratio, take_turns
+from tests.benchmarks.models import MESSAGES, PREFERENCES, chat_model
+from tests.benchmarks.report import Report
+from tests.benchmarks.timing import milliseconds, ratio, take_turns
 
 COLD = EngineConfig(prefix_cache_bytes=0)
 MANY = 32
@@ -44,7 +46,11 @@ def read_at_once(engine: Engine, requests: list[Request]) -> list[list[float]]:
 
 
 def users_at_once(
-    engine: Engine, requests_of_users: Callable[[int], list[Request]], numbers: list[int], num_rounds: int
+    engine: Engine,
+    requests_of_users: Callable[[int], list[Request]],
+    numbers: list[int],
+    num_rounds: int,
+    report: Report,
 ) -> None:
     """Compare the throughput of concurrent users with that of eight users one after another, alternating."""
     eight = requests_of_users(8)
@@ -53,7 +59,7 @@ def users_at_once(
     contenders |= {str(n): partial(lambda n: read_at_once(engine, requests_of_users(n)), n) for n in numbers}
     times = take_turns(contenders, num_rounds, "users at once", warm_up=False)
     alone = times["8, one by one"]
-    print_table(
+    report.table(
         f"Users at once, prefill included, {num_rounds} rounds",
         "users | seconds for all, median | throughput against one by one",
         [
@@ -125,28 +131,29 @@ def second_turn(model: PreTrainedModel, num_rounds: int) -> list[object]:
     return [*(statistics.median(each) for each in times), f"{ratio(times[1], times[0]):.2f}x"]
 
 
-def run(llm: ChatAmulet, arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace, report: Report) -> None:
     """Print the tables."""
+    llm = chat_model(arguments)
     model = llm.load().model
     engine = Engine(TransformersRunner(model), COLD)
     lengths = " and ".join(str(len(prompt)) for prompt in requests_of(llm, 1, 1)[0].prompts)
-    print(f"\n## Many users: {llm.load().name}, {arguments.tokens} tokens, prompts of {lengths} and the like")
+    report.say(f"\nMany users: {llm.load().name}, {arguments.tokens} tokens, prompts of {lengths} and the like")
     numbers = arguments.users or [8, 24]
     users_at_once(
-        engine, lambda number: requests_of(llm, number, arguments.tokens), numbers, max(1, arguments.rounds - 1)
+        engine, lambda number: requests_of(llm, number, arguments.tokens), numbers, max(1, arguments.rounds - 1), report
     )
-    print_table(
+    report.table(
         f"One step of all users, {NUM_STEPS} steps",
         "users | ms | against a bare forward of our rows | against transformers' own forward",
         [step_cost(model, requests_of(llm, number, 2 * NUM_STEPS)) for number in (1, *numbers)],
     )
-    print_table(
+    report.table(
         "Time between two tokens of a user",
         "users | median ms | 95th percentile | longest",
         [smoothness(engine, requests_of(llm, number, arguments.tokens)) for number in (1, MANY)]
         + [[f"{MANY}, steps alone", step_cost(model, requests_of(llm, MANY, 2 * NUM_STEPS))[1], "", ""]],
     )
-    print_table(
+    report.table(
         "Time to the first token of the second turn, conversation of 600 tokens, two streams",
         "cold, ms | reusing the first turn, ms | ratio",
         [second_turn(model, arguments.rounds)],

@@ -8,6 +8,8 @@ from typing import Any, Literal
 from langchain_core.messages import AIMessage
 
 from langchain_amulet import ChatAmulet, RealignmentConfig
+from tests.benchmarks.models import chat_model
+from tests.benchmarks.report import Report
 
 STYLES = ("Answer like a pirate.", "Answer as concisely as possible.", "Use many emojis and exclamation marks.")
 _CITIES = ("Paris", "Tokyo", "Nairobi", "Lima", "Oslo", "Sydney", "Cairo", "Toronto", "Berlin", "Mumbai")
@@ -76,18 +78,19 @@ def share_equal(mine: Sequence[object], reference: Sequence[object]) -> float:
     return sum(a == b for a, b in zip(mine, reference, strict=True)) / len(mine)
 
 
-def run(llm: ChatAmulet, arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace, report: Report) -> None:
     """Print the shares for forced and for free tool calls."""
+    llm = chat_model(arguments)
     questions = prompts()[:: arguments.every]
     strong, prompted = RealignmentConfig(guidance_scale=_SCALE), RealignmentConfig(guidance_scale=1.0)
-    print(
-        f"\n{len(questions)} questions, {len(STYLES)} styles: tool calls equal to those of the preference prompt alone"
-    )
-    print("\n| tool_choice | answers with calls | guidance scale 3 | with steer_structured=True |\n|---|---|---|---|")
+    rows: list[list[object]] = []
     for choice in ("any", "auto"):
         reference = calls(llm, choice, questions, realignment=prompted)
         default = share_equal(calls(llm, choice, questions, realignment=strong), reference)
         steered = share_equal(calls(llm, choice, questions, realignment=strong, steer_structured=True), reference)
-        print(
-            f"| {choice} | {sum(map(bool, reference))}/{len(reference)} | {default:.1%} | {steered:.1%} |", flush=True
-        )
+        rows.append([choice, f"{sum(map(bool, reference))}/{len(reference)}", f"{default:.1%}", f"{steered:.1%}"])
+    report.table(
+        f"{len(questions)} questions, {len(STYLES)} styles: tool calls equal to those of the preference prompt alone",
+        "tool_choice | answers with calls | guidance scale 3 | with steer_structured=True",
+        rows,
+    )

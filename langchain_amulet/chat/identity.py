@@ -12,9 +12,11 @@ from langchain_amulet.personalization.resolved import resolve
 
 def identifying_params(model_fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return all that an answer depends on except messages and call arguments; the default preference as a digest."""
+    quantization = model_fields["quantization"]  # left out if `None`, so that keys of caches stay as they were
     return {
         "model": identity(model_fields["model"]),
         "tokenizer": identity(model_fields["tokenizer"]),
+        **({"quantization": quantization} if quantization else {}),
         "model_kwargs": shown_kwargs(model_fields["model_kwargs"]),
         **answer_settings(model_fields),
         "preference": repr(resolve(model_fields["preference"])),

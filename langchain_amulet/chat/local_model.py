@@ -13,6 +13,8 @@ from langchain_amulet.engine.engine import Engine
 from langchain_amulet.foreign_errors import failed_load, shielded
 from langchain_amulet.memory.access import tell_when_forgetting
 from langchain_amulet.models.identity import closed_source
+from langchain_amulet.models.linear_layers.options import check_quantization
+from langchain_amulet.models.linear_layers.preparation import Quantization
 from langchain_amulet.models.registry import LoadedModel, load
 from langchain_amulet.models.sources import (
     ModelSource,
@@ -35,6 +37,12 @@ class LocalChatModel(PersonalizedChatModel, ABC):
     """A fast tokenizer, or where to load it from; required with a loaded model. `None`: the model's own."""
     model_kwargs: dict[str, Any] = Field(default_factory=dict, repr=False)
     """Arguments of `from_pretrained`: `dtype`, `device_map`, `quantization_config`, `revision`, `token`, ..."""
+    quantization: Annotated[Quantization | None, BeforeValidator(check_quantization)] = None
+    """`"int8"` or `"int4"`: store the weights of linear layers so. It takes less memory, and for few users less time.
+    Answers change a little, with int4 more. On GPUs it needs torchao. `None`: as loaded."""
+    pack_weights: bool | None = Field(default=None, repr=False)
+    """Whether linear layers on the CPU are packed for its matrix kernels. `None`: where that has been measured to be
+    faster. `True` also changes a model that is passed in loaded; see `models/linear_layers/`."""
     engine_config: Annotated[EngineConfig | None, from_dict(EngineConfig)] = Field(default=None, repr=False)
     """How many requests the engine runs at once, and with how much memory. All instances of a model share one engine
     and must agree on its config; `None` accepts that of a running engine."""
@@ -52,10 +60,17 @@ class LocalChatModel(PersonalizedChatModel, ABC):
             ModelClosedError: This `ChatAmulet` was closed, or is a copy of one that was.
             ModelNotFoundError: The model does not exist.
             ModelLoadError: The model or its tokenizer cannot be loaded.
-            InvalidParameterError: The model is loaded already with a different `engine_config`.
+            InvalidParameterError: The model is loaded already with a different `engine_config`, or cannot be quantised.
         """
         # The registry is asked each time, so that a field that was assigned counts at once.
-        loaded = load(self.model, self.tokenizer, self.model_kwargs, self.engine_config)
+        loaded = load(
+            self.model,
+            self.tokenizer,
+            self.model_kwargs,
+            self.engine_config,
+            quantization=self.quantization,
+            pack_weights=self.pack_weights,
+        )
         if loaded is not self._loaded:
             self._loaded = loaded
             tell_when_forgetting(loaded.engine)

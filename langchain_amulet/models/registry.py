@@ -21,7 +21,9 @@ from langchain_amulet.engine.runners.batched import TransformersRunner
 from langchain_amulet.engine.runners.protocol import Runner
 from langchain_amulet.engine.runners.sequential import SequentialRunner
 from langchain_amulet.exceptions import InvalidParameterError, ModelClosedError, UnsupportedModelError
-from langchain_amulet.models.defaults import stop_token_ids
+from langchain_amulet.models.defaults import default_device, stop_token_ids
+from langchain_amulet.models.linear_layers.options import LayerOptions, check_quantization
+from langchain_amulet.models.linear_layers.preparation import Quantization
 from langchain_amulet.models.sources import (
     ClosedModel,
     ModelSource,
@@ -41,6 +43,8 @@ from langchain_amulet.structured.grammar import GrammarCompiler
 from langchain_amulet.structured.tool_formats import ToolFormat
 
 logger = logging.getLogger(__name__)
+
+_DEFAULT_LAYERS = LayerOptions()
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -79,6 +83,9 @@ def load(
     tokenizer: TokenizerSource = None,
     model_kwargs: Mapping[str, Any] | None = None,
     engine_config: EngineConfig | None = None,
+    *,
+    quantization: Quantization | None = None,
+    pack_weights: bool | None = None,
 ) -> LoadedModel:
     """Load a model, or return it if it is loaded already.
 
@@ -92,24 +99,28 @@ def load(
         model_kwargs: Arguments of `from_pretrained`: `dtype`, `device_map`, `quantization_config`,
             `attn_implementation`, `revision`, `token`, `trust_remote_code`, ...
         engine_config: Limits of the engine. `None`: those of the running engine, else the defaults.
+        quantization: `"int8"` or `"int4"` weights in the linear layers.
+        pack_weights: Whether linear layers on the CPU are packed for its matrix kernels. `None`: where that is faster,
+            but not in a model that is loaded already, which only `True` changes.
 
     Raises:
         ModelClosedError: `model` stands for a closed model.
         ModelNotFoundError: The model does not exist.
         ModelLoadError: The model or its tokenizer cannot be loaded, or the engine does not support them.
-        InvalidParameterError: The model is loaded already with a different `engine_config`.
+        InvalidParameterError: The model is loaded already with a different `engine_config`, or cannot be quantised.
     """
     if isinstance(model, ClosedModel):
         msg = "This ChatAmulet was closed. Make a new one to load the model again."
         raise ModelClosedError(msg)
     check_source(model)
     kwargs = dict(model_kwargs or {})
-    key = _registry_key(model, tokenizer, kwargs)
+    layers = LayerOptions(check_quantization(quantization), pack_weights)
+    key = _registry_key(model, tokenizer, kwargs, layers)
     if (loaded := _loaded.get(key)) is None or loaded.engine.is_closed:
         with _loading:
             loaded = _loaded.get(key)
             if loaded is None:
-                loaded = _loaded[key] = _load(model, tokenizer, kwargs, engine_config)
+                loaded = _loaded[key] = _load(model, tokenizer, kwargs, engine_config, layers)
             elif loaded.engine.is_closed:  # by a failure, or because this is a forked process
                 engine = Engine(_runner(loaded.model), loaded.engine_config)
                 loaded = _loaded[key] = replace(loaded, engine=engine)
@@ -122,9 +133,11 @@ def load(
     return loaded
 
 
-def _registry_key(model: ModelSource, tokenizer: TokenizerSource, kwargs: dict[str, Any]) -> tuple[object, ...]:
+def _registry_key(
+    model: ModelSource, tokenizer: TokenizerSource, kwargs: dict[str, Any], layers: LayerOptions = _DEFAULT_LAYERS
+) -> tuple[object, ...]:
     settings = tuple((name, repr(value)) for name, value in sorted(kwargs.items()))
-    return (_location_or_id(model), _location_or_id(tokenizer), settings)
+    return (_location_or_id(model), _location_or_id(tokenizer), settings, layers)
 
 
 def _location_or_id(source: ModelSource | TokenizerSource) -> str | int:
@@ -133,15 +146,22 @@ def _location_or_id(source: ModelSource | TokenizerSource) -> str | int:
 
 
 def _load(
-    model: OpenSource, tokenizer: TokenizerSource, kwargs: dict[str, Any], engine_config: EngineConfig | None
+    model: OpenSource,
+    tokenizer: TokenizerSource,
+    kwargs: dict[str, Any],
+    engine_config: EngineConfig | None,
+    layers: LayerOptions,
 ) -> LoadedModel:
     started = time.perf_counter()
     if isinstance(model, PreTrainedModel):
-        weights, fast_tokenizer = model.eval(), tokenizer_of_loaded(tokenizer, kwargs)
+        weights, fast_tokenizer = layers.applied_to_loaded(model.eval()), tokenizer_of_loaded(tokenizer, kwargs)
+        num_parameters = weights.num_parameters()
     else:
         source = locate(model)
         with errors_explained(source):
-            weights, fast_tokenizer = from_pretrained(source, tokenizer, kwargs)
+            weights, fast_tokenizer = from_pretrained(source, tokenizer, layers.settings(kwargs, default_device()))
+            num_parameters = weights.num_parameters()
+            weights = layers.applied(weights)
     engine, renderer = Engine(_runner(weights), engine_config), PromptRenderer(fast_tokenizer)
     loaded = LoadedModel(
         name=model_name(model),
@@ -152,7 +172,7 @@ def _load(
         renderer=renderer,
         constraints=_constraints(weights, fast_tokenizer, engine.vocab_size, renderer.tool_format),
     )
-    _announce(loaded, time.perf_counter() - started)
+    _announce(loaded, num_parameters, layers.quantization, time.perf_counter() - started)
     return loaded
 
 
@@ -182,13 +202,13 @@ def _runner(model: PreTrainedModel) -> Runner[Any]:
             return runner
 
 
-def _announce(loaded: LoadedModel, seconds: float) -> None:
+def _announce(loaded: LoadedModel, num_parameters: int, quantization: str | None, seconds: float) -> None:
     """Print name, size, dtype and device of the model, unless progress bars of transformers are disabled."""
     if transformers_logging.is_progress_bar_enabled():
         model = loaded.model
-        millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
         dtype = str(model.dtype).removeprefix("torch.")
+        kind = f"{quantization} and {dtype}" if quantization else dtype
         tqdm.write(
-            f"Loaded {loaded.name}: {millions:,.0f}M parameters, {dtype} on {model.device}, {seconds:.1f} s",
+            f"Loaded {loaded.name}: {num_parameters / 1e6:,.0f}M parameters, {kind} on {model.device}, {seconds:.1f} s",
             file=sys.stderr,
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast, TorchAoConfig
 
 from langchain_amulet.engine.device_memory import is_out_of_memory
 from langchain_amulet.engine.failures import caused
@@ -194,7 +194,9 @@ def _gguf_location(path: Path, settings: dict[str, Any], *, reads_all: bool = Fa
     dtype = settings["dtype"]
     if isinstance(dtype, str):  # a name such as "float16"; for "auto", the dtype of dequantised weights
         dtype = getattr(torch, dtype, torch.float32)
-    folder = None if "quantization_config" in settings else converted_folder(path, dtype, reads_all=reads_all)
+    # torchao quantises the converted weights; other configs are for the file itself.
+    is_converted = isinstance(settings.get("quantization_config"), TorchAoConfig | None)
+    folder = converted_folder(path, dtype, reads_all=reads_all) if is_converted else None
     if folder is not None:
         return str(folder), settings
     return str(path.parent), {**settings, "gguf_file": path.name}

@@ -63,12 +63,32 @@ class Batch:
         is_sound = combined.gather(-1, tokens.unsqueeze(-1)).squeeze(-1).isfinite() & combined.amax(-1).isfinite()
         drawn: list[list[int]] = torch.stack([tokens, is_sound.to(tokens.dtype)]).tolist()  # synchronises once
         draws = self._traced_draws(logits, keys) if self._is_traced else {}
+        accepted: dict[int, int] = {}
         for index, (sequence, token_id, sound) in enumerate(zip(self.sequences, *drawn, strict=True)):
-            if sound:
-                _append(sequence, token_id, combined[index], draws.get(index))
-            else:
+            if not sound:
                 sequence.is_sound = False
                 sequence.finish("error", NumericalError(_NOT_FINITE))
+            elif (chosen := _accepted(sequence, token_id)) is not None:
+                accepted[index] = chosen
+        logprobs = self._logprobs(combined, accepted)
+        for index, token_id in accepted.items():
+            sequence, draw = self.sequences[index], draws.get(index)
+            trace = None if draw is None else draw.trace(sequence, token_id, combined[index])
+            sequence.append(token_id, logprobs.get(index), trace)
+
+    def _logprobs(self, combined: Tensor, tokens: abc.Mapping[int, int]) -> dict[int, TokenLogprobs]:
+        """Return the log-probabilities of tokens, by the index of the sequence, for requests that ask for them."""
+        wanted: dict[int, list[int]] = defaultdict(list)  # by how many of the likeliest tokens they ask for
+        for index in tokens:
+            number = self.sequences[index].request.logprobs
+            if number is not None:
+                wanted[min(number, combined.shape[-1])].append(index)
+        entries: dict[int, TokenLogprobs] = {}
+        for number, indices in wanted.items():
+            drawn = [tokens[index] for index in indices]
+            rows = combined if len(indices) == len(combined) else combined[indices]
+            entries |= zip(indices, _token_logprobs(rows, drawn, number), strict=True)
+        return entries
 
     def _traced_draws(self, logits: Tensor, keys: list[int]) -> dict[int, "_Draw"]:
         """Return what the tokens of traced sequences were drawn from, by the index of the sequence."""
@@ -106,11 +126,7 @@ def _penalised(logits: Tensor, sequences: abc.Sequence[Sequence]) -> Tensor:
     penalties = [sequence.request.sampling.repetition_penalty for sequence in sequences]
     if all(penalty == 1 for penalty in penalties):
         return logits
-    rows = [
-        row if penalty == 1 else penalise(row, sequence.seen_ids(row.device), penalty)
-        for row, sequence, penalty in zip(logits, sequences, penalties, strict=True)
-    ]
-    return torch.stack(rows)
+    return penalise(logits, [sequence.seen_ids(logits.device) for sequence in sequences], penalties)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,25 +159,24 @@ class _Draw:
         return token_ids
 
 
-def _append(sequence: Sequence, token_id: int, logits: Tensor, draw: _Draw | None) -> None:
-    """Append the drawn token, or the token with which the guide replaces it."""
-    if sequence.guide is not None and not sequence.is_finished:
-        try:
-            token_id = sequence.guide.accept(token_id, sequence.num_left)
-        except Exception as error:  # noqa: BLE001
-            _fail(sequence, error)
-            return
-    trace = None if draw is None else draw.trace(sequence, token_id, logits)
-    sequence.append(token_id, _token_logprobs(logits, token_id, sequence.request.logprobs), trace)
-
-
-def _token_logprobs(logits: Tensor, token_id: int, num_top: int | None) -> TokenLogprobs | None:
-    if num_top is None:
+def _accepted(sequence: Sequence, token_id: int) -> int | None:
+    """Return the drawn token, or the token with which the guide replaces it; `None` if the guide fails."""
+    if sequence.guide is None or sequence.is_finished:
+        return token_id
+    try:
+        return sequence.guide.accept(token_id, sequence.num_left)
+    except Exception as error:  # noqa: BLE001
+        _fail(sequence, error)
         return None
+
+
+def _token_logprobs(logits: Tensor, token_ids: list[int], num_top: int) -> list[TokenLogprobs]:
+    """Return the log-probability of one token per row, `(B, V)`, and of the `num_top` likeliest ones."""
     log_probs = logits.log_softmax(-1)
-    values, ids = log_probs.topk(min(num_top, len(log_probs)))
-    top = list(zip(ids.tolist(), values.tolist(), strict=True))
-    return TokenLogprobs(token_id, log_probs[token_id].item(), top)
+    top, ids = log_probs.topk(num_top)
+    drawn = log_probs.gather(-1, torch.tensor(token_ids, device=logits.device).unsqueeze(-1))
+    rows = zip(token_ids, drawn.squeeze(-1).tolist(), ids.tolist(), top.tolist(), strict=True)
+    return [TokenLogprobs(token, value, [*zip(*likeliest, strict=True)]) for token, value, *likeliest in rows]
 
 
 @dataclass(slots=True)

@@ -7,28 +7,34 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from langchain_amulet.engine.gumbel import pick, pick_from_all
 from langchain_amulet.engine.params import SamplingParams
 
-# The constants of SplitMix64, as signed numbers
-_GOLDEN_GAMMA = 0x9E3779B97F4A7C15 - 2**64
-_MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
-_MIX_2 = 0x94D049BB133111EB - 2**64
 _NUM_CANDIDATES = 256  # top-p first tries the 256 most likely tokens, then sorts the whole vocabulary
 
 
-def penalise(logits: Tensor, seen_ids: Tensor, penalty: float) -> Tensor:
+def penalise(logits: Tensor, seen_ids: Sequence[Tensor], penalties: Sequence[float]) -> Tensor:
     """Make seen tokens less likely (Keskar et al. 2019, section 4.1); multiply logits below 0, as transformers does.
 
     Args:
-        logits: Logits or log-probabilities, `(V,)`.
-        seen_ids: Token ids, `(S,)`.
-        penalty: Above 0. Above 1 makes seen tokens less likely, below 1 more likely; 1 changes nothing.
+        logits: Logits or log-probabilities, `(B, V)`.
+        seen_ids: Token ids of each row, `(S,)` each.
+        penalties: One per row, above 0. Above 1 makes seen tokens less likely, below 1 more likely; 1 changes nothing.
 
     References:
         https://arxiv.org/abs/1909.05858
     """
-    seen = logits[seen_ids]
-    return logits.scatter(0, seen_ids, torch.where(seen < 0, seen * penalty, seen / penalty))
+    seen = {row: seen_ids[row] for row, penalty in enumerate(penalties) if penalty != 1}
+    if not seen:
+        return logits
+    counts, total = torch.tensor([len(ids) for ids in seen.values()]), sum(map(len, seen.values()))
+    rows, values = (
+        torch.repeat_interleave(each, counts, output_size=total).to(logits.device)
+        for each in (torch.tensor([*seen]), torch.tensor([penalties[row] for row in seen], dtype=logits.dtype))
+    )
+    token_ids = torch.cat([*seen.values()])
+    found = logits[rows, token_ids]
+    return logits.index_put((rows, token_ids), torch.where(found < 0, found * values, found / values))
 
 
 def sample(logits: Tensor, sampling: Sequence[SamplingParams], keys: Sequence[int]) -> Tensor:
@@ -71,12 +77,13 @@ def _column(values: Sequence[float], like: Tensor) -> Tensor:
 
 
 def _argmax(logits: Tensor, _sampling: Sequence[SamplingParams], _keys: Tensor) -> Tensor:
+    if logits.device.type == "cpu":  # numpy is several times as fast
+        return torch.from_numpy(logits.numpy().argmax(-1))
     return logits.argmax(-1)
 
 
 def _draw_from_all(logits: Tensor, sampling: Sequence[SamplingParams], keys: Tensor) -> Tensor:
-    token_ids = torch.arange(logits.shape[-1], device=logits.device)
-    return _pick(_tempered(logits, sampling), token_ids, keys).squeeze(-1)
+    return pick_from_all(_tempered(logits, sampling), keys)
 
 
 def _tempered(logits: Tensor, sampling: Sequence[SamplingParams]) -> Tensor:
@@ -120,32 +127,4 @@ def _draw_from_top(
     top_p = _column([params.top_p for params in sampling], logits)
     kept = top_logits.masked_fill((mass_before >= top_p) & (top_p < 1), -torch.inf)
     is_enough = is_cut | ((probs.sum(-1, keepdim=True) >= top_p) & (top_p < 1))
-    return order.gather(-1, _pick(kept, order, keys)).squeeze(-1), is_enough.squeeze(-1)
-
-
-def _pick(logits: Tensor, token_ids: Tensor, keys: Tensor) -> Tensor:
-    """Return the index of the largest logit plus Gumbel noise, a draw from softmax(logits), `(B, 1)`."""
-    noise = _gumbel(token_ids, keys)
-    return (logits.to(noise.dtype) + noise).argmax(-1, keepdim=True)
-
-
-def _gumbel(token_ids: Tensor, keys: Tensor) -> Tensor:
-    """Return standard Gumbel noise, `(B, S)`, by the mixing function of SplitMix64 (Steele et al. 2014).
-
-    https://doi.org/10.1145/2660193.2660195
-    """
-    z = token_ids * _GOLDEN_GAMMA + keys  # int64 overflow wraps around, as SplitMix64 requires
-    z = (z ^ _shift_right(z, 30)) * _MIX_1
-    z = (z ^ _shift_right(z, 27)) * _MIX_2
-    z = z ^ _shift_right(z, 31)
-    # Adding 0.5 keeps the uniform numbers away from 0 and 1. MPS has no float64, and float32 has room for 23 bits.
-    num_bits, dtype = (23, torch.float32) if z.device.type == "mps" else (52, torch.float64)
-    uniform = ((z & (2**num_bits - 1)).to(dtype) + 0.5) / 2**num_bits
-    noise: Tensor = -(-uniform.log()).log()
-    return noise
-
-
-def _shift_right(z: Tensor, num_bits: int) -> Tensor:
-    """Shift right and fill with zeros; `>>` would copy the sign bit."""
-    shifted: Tensor = (z >> num_bits) & (2 ** (64 - num_bits) - 1)
-    return shifted
+    return order.gather(-1, pick(kept, order, keys)).squeeze(-1), is_enough.squeeze(-1)

@@ -70,7 +70,7 @@ class Sequence:
         self._lock = threading.RLock()  # a finalizer may run on the same thread while the lock is held
         self._is_forgotten = False
         self._key: int | None = None
-        self._seen = torch.empty(0, dtype=torch.long)
+        self._seen, self._num_seen = torch.empty(0, dtype=torch.long), 0
         self._longest = longest = max(len(prompt) for prompt in request.prompts)
         self._max_tokens = min(request.sampling.max_tokens, max_length - longest)
         self.max_length = longest + self._max_tokens
@@ -148,11 +148,15 @@ class Sequence:
     def seen_ids(self, device: torch.device) -> Tensor:
         """Return the tokens for the repetition penalty, `(S,)`: the caller's prompt (no preferences) and the answer."""
         prompt = self.caller_ids
-        if not len(self._seen):
-            self._seen = torch.tensor(prompt, dtype=torch.long, device=device)
-        newest = self.token_ids[len(self._seen) - len(prompt) :]
-        self._seen = torch.cat([self._seen, torch.tensor(newest, dtype=torch.long, device=device)])
-        return self._seen
+        number = len(prompt) + len(self.token_ids)
+        if number > len(self._seen):  # twice as long as needed, so that most tokens are written into it alone
+            unused = [0] * number
+            self._seen = torch.tensor([*prompt, *self.token_ids, *unused], dtype=torch.long, device=device)
+        elif number > self._num_seen:
+            newest = torch.tensor(self.token_ids[self._num_seen - len(prompt) :], dtype=torch.long, device=device)
+            self._seen[self._num_seen : number] = newest
+        self._num_seen = number
+        return self._seen[:number]
 
     @property
     def num_left(self) -> int:

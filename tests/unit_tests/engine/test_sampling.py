@@ -14,8 +14,9 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
+from langchain_amulet.engine.gumbel import gumbel, pick, pick_from_all
 from langchain_amulet.engine.params import SamplingParams
-from langchain_amulet.engine.sampling import _gumbel, penalise, sample
+from langchain_amulet.engine.sampling import penalise, sample
 
 
 def scores(seed: int, size: int = 40) -> torch.Tensor:
@@ -55,7 +56,7 @@ def test_draws_from_the_distribution_that_transformers_draws_from(seed, sampling
     processors += [TopKLogitsWarper(sampling.top_k)] if sampling.top_k else []
     processors += [TopPLogitsWarper(sampling.top_p)] if sampling.top_p < 1 else []
     expected = processors(seen[None], values[None])[0].softmax(-1)
-    penalised = penalise(values, seen, sampling.repetition_penalty)
+    penalised = penalise(values[None], [seen], [sampling.repetition_penalty])[0]
     assert (frequencies(penalised, sampling) - expected).abs().max() <= TOLERANCE
 
 
@@ -111,8 +112,55 @@ def test_rounding_hardly_ever_changes_a_draw():
 
 
 def test_neighbouring_keys_and_tokens_have_unrelated_noise():
-    noise = _gumbel(torch.arange(400), torch.arange(400)[:, None])
+    noise = gumbel(torch.arange(400), torch.arange(400)[:, None])
     for other in (noise.roll(1, 0), noise.roll(1, 1), noise.T):
         assert torch.corrcoef(torch.stack([noise.flatten(), other.flatten()]))[0, 1].abs() < 0.02
     assert noise.mean() == pytest.approx(0.5772, abs=0.02)  # Euler's constant
     assert noise.var() == pytest.approx(math.pi**2 / 6, abs=0.05)
+
+
+@pytest.mark.parametrize("spread", [0.01, 1.0, 30.0])
+@given(seed=st.integers(0, 10**6))
+def test_ruling_tokens_out_changes_no_draw(spread, seed):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(4, 10_000, generator=generator) * spread
+    logits[0, torch.rand(10_000, generator=generator) < 0.9] = -math.inf
+    keys = torch.randint(2**62, (4, 1), generator=generator)
+    assert pick_from_all(logits, keys).tolist() == pick(logits, torch.arange(10_000), keys).flatten().tolist()
+
+
+def test_the_unlikeliest_token_wins_with_the_largest_noise():
+    keys = torch.tensor([[_key_of_the_last_uniform_number(token_id=1)]])
+    logits = torch.full((1, 10_000), -40.0)
+    logits[0, :2] = torch.tensor([0.0, -30.0])
+    assert pick(logits, torch.arange(10_000), keys).item() == pick_from_all(logits, keys).item() == 1
+
+
+def _key_of_the_last_uniform_number(token_id: int) -> int:
+    """The key for which the 52 random bits of a token are all ones: SplitMix64 backwards."""
+    z = 2**52 - 1
+    for num_bits, factor in ((31, 1), (27, 0x94D049BB133111EB), (30, 0xBF58476D1CE4E5B9)):
+        z = z * pow(factor, -1, 2**64) % 2**64
+        x = z
+        for _ in range(64 // num_bits + 1):
+            x = z ^ (x >> num_bits)
+        z = x
+    key = (z - token_id * 0x9E3779B97F4A7C15) % 2**64
+    return key - 2**64 if key >= 2**63 else key
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_unsound_logits_are_drawn_so_that_the_batch_sees_them(bad):
+    logits = torch.zeros(1, 10_000)
+    logits[0, 7] = bad
+    assert pick_from_all(logits, torch.tensor([[3]])).item() == 7
+
+
+def test_penalties_in_a_batch_equal_one_by_one():
+    rows = torch.stack([scores(seed) for seed in range(3)])
+    seen = [torch.tensor([3, 4, 3]), torch.tensor([5]), torch.tensor([6, 7])]
+    penalties = [1.3, 1.0, 0.8]
+    alone = [penalise(rows[i : i + 1], seen[i : i + 1], penalties[i : i + 1])[0] for i in range(3)]
+    together = penalise(rows, seen, penalties)
+    torch.testing.assert_close(together, torch.stack(alone), rtol=0, atol=0)
+    assert (together[0, 3] - rows[0, 3]).abs() > 0.01

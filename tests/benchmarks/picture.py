@@ -60,6 +60,7 @@ def _draw_throughput(axes: Axes, measurements: Sequence[Measurement]) -> None:
         speeds = [1000 * each.users / each.ms_per_token for each in line]
         axes.plot(users, speeds, marker="o", markersize=3, label=name)
     axes.set_xlabel("users at once")
+    axes.set_xticks(sorted({each.users for each in measurements}))
     axes.set_ylabel("tokens per second, all users")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)

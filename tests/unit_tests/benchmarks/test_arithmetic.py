@@ -3,6 +3,7 @@
 import itertools
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -84,10 +85,11 @@ def test_a_buffer_longer_than_the_limit_is_scaled(monkeypatch):
 def test_weights_count_once_and_an_untied_embedding_does_not():
     model = tiny_model("llama")
     model.extra = torch.zeros(5, dtype=torch.float32)  # packed weights are plain attributes
+    table: Any = model.get_input_embeddings()
     every = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
-    assert weight_bytes(model) == every - model.get_input_embeddings().weight.nbytes + 20
-    model.get_output_embeddings().weight = model.get_input_embeddings().weight
-    assert weight_bytes(model) == every - model.get_input_embeddings().weight.nbytes + 20
+    assert weight_bytes(model) == every - table.weight.nbytes + 20
+    model.get_output_embeddings().weight = table.weight
+    assert weight_bytes(model) == every - table.weight.nbytes + 20
 
 
 def test_the_kind_of_cpu_is_read_from_linux():

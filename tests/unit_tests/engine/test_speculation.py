@@ -144,7 +144,8 @@ def test_a_request_that_is_cancelled_within_a_step_gets_no_further_token(monkeyp
 
 def test_the_tokens_of_one_step_arrive_one_by_one_in_order(monkeypatch):
     know_answers(monkeypatch, alone, share_wrong=0)
-    scheduler, arrived = scheduler_of(FakeRunner()), []
+    scheduler = scheduler_of(FakeRunner())
+    arrived: list[int] = []
     sequence = add(scheduler, request([1, 2], [1, 2, 3], max_tokens=50))
     monkeypatch.setattr(sequence.channel, "put", arrived.append)
     drain(scheduler)

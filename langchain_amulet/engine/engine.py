@@ -12,7 +12,7 @@ import threading
 import weakref
 from collections import abc, deque
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ from langchain_amulet.engine.runners.protocol import Runner
 from langchain_amulet.engine.scheduler import Scheduler
 from langchain_amulet.engine.scoring import BatchScorer, Scoring
 from langchain_amulet.engine.sequence import Sequence
+from langchain_amulet.engine.stats import EngineStats
 from langchain_amulet.engine.worker import Worker, join_orphans
 from langchain_amulet.exceptions import ContextLengthError, EngineBusyError, InvalidParameterError, ModelClosedError
 
@@ -36,28 +37,6 @@ _PREFIX_CACHE_SHARE = 0.1
 _PREFILL_TOKENS = {"cpu": 128}  # takes about as long as four steps of one user on the CPUs measured
 _DEFAULT_PREFILL_TOKENS = 1024  # enough to use all of a GPU, and takes about as long as a step
 _EXIT_TIMEOUT_S = 30  # for the current step when the process ends
-
-
-@dataclass(frozen=True, slots=True)
-class EngineStats:
-    """The state of an engine, and its counts since it was created."""
-
-    num_running: int
-    """Requests that hold rows."""
-    num_waiting: int
-    """Requests that wait for rows, including those whose callers wait for a place in the queue."""
-    num_rows: int
-    """Rows in use."""
-    num_kept_tokens: int
-    """Tokens in saved rows of earlier requests."""
-    num_reused_tokens: int
-    """Tokens that were not prefilled, since their keys and values were copied from other requests."""
-    num_preemptions: int
-    """How often a request lost its rows, to be prefilled again later."""
-    num_drafted_tokens: int
-    """Tokens that were guessed ahead and verified."""
-    num_accepted_tokens: int
-    """Those of them that were drawn, each without a step of its own."""
 
 
 class Engine:

@@ -37,6 +37,7 @@ class FakeRunner:
         self.max_context = max_context
         self.rows: list[list[int]] = []
         self.most_bytes = 0
+        self.capacity = 0  # tokens of each row
         self.sizes: list[tuple[str, int, int]] = []  # kind, rows and tokens of each forward
         self._failures: list[Exception | None] = []  # of the next calls that allocate memory
 
@@ -56,6 +57,7 @@ class FakeRunner:
         self._take()
         self.rows += [[] for _ in range(num_rows - len(self.rows))]
         self.most_bytes = max(self.most_bytes, num_rows * num_tokens)
+        self.capacity = max(self.capacity, num_tokens)
 
     def prefill(self, first_row: int, input_ids: Sequence[Sequence[int]]) -> Tensor:
         self._take()
@@ -74,6 +76,9 @@ class FakeRunner:
     def verify(self, input_ids: Sequence[Sequence[int]]) -> Tensor:
         self._take()
         width = max(map(len, input_ids))
+        assert max(map(len, self.rows[: len(input_ids)])) + width <= self.capacity, (
+            "rows of this length are not reserved"
+        )
         self.sizes.append(("verify", len(input_ids), len(input_ids) * width))
         return torch.stack([self._verify_row(row, ids, width) for row, ids in zip(self.rows, input_ids, strict=False)])
 
@@ -115,7 +120,7 @@ class FakeRunner:
         self.rows[row] = saved[:num_tokens]
 
     def release(self) -> None:
-        self.rows = []
+        self.rows, self.capacity = [], 0
 
 
 def alone(request: Request) -> list[int]:

@@ -142,10 +142,15 @@ def test_a_request_that_is_cancelled_within_a_step_gets_no_further_token(monkeyp
     assert other.token_ids == alone(other.request)
 
 
-def test_tokens_arrive_one_by_one_in_order(drafting):
-    each = Request([[1, 17, 33]], sampling=SamplingParams(max_tokens=30))
-    generation = drafting.submit(each)
-    assert list(generation) == generation.token_ids
+def test_the_tokens_of_one_step_arrive_one_by_one_in_order(monkeypatch):
+    know_answers(monkeypatch, alone, share_wrong=0)
+    scheduler = scheduler_of(FakeRunner())
+    arrived: list[int] = []
+    sequence = add(scheduler, request([1, 2], [1, 2, 3], max_tokens=50))
+    monkeypatch.setattr(sequence.channel, "put", arrived.append)
+    drain(scheduler)
+    assert arrived == sequence.token_ids == alone(sequence.request)
+    assert scheduler.speculator.num_accepted > 25
 
 
 def test_no_draft_is_kept_for_later_requests(monkeypatch):
@@ -157,6 +162,17 @@ def test_no_draft_is_kept_for_later_requests(monkeypatch):
     drain(scheduler)
     assert scheduler.reuse.num_reused >= 9 + 19
     assert second.token_ids == alone(second.request)
+
+
+def test_drafts_stay_within_the_memory_limit(monkeypatch):
+    know_answers(monkeypatch, alone, share_wrong=0)
+    runner = FakeRunner()
+    scheduler = scheduler_of(runner, cache_bytes=4 * 80)
+    sequences = [add(scheduler, request([i] * 10, [i] * 12, max_tokens=100)) for i in range(2)]
+    drain(scheduler)
+    assert [each.token_ids for each in sequences] == [alone(each.request) for each in sequences]
+    assert runner.most_bytes <= 4 * 80
+    assert scheduler.num_preemptions
 
 
 def test_too_little_memory_for_drafts_ends_drafting_and_no_request(monkeypatch):
@@ -222,8 +238,11 @@ def test_the_longest_most_recent_match_predicts(prompt, answer):
         lookup.append(token_id)
     fresh = PromptLookup([*prompt, *answer])
     assert (fresh.next_id, fresh.num_matched) == longest_match([*prompt, *answer])
-    predicted, num_matched = PromptLookup(prompt).predict_after(answer, 5)
-    assert (predicted, num_matched) == (lookup.predict(5), lookup.num_matched)
+    ahead = PromptLookup(prompt)
+    before = ahead.next_id, ahead.num_matched
+    assert ahead.predict_after(answer, 5) == (lookup.predict(5), lookup.num_matched)
+    assert (ahead.next_id, ahead.num_matched) == before
+    assert ahead.predict_after(answer[:1], 5) == PromptLookup(prompt).predict_after(answer[:1], 5)
     assert lookup.num_matched <= fresh.num_matched
 
 

@@ -29,6 +29,10 @@ class EngineConfig:
     prefill_tokens: int | None = None
     """The most prompt tokens, over all rows, that are prefilled between two tokens of the running requests. `None`: 128
     on CPUs, otherwise 1024."""
+    mode: Literal["eager", "compiled"] = "eager"
+    """How the model's layers run while answers are decoded. "compiled" compiles them when the model is loaded, which
+    takes up to a minute, and needs a C++ compiler on CPUs. Where that is impossible, a warning is logged and they run
+    eagerly."""
 
     def __post_init__(self) -> None:
         """Raise if a limit is out of range."""
@@ -42,4 +46,7 @@ class EngineConfig:
                 raise InvalidParameterError(msg)
         if self.when_busy not in ("wait", "raise"):
             msg = f"when_busy must be 'wait' or 'raise'; got {self.when_busy!r}."
+            raise InvalidParameterError(msg)
+        if self.mode not in ("eager", "compiled"):
+            msg = f"mode must be 'eager' or 'compiled'; got {self.mode!r}."
             raise InvalidParameterError(msg)

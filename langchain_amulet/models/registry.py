@@ -111,7 +111,7 @@ def load(
             if loaded is None:
                 loaded = _loaded[key] = _load(model, tokenizer, kwargs, engine_config)
             elif loaded.engine.is_closed:  # by a failure, or because this is a forked process
-                engine = Engine(_runner(loaded.model), loaded.engine_config)
+                engine = Engine(_runner(loaded.model, loaded.engine_config), loaded.engine_config)
                 loaded = _loaded[key] = replace(loaded, engine=engine)
     if engine_config not in (None, loaded.engine_config):
         msg = (
@@ -142,7 +142,8 @@ def _load(
         source = locate(model)
         with errors_explained(source):
             weights, fast_tokenizer = from_pretrained(source, tokenizer, kwargs)
-    engine, renderer = Engine(_runner(weights), engine_config), PromptRenderer(fast_tokenizer)
+    engine = Engine(_runner(weights, engine_config), engine_config)
+    renderer = PromptRenderer(fast_tokenizer)
     loaded = LoadedModel(
         name=model_name(model),
         model=weights,
@@ -166,7 +167,7 @@ def _constraints(
     return Constraints(compiler, control_tokens, tool_format)
 
 
-def _runner(model: PreTrainedModel) -> Runner[Any]:
+def _runner(model: PreTrainedModel, config: EngineConfig | None) -> Runner[Any]:
     """Return a runner that batches rows if the architecture supports it, else one that decodes row by row.
 
     Raises:
@@ -175,7 +176,7 @@ def _runner(model: PreTrainedModel) -> Runner[Any]:
     """
     with memory_errors_explained(model_name(model), model.device):
         try:
-            return TransformersRunner(model)
+            return TransformersRunner(model, (config or EngineConfig()).mode)
         except UnsupportedModelError as error:
             runner = SequentialRunner(model)
             logger.warning("%s Its prompts are decoded one at a time, which is correct but slow.", error)

@@ -121,7 +121,7 @@ class _TracedRows:
 
 
 def _decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
-    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    layers: list[nn.Module] = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     expected = model.config.get_text_config(decoder=True).num_hidden_layers
     if len(layers) != expected:
         msg = f"found {len(layers)} layers in place of {expected}"

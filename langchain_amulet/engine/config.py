@@ -36,6 +36,10 @@ class EngineConfig:
     """The most tokens that are guessed ahead per request and verified in one step, where that is likely to save time:
     texts that the answer copies from the prompt or from itself, and texts that a grammar forces. Answers stay the same.
     0 turns it off."""
+    mode: Literal["eager", "compiled"] = "eager"
+    """How the model's layers run while answers are decoded. "compiled" compiles them when the model is loaded, which
+    takes up to a minute, and needs a C++ compiler on CPUs. Where that is impossible, a warning is logged and they run
+    eagerly."""
 
     def __post_init__(self) -> None:
         """Raise if a limit is out of range."""
@@ -48,4 +52,7 @@ class EngineConfig:
                 raise InvalidParameterError(msg)
         if self.when_busy not in ("wait", "raise"):
             msg = f"when_busy must be 'wait' or 'raise'; got {self.when_busy!r}."
+            raise InvalidParameterError(msg)
+        if self.mode not in ("eager", "compiled"):
+            msg = f"mode must be 'eager' or 'compiled'; got {self.mode!r}."
             raise InvalidParameterError(msg)

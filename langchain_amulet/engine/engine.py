@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from langchain_amulet.engine.config import EngineConfig
-from langchain_amulet.engine.failures import failure_of
+from langchain_amulet.engine.failures import closed_engine, failure_of, forked_engine
 from langchain_amulet.engine.generation import Generation
 from langchain_amulet.engine.params import Request
 from langchain_amulet.engine.runners.protocol import Runner
@@ -28,7 +28,7 @@ from langchain_amulet.engine.scoring import BatchScorer, Scoring
 from langchain_amulet.engine.sequence import Sequence
 from langchain_amulet.engine.stats import EngineStats
 from langchain_amulet.engine.worker import Worker, join_orphans
-from langchain_amulet.exceptions import ContextLengthError, EngineBusyError, InvalidParameterError, ModelClosedError
+from langchain_amulet.exceptions import ContextLengthError, EngineBusyError, InvalidParameterError
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ class Engine:
         self._pending.add(scoring)
         with self._lock:
             if self._is_closed:
-                raise _closed(self._error)
+                raise closed_engine(self._error)
             self._scorings.append(scoring)
             self._start()
         return scoring.future
@@ -163,6 +163,7 @@ class Engine:
             num_preemptions=scheduler.num_preemptions,
             num_drafted_tokens=scheduler.speculator.num_drafted,
             num_accepted_tokens=scheduler.speculator.num_accepted,
+            num_graphs=getattr(self._runner, "num_graphs", 0),
         )
 
     def forget_private(self) -> None:
@@ -187,14 +188,14 @@ class Engine:
                 sequence, future = self._overflow.popleft()
                 sequence.finish("cancelled")
                 if future.set_running_or_notify_cancel():
-                    future.set_exception(_closed(None))
+                    future.set_exception(closed_engine(None))
             if cancel:
                 self._cancel_requested = True  # for requests that the worker is moving between lists right now
                 self._start()
                 for sequence in (*self._inbox, *self._scheduler.all_sequences()):
                     sequence.finish("cancelled")
                 for scoring in self._scorings:
-                    scoring.fail(_closed(None))
+                    scoring.fail(closed_engine(None))
 
     def join(self, timeout_s: float) -> None:
         """Wait until the worker thread has ended, for at most `timeout_s` seconds. Call `close()` first."""
@@ -206,9 +207,9 @@ class Engine:
         Threads of the parent process may have held any lock when it forked, so all are replaced.
         """
         self._lock = threading.Lock()
-        self._is_closed, self._is_working, self._error = True, False, _forked()
+        self._is_closed, self._is_working, self._error = True, False, forked_engine()
         for pending in list(self._pending):
-            pending.end_after_fork(_forked())
+            pending.end_after_fork(forked_engine())
         self._inbox, self._overflow, self._scorings = deque(), deque(), deque()
 
     def _sequence(self, request: Request) -> Sequence:
@@ -235,7 +236,7 @@ class Engine:
         place: Future[None] = Future()
         with self._lock:
             if self._is_closed:
-                raise _closed(self._error)
+                raise closed_engine(self._error)
             if not self._overflow and self._num_waiting < self.config.max_waiting:
                 self._inbox.append(sequence)
                 place.set_result(None)
@@ -288,7 +289,7 @@ class Engine:
             if place.set_running_or_notify_cancel():
                 place.set_result(None)  # the generation raises the error
         for scoring in scorings:
-            scoring.fail(_closed(error))
+            scoring.fail(closed_engine(error))
 
     def _process_inbox(self) -> bool:
         """Process the requests and flags that other threads have set. Return whether there is work to do."""
@@ -348,25 +349,6 @@ def _close_all_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_close_all_in_child)
-
-
-def _forked() -> ModelClosedError:
-    return ModelClosedError(
-        "This process was forked from the one whose engine runs the answer, so it cannot read on. Load the model "
-        "again, and start a new answer: a ChatAmulet does both at its next call."
-    )
-
-
-def _closed(error: BaseException | None) -> ModelClosedError:
-    if error is None:
-        return ModelClosedError("The engine is closed. Load the model again.")
-    if isinstance(error, ModelClosedError):
-        return ModelClosedError(str(error))
-    closed = ModelClosedError(
-        f"The engine has closed itself after {type(error).__name__}: {error}. Load the model again."
-    )
-    closed.__cause__ = error
-    return closed
 
 
 def _with_defaults(config: EngineConfig, runner: Runner[Any]) -> EngineConfig:

@@ -4,7 +4,7 @@ import traceback
 from typing import TypeVar
 
 from langchain_amulet.engine.sequence import Sequence
-from langchain_amulet.exceptions import EngineMemoryError, GenerationError
+from langchain_amulet.exceptions import EngineMemoryError, GenerationError, ModelClosedError
 
 _Failure = TypeVar("_Failure", bound=Exception)
 
@@ -31,3 +31,24 @@ def caused(failure: _Failure, error: BaseException) -> _Failure:
         error.__traceback__ = None
     failure.__cause__ = error
     return failure
+
+
+def forked_engine() -> ModelClosedError:
+    """Return the error of an answer that was begun before the process was forked."""
+    return ModelClosedError(
+        "This process was forked from the one whose engine runs the answer, so it cannot read on. Load the model "
+        "again, and start a new answer: a ChatAmulet does both at its next call."
+    )
+
+
+def closed_engine(error: BaseException | None) -> ModelClosedError:
+    """Return the error of a closed engine; `error` is what closed it, if it was not closed by its owner."""
+    if error is None:
+        return ModelClosedError("The engine is closed. Load the model again.")
+    if isinstance(error, ModelClosedError):
+        return ModelClosedError(str(error))
+    closed = ModelClosedError(
+        f"The engine has closed itself after {type(error).__name__}: {error}. Load the model again."
+    )
+    closed.__cause__ = error
+    return closed

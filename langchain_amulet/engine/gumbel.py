@@ -56,17 +56,17 @@ def _pick_on_cpu(logits: Tensor, key: int) -> int:
     values = logits.numpy()  # its operations are several times as fast as those of torch on 64-bit integers
     likeliest = int(values.argmax())
     noise = gumbel(torch.tensor([likeliest]), torch.tensor([key])).item()
-    bound = float(values[likeliest]) + noise
-    if not np.isfinite(bound):  # NaN or infinity, which the caller finds
+    if not np.isfinite(values[likeliest]):  # NaN or infinity, which the caller finds
         return likeliest
     starts = range(0, len(values), _CHUNK)
-    possible = torch.from_numpy(np.concatenate([_possible(values, bound, key, start) for start in starts]))
+    possible = torch.from_numpy(np.concatenate([_possible(values, likeliest, noise, key, start) for start in starts]))
     return int(possible[pick(logits[possible], possible, torch.tensor([key]))])
 
 
-def _possible(values: _Logits, bound: float, key: int, start: int) -> npt.NDArray[np.int64]:
-    """Return the tokens of a chunk of the vocabulary that may reach the bound with their noise."""
-    lead = values[start : start + _CHUNK] - values.dtype.type(bound)
+def _possible(values: _Logits, likeliest: int, noise: float, key: int, start: int) -> npt.NDArray[np.int64]:
+    """Return the tokens of a chunk of the vocabulary that may reach the likeliest one, with its noise."""
+    # Not minus the sum, whose rounding matters for the large logits of low temperatures.
+    lead = values[start : start + _CHUNK] - values[likeliest] - values.dtype.type(noise)
     token_ids = np.flatnonzero(lead > -_MAX_NOISE)
     lead, token_ids = lead[token_ids], token_ids + start
     bits = _random_bits(_multiples(len(values))[token_ids], key) & np.uint64(2**_NUM_BITS - 1)

@@ -23,3 +23,5 @@ class EngineStats:
     """Tokens that were guessed ahead and verified."""
     num_accepted_tokens: int
     """Those of them that were drawn, each without a step of its own."""
+    num_graphs: int
+    """Graphs that the decode step was compiled to."""

@@ -122,7 +122,7 @@ def load(
             if loaded is None:
                 loaded = _loaded[key] = _load(model, tokenizer, kwargs, engine_config, layers)
             elif loaded.engine.is_closed:  # by a failure, or because this is a forked process
-                engine = Engine(_runner(loaded.model), loaded.engine_config)
+                engine = Engine(_runner(loaded.model, loaded.engine_config), loaded.engine_config)
                 loaded = _loaded[key] = replace(loaded, engine=engine)
     if engine_config not in (None, loaded.engine_config):
         msg = (
@@ -153,6 +153,8 @@ def _load(
     layers: LayerOptions,
 ) -> LoadedModel:
     started = time.perf_counter()
+    if engine_config is not None and engine_config.mode == "compiled" and layers.pack_weights is None:
+        layers = replace(layers, pack_weights=False)  # Inductor cannot compile packed weights
     if isinstance(model, PreTrainedModel):
         weights, fast_tokenizer = layers.applied_to_loaded(model.eval()), tokenizer_of_loaded(tokenizer, kwargs)
         num_parameters = weights.num_parameters()
@@ -162,7 +164,8 @@ def _load(
             weights, fast_tokenizer = from_pretrained(source, tokenizer, layers.settings(kwargs, default_device()))
             num_parameters = weights.num_parameters()
             weights = layers.applied(weights)
-    engine, renderer = Engine(_runner(weights), engine_config), PromptRenderer(fast_tokenizer)
+    engine = Engine(_runner(weights, engine_config), engine_config)
+    renderer = PromptRenderer(fast_tokenizer)
     loaded = LoadedModel(
         name=model_name(model),
         model=weights,
@@ -186,7 +189,7 @@ def _constraints(
     return Constraints(compiler, control_tokens, tool_format)
 
 
-def _runner(model: PreTrainedModel) -> Runner[Any]:
+def _runner(model: PreTrainedModel, config: EngineConfig | None) -> Runner[Any]:
     """Return a runner that batches rows if the architecture supports it, else one that decodes row by row.
 
     Raises:
@@ -195,7 +198,7 @@ def _runner(model: PreTrainedModel) -> Runner[Any]:
     """
     with memory_errors_explained(model_name(model), model.device):
         try:
-            return TransformersRunner(model)
+            return TransformersRunner(model, (config or EngineConfig()).mode)
         except UnsupportedModelError as error:
             runner = SequentialRunner(model)
             logger.warning("%s Its prompts are decoded one at a time, which is correct but slow.", error)

@@ -1,6 +1,9 @@
-"""Runs a transformers model over rows of different lengths, eagerly."""
+"""Runs a transformers model over rows of different lengths."""
 
+import logging
+import time
 from collections.abc import Generator, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -8,11 +11,19 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import get_layer_types_and_kwargs
 
 from langchain_amulet.engine.device_memory import free_bytes, is_out_of_memory
+from langchain_amulet.engine.runners.compiled_layers import CompiledLayers
 from langchain_amulet.engine.runners.plain_forward import logits_to_keep
-from langchain_amulet.engine.runners.probe import explain_mismatch, probe_prompts
+from langchain_amulet.engine.runners.probe import (
+    explain_difference,
+    explain_mismatch,
+    probe_prompts,
+    warm_up_prompts,
+)
 from langchain_amulet.engine.runners.row_cache import RowCache, SavedRow
 from langchain_amulet.engine.runners.row_scoring import score_in_rows
 from langchain_amulet.exceptions import UnsupportedModelError
+
+logger = logging.getLogger(__name__)
 
 _UNBOUNDED_CONTEXT = 2**31
 _ATTENTION_IMPLEMENTATIONS = ("sdpa", "eager")
@@ -26,6 +37,7 @@ class TransformersRunner:
 
     Args:
         model: Any `AutoModelForCausalLM` whose layers are full or sliding-window attention.
+        mode: "compiled" compiles the layers for decoding, unless that is impossible; then a warning is logged.
 
     Raises:
         UnsupportedModelError: The model's layers or attention implementation are not supported, or a probe shows that
@@ -34,7 +46,7 @@ class TransformersRunner:
 
     is_incremental = True
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, mode: Literal["eager", "compiled"] = "eager") -> None:
         self._model = model
         self._config = model.config.get_text_config(decoder=True)
         self._windows = self._layer_windows()
@@ -42,8 +54,13 @@ class TransformersRunner:
         self._keeps_logits = bool(logits_to_keep(model, 1))
         self._span_multiple = _CUDA_SPAN_MULTIPLE if self.device.type == "cuda" else 1
         self._cache = RowCache(len(self._windows))
+        self._compiled: CompiledLayers | None = None
+        self.num_graphs = 0
+        """Graphs that the decode step was compiled to, those for other shapes included."""
         self.bytes_per_token = self._probe()
         """Memory for the keys and values of one token of one row."""
+        if mode == "compiled":
+            self._compile()
 
     @property
     def device(self) -> torch.device:
@@ -94,7 +111,18 @@ class TransformersRunner:
         Returns:
             Logits of the next token, `(rows, V)`.
         """
-        return self._forward(0, torch.tensor([input_ids]).T, [1] * len(input_ids))
+        column, num_tokens = torch.tensor([input_ids]).T, [1] * len(input_ids)
+        if self._compiled is not None:
+            try:
+                with self._compiled.replacing():
+                    return self._forward(0, column, num_tokens)
+            except Exception as error:
+                if is_out_of_memory(error):
+                    raise
+                self._stay_eager(error)
+            finally:
+                self.num_graphs = 0 if self._compiled is None else self._compiled.num_graphs
+        return self._forward(0, column, num_tokens)
 
     def verify(self, input_ids: Sequence[Sequence[int]]) -> Tensor:
         """Append one or more tokens to each of the rows from 0 on, in one forward.
@@ -143,6 +171,44 @@ class TransformersRunner:
     def release(self) -> None:
         """Free the buffers; all rows are empty afterwards."""
         self._cache.release()
+
+    def _compile(self) -> None:
+        """Compile the decode step for one row and for several, and compare its logits with the eager ones."""
+        logger.info("Compiling the decode step; the first time, this takes about a minute.")
+        started = time.perf_counter()
+        try:
+            self._compiled = compiled = CompiledLayers(self._model, self._cache)
+        except ValueError as error:
+            self._stay_eager(error)
+            return
+        with torch.inference_mode():
+            for prompts, capacity in warm_up_prompts(self.vocab_size, self.max_context):
+                if self._compiled is not None:
+                    self._check_compiled(prompts, capacity)
+        self.release()
+        if self._compiled is None:
+            return
+        compiled.is_warming_up = False
+        logger.info("Compiled the decode step to %d graphs in %.0f s.", self.num_graphs, time.perf_counter() - started)
+
+    def _check_compiled(self, prompts: list[list[int]], capacity: int) -> None:
+        """Decode a token after each prompt, compiled and eagerly."""
+        self.release()
+        self._cache.resize(len(prompts), capacity)
+        newest = [prompt[-1] for prompt in prompts]
+        self.prefill(0, [prompt[:-1] for prompt in prompts])
+        expected = self._forward(0, torch.tensor([newest]).T, [1] * len(newest))
+        for row, prompt in enumerate(prompts):
+            self.truncate(row, len(prompt) - 1)
+        difference = explain_difference(self.decode(newest), expected)
+        if difference is not None:
+            self._stay_eager(UnsupportedModelError(difference))
+
+    def _stay_eager(self, error: BaseException) -> None:
+        """Decode without compiled layers from now on."""
+        self._compiled = None
+        reason = str(error).strip().partition("\n")[0]
+        logger.warning("Decoding is not compiled but eager: %s: %s", type(error).__name__, reason)
 
     def _forward(
         self,

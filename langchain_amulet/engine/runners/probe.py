@@ -41,6 +41,11 @@ def explain_mismatch(
         if is_out_of_memory(error):  # says nothing about the model
             raise
         return f"it raises {type(error).__name__}: {error}"
+    return explain_difference(actual, expected)
+
+
+def explain_difference(actual: Tensor, expected: Tensor) -> str | None:
+    """Return in words how logits, `(B, V)`, differ from those expected; `None` if they agree."""
     similarity = torch.cosine_similarity(actual.cpu().double(), expected.cpu().double(), dim=-1).min().item()
     is_exact = actual.dtype in (torch.float32, torch.float64)
     if similarity >= (_MIN_SIMILARITY if is_exact else _MIN_SIMILARITY_HALF):  # false for NaN
@@ -53,3 +58,14 @@ def probe_prompts(vocab_size: int, max_context: int) -> list[list[int]]:
     return [
         [(101 + 37 * i + n) % vocab_size for i in range(min(length, max_context))] for n, length in enumerate(_LENGTHS)
     ]
+
+
+def warm_up_prompts(vocab_size: int, max_context: int) -> list[tuple[list[list[int]], int]]:
+    """Return prompts of several and of one row, of different lengths, each with a capacity of rows in tokens.
+
+    With all of them, each size that changes while requests come and go has changed at least once.
+    """
+    long, short = probe_prompts(vocab_size, max_context)
+    # The first step is traced: it reads 31 positions, which is unlike any size of a model.
+    several, more, one, another = [long[:31], short], [short, long, short[:-2]], [short[:-3]], [long[:-3]]
+    return [(several, 2 * max(map(len, several))), (more, 100), (one, 100), (another, 40)]

@@ -22,6 +22,7 @@ class _Placement:
 
     rows: slice
     positions: Tensor  # (B, 1, S, 1), the position of each new token in its row
+    flat_positions: Tensor  # (B S,)
     span: int  # positions 0 .. span - 1 are read
 
 
@@ -146,10 +147,21 @@ class RowCache(Cache):
         self.span = max(self.lengths[rows]) + num_tokens
         assert self.span <= self.capacity, "reserve rows of this length before the forward"
         self.span = min(self.capacity, -(-self.span // span_multiple) * span_multiple)
-        placement = _Placement(rows, positions[:, None, :, None], self.span)
+        placement = _Placement(rows, positions[:, None, :, None], positions.flatten(), self.span)
         for layer in self._row_layers:
             layer.placement = placement
         return positions
+
+    def placed(self, layer: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return views of the keys and values that the current forward reads, `(B, H, span, D)`, and its positions.
+
+        The forward itself writes the new keys and values into the views, at the positions, `(B S,)`.
+        """
+        row_layer = self._row_layers[layer]
+        assert row_layer.placement is not None, "call place() before the forward"
+        rows, span = row_layer.placement.rows, row_layer.placement.span
+        keys, values = row_layer.states()
+        return keys[rows, :, :span], values[rows, :, :span], row_layer.placement.flat_positions
 
     def advance(self, rows: slice, num_tokens: Sequence[int]) -> None:
         """Add the tokens of the forward to the lengths. The next forward overwrites the entries of padding tokens."""

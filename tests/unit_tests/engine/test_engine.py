@@ -199,6 +199,21 @@ def test_logprobs_are_those_of_the_realigned_policy(model, engine):
         assert [logprob for _, logprob in entry.top] == pytest.approx(expected.topk(3).values.tolist())
 
 
+def test_logprobs_of_requests_together_equal_those_alone(engine):
+    each = [
+        Request([BASE], sampling=SamplingParams(max_tokens=n, temperature=t, seed=n), logprobs=number)
+        for n, t, number in ((4, 0.0, 3), (6, 1.0, None), (5, 1.0, 3), (3, 0.0, 0))
+    ]
+
+    def logprobs(generation):
+        list(generation)
+        return torch.tensor([pair for entry in generation.logprobs for pair in (entry[:2], *entry.top)])
+
+    together = [engine.submit(request) for request in each]
+    for generation, request in zip(together, each, strict=True):
+        torch.testing.assert_close(logprobs(generation), logprobs(engine.submit(request)))
+
+
 def test_logprobs_of_one_stream_are_the_models_own(model, engine):
     generation = engine.submit(Request([BASE], sampling=SamplingParams(max_tokens=2), logprobs=0))
     first, _ = list(generation)

@@ -93,7 +93,7 @@ def test_packed_layer_gives_what_the_layer_gives(dtype, rows, bias):
 def test_weights_copies_and_state_dicts_of_packed_layers_are_those_of_the_layer():
     layer = linear()
     packed_layer = PackedLinear(layer)
-    for each in (packed_layer, copy.deepcopy(packed_layer), pickle.loads(pickle.dumps(packed_layer))):
+    for each in (packed_layer, copy.deepcopy(packed_layer), pickle.loads(pickle.dumps(packed_layer))):  # noqa: S301
         assert torch.equal(each.weight, layer.weight)
         assert str(each).removeprefix("Packed") == str(layer)
         assert each.state_dict().keys() == layer.state_dict().keys()

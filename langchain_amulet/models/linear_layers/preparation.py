@@ -50,7 +50,7 @@ def packed(model: PreTrainedModel, *, pack_weights: bool | None = None) -> PreTr
     tied = _tied_weights(model)
     may_copy = sum(weight.nbytes for weight in tied.values()) <= _MAX_TIED_SHARE * model.get_memory_footprint()
     _replace(model, lambda linear: PackedLinear(linear) if may_copy or id(linear.weight) not in tied else None)
-    return model.requires_grad_(requires_grad=False)
+    return _finished(model)
 
 
 def is_faster_packed(model: PreTrainedModel) -> bool:
@@ -77,6 +77,13 @@ def quantized(model: PreTrainedModel, quantization: Quantization) -> PreTrainedM
     if not _replace(model, _int4_or_int8 if quantization == "int4" else _int8):
         msg = f"{type(model).__name__} has no linear layers that can be quantised. Load it without quantization."
         raise InvalidParameterError(msg)
+    return _finished(model)
+
+
+def _finished(model: PreTrainedModel) -> PreTrainedModel:
+    """Freeze a model, and copy what it still has of its file, whose mapping to memory is then freed as a whole."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
     return model.requires_grad_(requires_grad=False)
 
 

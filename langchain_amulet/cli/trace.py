@@ -33,6 +33,9 @@ def trace_command(  # noqa: PLR0913 - options
         float | None, option("Least probability of a token, as a share of the likeliest's.")
     ] = None,
     max_kl: Annotated[float | None, option("Largest move of a token's distribution, in nats.")] = None,
+    entropy_floor: Annotated[
+        float | None, option("Least entropy of a token's distribution, as a share of plain prompting's.")
+    ] = None,
     temperature: Annotated[float | None, option("Sampling temperature. 0 is greedy.")] = None,
     max_tokens: Annotated[int, option("Largest length of the answer, in tokens.")] = 128,
     seed: Annotated[int, option("Seed of sampling.")] = 0,
@@ -48,6 +51,7 @@ def trace_command(  # noqa: PLR0913 - options
             "repeat_preference": repeat,
             "plausibility": plausibility,
             "max_kl": max_kl,
+            "entropy_floor": entropy_floor,
         }
         preferences = _preferences(preference or [], opposite)
         answer = _chat_model(model).invoke(

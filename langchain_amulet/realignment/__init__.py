@@ -17,7 +17,9 @@ same equation; they differ only in how they choose w. All logarithms are natural
 | `kernel` | `realign()` and `realign_streams()`: the equation and its guards for one batch of logits |
 | `mixture` | mixtures of the policies of several streams, with hard zeros |
 | `guards` | plausibility and nucleus: which tokens may be chosen |
+| `entropy_floor` | the bound on how peaked the realigned policy may be |
 | `trust_region` | the bound on the KL divergence from the reference policy |
+| `line_search` | the largest step at which a condition holds, for both of them |
 | `batched` | the parameters of several configs as tensors, for the engine |
 | `comparison` | the realigned policy beside those of single prompts, for traces |
 | `ranges` | range checks |

@@ -11,6 +11,7 @@ from langchain_amulet.realignment.ranges import MAX_GUIDANCE_SCALE, MIN_POSITIVE
 
 _DEFAULT_GUIDANCE_SCALE = 8.0
 _DEFAULT_PLAUSIBILITY = 0.1
+_DEFAULT_ENTROPY_FLOOR = 0.0
 _DEFAULT_REPEAT = False
 
 Contrast: TypeAlias = Literal["base", "neutral", "opposite"]
@@ -58,6 +59,12 @@ class RealignmentConfig:
         metadata=guard_metadata(GuardSpec(off=1.0, neutral=None, low=MIN_POSITIVE, parameter_of="nucleus")),
     )
     """The temperature of the reference policy for the nucleus (0.5 in the code of Linear Alignment)."""
+    entropy_floor: float = field(
+        default=_DEFAULT_ENTROPY_FLOOR,
+        metadata=guard_metadata(GuardSpec(off=0.0, neutral=0.0, low=0, high=1, remedy="Use 0 to turn it off.")),
+    )
+    """In [0, 1]: the realigned policy is flattened until its entropy is at least this share of the reference policy's.
+    The order of tokens stays, so greedy answers do. `max_kl` acts after it. 0 turns it off."""
     contrast: Contrast = "base"
     """What an answer is steered away from, beyond gain 1: the caller's prompt (`"base"`, as in the paper), the same
     prompt with a neutral instruction (`"neutral"`), or with the opposite of the preference (`"opposite"`; a preference
@@ -116,7 +123,9 @@ class RealignmentConfig:
     ) -> "RealignmentConfig":
         """Return Amulet with the paper's parameters α, λ, η and T, and with guards, which the paper does not have."""
         w = guidance_scale(alpha=alpha, lam=lam, eta=eta, num_iterations=num_iterations)
-        return cls(w, plausibility=plausibility, max_kl=max_kl, contrast="base", repeat_preference=False)
+        return cls(
+            w, plausibility=plausibility, max_kl=max_kl, entropy_floor=0.0, contrast="base", repeat_preference=False
+        )
 
     @classmethod
     def paper(cls) -> "RealignmentConfig":
@@ -137,6 +146,7 @@ class RealignmentConfig:
             plausibility=0.0,
             nucleus=nucleus,
             nucleus_temperature=nucleus_temperature,
+            entropy_floor=0.0,
             contrast="base",
             repeat_preference=False,
         )
@@ -144,4 +154,4 @@ class RealignmentConfig:
     @classmethod
     def classifier_free_guidance(cls, guidance_scale: float) -> "RealignmentConfig":
         """Return classifier-free guidance (Sanchez et al. 2024) as in transformers' `generate`: no guards."""
-        return cls(guidance_scale, plausibility=0.0, contrast="base", repeat_preference=False)
+        return cls(guidance_scale, plausibility=0.0, entropy_floor=0.0, contrast="base", repeat_preference=False)

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from langchain_amulet.exceptions import ShapeMismatchError
 from langchain_amulet.realignment.config import RealignmentConfig
-from langchain_amulet.realignment.guard_specs import guard_specs
+from langchain_amulet.realignment.entropy_floor import above_entropy_floor
+from langchain_amulet.realignment.guard_specs import GuardSpec, guard_specs
 from langchain_amulet.realignment.guards import nucleus_threshold, plausibility_threshold
 from langchain_amulet.realignment.mixture import Mixture, normalise, reference_gains
 from langchain_amulet.realignment.ranges import MAX_GUIDANCE_SCALE, check_range
@@ -29,6 +30,7 @@ def realign(  # noqa: PLR0913 - one argument per guard
     max_kl: float | Tensor | None = None,
     nucleus: float | Tensor | None = None,
     nucleus_temperature: float | Tensor = 1.0,
+    entropy_floor: float | Tensor = 0.0,
 ) -> Tensor:
     """Move the base policy along the directions in which the preferences point.
 
@@ -38,8 +40,10 @@ def realign(  # noqa: PLR0913 - one argument per guard
 
     Guards keep the result near the reference, which is the nearest mixture that does not extrapolate. Plausibility β
     allows only tokens with r(x) ≥ β max r. The nucleus allows only the most likely tokens that together reach its
-    probability. The trust region moves from r towards q, both renormalised over those tokens, along
-    log p_s = (1 − s) log r + s log q − log Z, to the largest s ≤ 1 with KL(p_s ‖ r) ≤ `max_kl`.
+    probability. The entropy floor ρ replaces q by q^τ / Z, with the largest τ ≤ 1 for which H(q^τ / Z) ≥ ρ H(r), both
+    renormalised over those tokens. The trust region then moves from r towards q, along
+    log p_s = (1 − s) log r + s log q − log Z, to the largest s ≤ 1 with KL(p_s ‖ r) ≤ `max_kl`. It comes last, so that
+    its bound always holds; on this path the entropy may fall below the floor.
 
     A token that is −inf in any stream of non-zero gain is −inf in the target and in the reference. If this leaves no
     allowed token in a row, the row falls back to the uniform policy over its allowed tokens.
@@ -54,6 +58,7 @@ def realign(  # noqa: PLR0913 - one argument per guard
         max_kl: The trust region in nats, a number or `(...)`. `None` or infinity turns the guard off.
         nucleus: A probability in (0, 1], a number or `(...)`. `None` or 1 turns the guard off.
         nucleus_temperature: The temperature of the reference policy for the nucleus, above 0, a number or `(...)`.
+        entropy_floor: ρ in [0, 1], dimensionless, a number or `(...)`. 0 turns the guard off.
 
     Returns:
         Normalised log-probabilities in nats, `(..., V)`, float32, or float64 if a stream is. At least one is finite in
@@ -69,7 +74,7 @@ def realign(  # noqa: PLR0913 - one argument per guard
         Li et al., Contrastive Decoding, ACL 2023, section 3.3 (plausibility): https://arxiv.org/abs/2210.15097
         Gao et al., Linear Alignment, ICML 2024 (nucleus, in their code): https://arxiv.org/abs/2401.11458
     """
-    guards = _guards(plausibility, max_kl, nucleus, nucleus_temperature)
+    guards = _guards(plausibility, max_kl, nucleus, nucleus_temperature, entropy_floor)
     _check_numbers(guidance_scale, guards)
     _check_shapes(base_logits, pref_logits, weights, allowed, {"guidance_scale": guidance_scale, **guards})
     dtype = torch.promote_types(torch.promote_types(base_logits.dtype, pref_logits.dtype), torch.float32)
@@ -116,6 +121,7 @@ def _guards(
     max_kl: float | Tensor | None = None,
     nucleus: float | Tensor | None = None,
     nucleus_temperature: float | Tensor = 1.0,
+    entropy_floor: float | Tensor = 0.0,
 ) -> dict[str, float | Tensor | None]:
     """Return the values of all guards by name."""
     return {
@@ -123,6 +129,7 @@ def _guards(
         "max_kl": max_kl,
         "nucleus": nucleus,
         "nucleus_temperature": nucleus_temperature,
+        "entropy_floor": entropy_floor,
     }
 
 
@@ -136,16 +143,18 @@ def _guarded(mixture: Mixture, gains: Tensor, near: Tensor, guards: Mapping[str,
         guards: The values of all guards, as from `_guards`.
         is_normal: Whether every row has a possible token.
     """
-    plausibility, max_kl, nucleus = guards["plausibility"], guards["max_kl"], guards["nucleus"]
+    max_kl, nucleus, entropy_floor = guards["max_kl"], guards["nucleus"], guards["entropy_floor"]
     target = mixture.policy(gains)
-    if not _is_off(plausibility) or max_kl is not None or nucleus is not None:
+    if not all(_is_off(guards[name], spec) for name, spec in _GUARD_SPECS.items() if spec.parameter_of is None):
         reference = mixture.policy(near)
-        threshold = plausibility_threshold(reference, _column(plausibility, reference))
+        threshold = plausibility_threshold(reference, _column(guards["plausibility"], reference))
         if nucleus is not None:
             temperature = _column(guards["nucleus_temperature"], reference)
             threshold = threshold.maximum(nucleus_threshold(reference, _column(nucleus, reference), temperature))
         target = torch.where(reference >= threshold, target, -math.inf)
-        if max_kl is not None:
+        if not _is_off(entropy_floor, _GUARD_SPECS["entropy_floor"]):
+            target = above_entropy_floor(target, reference, _column(entropy_floor, target))
+        if max_kl is not None:  # last, so that its bound always holds
             target = within_trust_region(target, reference, _column(max_kl, target))
     return target.log_softmax(-1) if is_normal else normalise(target)
 
@@ -155,9 +164,9 @@ def _column(value: float | Tensor, like: Tensor) -> Tensor:
     return torch.as_tensor(value, dtype=like.dtype, device=like.device).unsqueeze(-1)
 
 
-def _is_off(guard: float | Tensor) -> bool:
+def _is_off(value: float | Tensor | None, spec: GuardSpec) -> bool:
     """Whether a guard is off for all rows. A tensor counts as on, since reading it would synchronise."""
-    return not isinstance(guard, Tensor) and guard == 0
+    return not isinstance(value, Tensor) and value == spec.off
 
 
 def _check_numbers(guidance_scale: float | Tensor, guards: Mapping[str, float | Tensor | None]) -> None:

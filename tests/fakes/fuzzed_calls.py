@@ -94,6 +94,7 @@ realignments = st.builds(
     plausibility=st.sampled_from([0.0, 0.1, 0.6]),
     max_kl=st.sampled_from([None, None, 0.3]),
     nucleus=st.sampled_from([None, None, 0.8]),
+    entropy_floor=st.sampled_from([0.0, 0.5, 1.0]),
     contrast=st.sampled_from(["base", "neutral", "opposite"]),
     repeat_preference=st.booleans(),
 )

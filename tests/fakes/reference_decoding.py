@@ -1,9 +1,11 @@
 """Decodes one request the plain, slow way: no batch, no cache, one forward of the whole text per token and stream.
 
 It shares nothing with `langchain_amulet/engine/` except the description of the request, and the equation
-`realignment.kernel.realign_streams`. The random numbers follow the published constants of SplitMix64.
+`realignment.kernel.realign_streams` without its searches, the entropy floor and the trust region. The random numbers
+follow the published constants of SplitMix64.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +21,8 @@ from langchain_amulet.realignment import realign_streams
 MAX_SEED = 2**63 - 1
 SECOND_DRAW = 0x5DEECE66D
 _FULL = 2**64
+_HALVINGS = 20  # as fine as the search of the package
+_ENTROPY_TOLERANCE = 1e-5  # nats
 
 
 class Drawn(NamedTuple):
@@ -97,7 +101,38 @@ def combine(streams: list[Tensor], request: Request, allowed: Tensor | None, *, 
     logits, mixture = torch.stack(streams), request.mixture
     target = logits.new_tensor(mixture.target if is_steered else mixture.unsteered)
     guards = request.realignment.active_guards if is_steered else {}
-    return realign_streams(logits, target, logits.new_tensor(mixture.reference), allowed=allowed, guards=guards)
+    masks = {name: value for name, value in guards.items() if name not in ("entropy_floor", "max_kl")}
+    near = logits.new_tensor(mixture.reference)
+    log_q = realign_streams(logits, target, near, allowed=allowed, guards=masks)
+    if masks == guards:
+        return log_q
+    possible = log_q.isfinite()
+    q, r = log_q[possible].double(), realign_streams(logits, near, near, allowed=allowed)[possible].double()
+    searched = _searched(q, r.log_softmax(-1), guards.get("entropy_floor", 0.0), guards.get("max_kl", torch.inf))
+    return log_q.masked_scatter(possible, searched.to(log_q.dtype))
+
+
+def _searched(log_q: Tensor, log_r: Tensor, share: float, max_kl: float) -> Tensor:
+    """Flatten q to the entropy floor, and mix it with r until the divergence is small, over possible tokens in float64."""
+    floor = share * _entropy(log_r) - _ENTROPY_TOLERANCE
+    flat = _largest(lambda tau: (tau * log_q).log_softmax(-1), lambda log_p: _entropy(log_p) >= floor)
+    return _largest(
+        lambda s: ((1 - s) * log_r + s * flat).log_softmax(-1),
+        lambda log_p: float((log_p.exp() * (log_p - log_r)).sum()) <= max_kl,
+    )
+
+
+def _entropy(log_p: Tensor) -> float:
+    return float(-(log_p.exp() * log_p).sum())
+
+
+def _largest(policy_at: Callable[[float], Tensor], holds: Callable[[Tensor], bool]) -> Tensor:
+    """Return the policy at the largest step up to 1 at which a condition holds, by bisection; 0 counts as one."""
+    low, high = (1.0, 1.0) if holds(policy_at(1.0)) else (0.0, 1.0)
+    for _ in range(_HALVINGS if low < high else 0):
+        middle = (low + high) / 2
+        low, high = (middle, high) if holds(policy_at(middle)) else (low, middle)
+    return policy_at(low)
 
 
 def _penalised(logits: Tensor, seen: list[int], penalty: float) -> Tensor:

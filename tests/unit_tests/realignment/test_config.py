@@ -31,6 +31,7 @@ def test_presets_are_points_on_one_scale():
         ({"nucleus": 0.0}, "Use None to turn it off"),
         ({"nucleus": 1.5}, "Use None to turn it off"),
         ({"nucleus_temperature": 0.0}, "nucleus_temperature"),
+        ({"entropy_floor": 1.5}, "Use 0 to turn it off"),
     ],
 )
 def test_config_refuses_values_out_of_range(values, remedy):
@@ -41,7 +42,8 @@ def test_config_refuses_values_out_of_range(values, remedy):
 def test_active_guards_are_those_that_are_on():
     assert RealignmentConfig().active_guards == {"plausibility": 0.1}
     assert RealignmentConfig(plausibility=0.0, max_kl=0.0).active_guards == {"max_kl": 0.0}
-    assert RealignmentConfig(plausibility=0.0, nucleus_temperature=0.5).active_guards == {}
+    assert RealignmentConfig(plausibility=0.0, nucleus_temperature=0.5, entropy_floor=0.0).active_guards == {}
+    assert RealignmentConfig(plausibility=0.0, entropy_floor=0.5).active_guards == {"entropy_floor": 0.5}
 
 
 def test_temperature_of_the_nucleus_is_active_with_the_nucleus():
@@ -55,6 +57,6 @@ def test_has_guards_if_any_is_on():
 
 
 def test_without_guards_keeps_the_scale_unless_another_is_given():
-    guarded = RealignmentConfig(3.0, plausibility=0.2, max_kl=1.0, nucleus=0.8, nucleus_temperature=0.5)
+    guarded = RealignmentConfig(3.0, plausibility=0.2, max_kl=1.0, nucleus=0.8, entropy_floor=0.5)
     assert guarded.without_guards() == RealignmentConfig(3.0, plausibility=0.0)
     assert guarded.without_guards(0.0) == RealignmentConfig(0.0, plausibility=0.0)

@@ -64,7 +64,7 @@ def test_a_new_guard_is_neutral_where_steering_is_off(calls):
 
 
 def test_each_row_without_steering_equals_its_config_without_guards():
-    config = RealignmentConfig(3.0, max_kl=0.05, nucleus=0.5, nucleus_temperature=0.5)
+    config = RealignmentConfig(3.0, max_kl=0.05, nucleus=0.5, nucleus_temperature=0.5, entropy_floor=0.9)
     parameters = BatchedRealignment.stack([config, config], [COEFFICIENTS, COEFFICIENTS], LOGITS)
     mixed = parameters.where(torch.tensor([True, False])).realign(LOGITS.view(2, 2, -1))
     off = config.without_guards(1.0)

@@ -12,6 +12,7 @@ from langchain_amulet.realignment import realign
 from tests.fakes.policies import logits, seeds
 
 scales = st.floats(-10, 10)
+GUARDS = {"plausibility": 0.05, "max_kl": 0.5, "entropy_floor": 0.9}
 
 
 def test_scale_zero_is_the_base_policy_and_scale_one_the_prompted():
@@ -23,18 +24,18 @@ def test_scale_zero_is_the_base_policy_and_scale_one_the_prompted():
 @given(seed=seeds, w=scales, shift=st.floats(-1e3, 1e3))
 def test_result_is_normalised_and_shift_invariant(seed, w, shift):
     base, pref = logits(seed, 2, 4, 60)
-    log_probs = realign(base, pref, w, plausibility=0.05, max_kl=0.5)
+    log_probs = realign(base, pref, w, **GUARDS)
     torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(4, dtype=torch.float64))
-    torch.testing.assert_close(realign(base + shift, pref - shift, w, plausibility=0.05, max_kl=0.5), log_probs)
+    torch.testing.assert_close(realign(base + shift, pref - shift, w, **GUARDS), log_probs)
 
 
 @given(seed=seeds, shape=st.lists(st.integers(1, 3), max_size=3))
 def test_any_leading_shape_equals_row_by_row(seed, shape):
     base, pref = logits(seed, 2, *shape, 20)
     scale = logits(seed + 1, *shape, scale=1.0).abs()
-    batched = realign(base, pref, scale, plausibility=0.1, max_kl=0.3)
+    batched = realign(base, pref, scale, **GUARDS)
     rows = zip(base.reshape(-1, 20), pref.reshape(-1, 20), scale.reshape(-1), strict=True)
-    single = torch.stack([realign(b, p, s.item(), plausibility=0.1, max_kl=0.3) for b, p, s in rows])
+    single = torch.stack([realign(b, p, s.item(), **GUARDS) for b, p, s in rows])
     torch.testing.assert_close(batched.reshape(-1, 20), single)
 
 
@@ -112,7 +113,7 @@ def test_a_forced_token_survives_everything(seed, w, beta, nucleus, token, dead)
     base, pref = logits(seed, 2, 20)
     base[list(dead)] = pref[list(dead)] = -math.inf
     allowed = torch.arange(20) == token
-    result = realign(base, pref, w, allowed=allowed, plausibility=beta, max_kl=0.0, nucleus=nucleus)
+    result = realign(base, pref, w, allowed=allowed, plausibility=beta, max_kl=0.0, nucleus=nucleus, entropy_floor=1.0)
     assert result[token] == 0
     assert result[~allowed].isneginf().all()
 
@@ -129,7 +130,8 @@ def test_never_nan_and_always_a_token_where_one_is_allowed(seed, w, dead_base, d
     base[list(dead_base)] = -math.inf
     pref[list(dead_pref)] = -math.inf
     allowed = logits(seed + 1, 10) > 0
-    result = realign(base, pref, w, allowed=allowed, plausibility=0.3, max_kl=0.2, nucleus=nucleus)
+    guards = {"plausibility": 0.3, "max_kl": 0.2, "nucleus": nucleus, "entropy_floor": 0.9}
+    result = realign(base, pref, w, allowed=allowed, **guards)
     assert not result.isnan().any()
     assert result[~allowed].isneginf().all()
     assert bool(result.isfinite().any()) == bool(allowed.any())
@@ -142,7 +144,7 @@ def test_row_that_would_lose_all_its_tokens_is_uniform_over_the_allowed_ones():
 
 
 def test_nan_logits_are_not_hidden():
-    result = realign(torch.full((4,), math.nan), torch.zeros(4), 2.0, plausibility=0.1)
+    result = realign(torch.full((4,), math.nan), torch.zeros(4), 2.0, plausibility=0.1, entropy_floor=1.0)
     assert not result.isfinite().any()
 
 
@@ -176,6 +178,8 @@ def test_shapes_that_do_not_fit_are_named(pref, keywords):
         {"nucleus_temperature": 0.0},
         {"max_kl": -1.0},
         {"max_kl": math.nan},
+        {"entropy_floor": 1.5},
+        {"entropy_floor": -0.1},
     ],
 )
 def test_numbers_out_of_range_are_refused(numbers):

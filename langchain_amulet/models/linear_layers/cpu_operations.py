@@ -6,6 +6,7 @@ itself is of no use here, since its layers dequantise their weights in each forw
 
 import functools
 import platform
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -104,7 +105,7 @@ def multiplies_int4() -> bool:
     return agrees and int4_block() is not None
 
 
-def _agrees(compute, expected: Tensor) -> bool:  # noqa: ANN001
+def _agrees(compute: Callable[[], Tensor], expected: Tensor) -> bool:
     try:
         actual = compute().float()
     except _ERRORS:

@@ -49,7 +49,7 @@ class PackedLinear(nn.Module):
                 f"{moved.device}. Load the model with ChatAmulet(pack_weights=False) to move it."
             )
             raise InvalidParameterError(msg)
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:  # noqa: FBT001
@@ -68,4 +68,5 @@ class PackedLinear(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Pack the weight again."""
-        super().__setstate__({**state, "_packed": cpu_operations.pack(state["_packed"])})
+        packed = cpu_operations.pack(state["_packed"])
+        super().__setstate__({**state, "_packed": packed})  # type: ignore[no-untyped-call]

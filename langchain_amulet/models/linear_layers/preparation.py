@@ -3,7 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
 import torch
 from torch import nn
@@ -132,7 +132,7 @@ def _replace(model: nn.Module, make: Callable[[nn.Linear], nn.Module | None]) ->
     names = [name for name, module in model.named_modules() if _is_plain(module)]
     made = 0
     for name in names:
-        if (replacement := make(model.get_submodule(name))) is not None:
+        if (replacement := make(cast("nn.Linear", model.get_submodule(name)))) is not None:
             model.set_submodule(name, replacement.eval())
             made += 1
     return made

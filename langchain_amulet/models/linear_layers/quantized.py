@@ -20,9 +20,13 @@ class QuantizedWeight(nn.Module):
         weight: The matrix to quantise, symmetrically and to the nearest, in any floating dtype.
     """
 
+    codes: Tensor
+    scales: Tensor
+
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
-        codes, scales = zip(*(_to_int8(rows) for rows in weight.detach().split(_SLICE_ROWS)), strict=True)
+        slices = torch.split(weight.detach(), _SLICE_ROWS)
+        codes, scales = zip(*map(_to_int8, slices), strict=True)
         self.register_buffer("codes", torch.cat(codes))
         self.register_buffer("scales", torch.cat(scales))
 
@@ -81,6 +85,9 @@ class Int4Linear(nn.Module):
         linear: The layer to quantise; `fits_int4` says which ones can be.
     """
 
+    packed: Tensor
+    scales_and_zeros: Tensor
+
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features, self.bias = linear.in_features, linear.out_features, linear.bias
@@ -130,7 +137,7 @@ def to_int4(weight: Tensor) -> tuple[Tensor, Tensor]:
         The codes from 0 to 15, `(out, in)` in uint8; and scales and zeros in bfloat16, `(in / GROUP_SIZE, out, 2)`: a
         code `q` stands for `(q - 8) * scale + zero`.
     """
-    groups = weight.float().unflatten(1, (-1, GROUP_SIZE))  # (out, groups, GROUP_SIZE)
+    groups = weight.float().view(len(weight), -1, GROUP_SIZE)  # (out, groups, GROUP_SIZE)
     least, greatest = groups.aminmax(dim=-1, keepdim=True)
     scales = ((greatest - least) / 15).clamp_min(1e-8).bfloat16().float()
     zeros = (least + 8 * scales).bfloat16().float()  # rounded first, so that the codes make up for it

@@ -2,6 +2,7 @@
 
 import sys
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -71,7 +72,8 @@ def test_unknown_quantisation_is_refused_at_once():
 def test_quantisation_is_part_of_cache_keys_and_of_saved_copies():
     none, int8 = (ChatAmulet(quantization=kind) for kind in (None, "int8"))
     assert identifying_params(dict(int8)) == {**identifying_params(dict(none)), "quantization": "int8"}
-    assert int8.model_dump()["quantization"] == int8.to_json()["kwargs"]["quantization"] == "int8"
+    saved: Any = int8.to_json()
+    assert int8.model_dump()["quantization"] == saved["kwargs"]["quantization"] == "int8"
 
 
 def test_two_kinds_of_quantisation_are_refused():
@@ -92,18 +94,18 @@ def test_device_without_quantised_layers_is_refused():
 
 
 def test_missing_torchao_names_the_remedy(monkeypatch):
-    monkeypatch.setattr(options.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(ModelLoadError, match="pip install torchao"):
         LayerOptions("int8").settings({}, CUDA)
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("int8", {}), ("int4", {"group_size": 32})])
 def test_gpu_gets_a_config_of_torchao(kind, expected, monkeypatch):
-    fake = ModuleType("torchao.quantization")
+    fake: Any = ModuleType("torchao.quantization")
     fake.Int8WeightOnlyConfig = lambda **keywords: SimpleNamespace(kind="int8", **keywords)
     fake.Int4WeightOnlyConfig = lambda **keywords: SimpleNamespace(kind="int4", **keywords)
     monkeypatch.setitem(sys.modules, "torchao.quantization", fake)
-    monkeypatch.setattr(options.importlib.util, "find_spec", lambda _: object())
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: object())
     monkeypatch.setattr(options, "TorchAoConfig", lambda quant_type: quant_type)
     settings = LayerOptions(kind).settings({"revision": "main"}, CUDA)
     assert (settings["revision"], settings["device_map"]) == ("main", {"": CUDA})

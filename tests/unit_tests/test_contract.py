@@ -332,10 +332,11 @@ CHANGES = {
     "preference": "Be loud.",
     "preference_template": "{preferences} Heed it.",
     "ignore_unsupported_keywords": True,
+    "quantization": "int8",
     "model": "some/model",
     "tokenizer": "some/tokenizer",
 }
-INSIGNIFICANT = {"memory", "engine_config", "timeout", "streaming", "on_store_error", "prefix_sharing"}
+INSIGNIFICANT = {"memory", "engine_config", "timeout", "streaming", "on_store_error", "prefix_sharing", "pack_weights"}
 """Where answers come from and how soon, and nothing about what they say."""
 
 

@@ -20,6 +20,8 @@ NO_CALL_SETTINGS = {
     "tokenizer",
     "model_kwargs",
     "engine_config",
+    "quantization",
+    "pack_weights",
     "memory",
     "on_store_error",
     "streaming",

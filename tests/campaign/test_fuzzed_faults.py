@@ -1,6 +1,7 @@
 """Faults in forwards, draws and rows: each answer is right or ends with an error of ours, and the next ones are right."""
 
 import asyncio
+import contextlib
 import threading
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from langchain_amulet.exceptions import ModelLoadError
 from tests.fakes.figures import is_full
 from tests.fakes.fuzzed_calls import Call, calls
 from tests.fakes.fuzzed_models import PRESSED_TOKENS, fuzzed_llm, pressed
@@ -37,7 +39,8 @@ def check_faults(kind: str, asked: list[Call], plan: list[Fault], caplog, *, is_
     expected = [expected_outcome(llm, call, max_cached) for call in asked]
     with injected(llm, plan):
         results = asyncio.run(run_all(llm, asked))
-        rests(llm.engine)
+        with contextlib.suppress(ModelLoadError):  # one fault has closed the engine, another strikes the next one
+            rests(llm.engine)
     faults = faults_of(asked, results, expected, permits=True)
     again = asyncio.run(run_all(llm, asked))
     caplog.clear()  # a worker that dies logs its error, whose frames keep the engine alive

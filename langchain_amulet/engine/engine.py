@@ -163,7 +163,7 @@ class Engine:
             num_preemptions=scheduler.num_preemptions,
             num_drafted_tokens=scheduler.speculator.num_drafted,
             num_accepted_tokens=scheduler.speculator.num_accepted,
-            num_graphs=getattr(self._runner, "num_graphs", 0),
+            num_graphs=self._runner.num_graphs,
         )
 
     def forget_private(self) -> None:

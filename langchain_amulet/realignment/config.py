@@ -11,8 +11,6 @@ from langchain_amulet.realignment.ranges import MAX_GUIDANCE_SCALE, MIN_POSITIVE
 
 _DEFAULT_GUIDANCE_SCALE = 8.0
 _DEFAULT_PLAUSIBILITY = 0.1
-_DEFAULT_ENTROPY_FLOOR = 0.0
-_DEFAULT_REPEAT = False
 
 Contrast: TypeAlias = Literal["base", "neutral", "opposite"]
 """What answers are steered away from; see `RealignmentConfig.contrast`."""
@@ -60,7 +58,7 @@ class RealignmentConfig:
     )
     """The temperature of the reference policy for the nucleus (0.5 in the code of Linear Alignment)."""
     entropy_floor: float = field(
-        default=_DEFAULT_ENTROPY_FLOOR,
+        default=0.0,
         metadata=guard_metadata(GuardSpec(off=0.0, neutral=0.0, low=0, high=1, remedy="Use 0 to turn it off.")),
     )
     """In [0, 1]: the realigned policy is flattened until its entropy is at least this share of the reference policy's.
@@ -69,7 +67,7 @@ class RealignmentConfig:
     """What an answer is steered away from, beyond gain 1: the caller's prompt (`"base"`, as in the paper), the same
     prompt with a neutral instruction (`"neutral"`), or with the opposite of the preference (`"opposite"`; a preference
     that has none is contrasted with the caller's prompt). See `plan_streams`."""
-    repeat_preference: bool = _DEFAULT_REPEAT
+    repeat_preference: bool = False
     """Whether prompts contain the preference twice: after the system text, and at the end of the user's last turn. So
     does what it is contrasted with. It is a stronger prompt for a few more tokens of prefill."""
 

@@ -32,6 +32,7 @@ class FakeRunner:
     vocab_size = VOCAB_SIZE
     bytes_per_token = 1
     is_incremental = True
+    num_graphs = 0
 
     def __init__(self, max_context: int = 200) -> None:
         self.max_context = max_context

@@ -55,12 +55,15 @@ class TransformersRunner:
         self._span_multiple = _CUDA_SPAN_MULTIPLE if self.device.type == "cuda" else 1
         self._cache = RowCache(len(self._windows))
         self._compiled: CompiledLayers | None = None
-        self.num_graphs = 0
-        """Graphs that the decode step was compiled to, those for other shapes included."""
         self.bytes_per_token = self._probe()
         """Memory for the keys and values of one token of one row."""
         if mode == "compiled":
             self._compile()
+
+    @property
+    def num_graphs(self) -> int:
+        """Graphs that the decode step was compiled to, those for other shapes included."""
+        return 0 if self._compiled is None else self._compiled.num_graphs
 
     @property
     def device(self) -> torch.device:
@@ -120,8 +123,6 @@ class TransformersRunner:
                 if is_out_of_memory(error):
                     raise
                 self._stay_eager(error)
-            finally:
-                self.num_graphs = 0 if self._compiled is None else self._compiled.num_graphs
         return self._forward(0, column, num_tokens)
 
     def verify(self, input_ids: Sequence[Sequence[int]]) -> Tensor:

@@ -43,6 +43,11 @@ class Runner(Protocol[SavedRow]):
         """Whether a row can be prefilled in chunks, and copied or saved up to any of its tokens."""
         ...
 
+    @property
+    def num_graphs(self) -> int:
+        """Graphs that the decode step was compiled to; 0 if it is eager."""
+        ...
+
     def free_bytes(self) -> int:
         """Return the free memory of the device."""
         ...

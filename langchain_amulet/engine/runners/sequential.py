@@ -40,6 +40,7 @@ class SequentialRunner:
     """
 
     is_incremental = False
+    num_graphs = 0
     bytes_per_token = 0  # the state does not grow in proportion to the tokens
 
     def __init__(self, model: PreTrainedModel) -> None:

@@ -7,10 +7,8 @@ _DEFAULT_FREE_TOKENS = 64  # other devices compute faster, compared with the tim
 _MIN_GAIN = 1.05  # a wider step must promise more, since the estimates are rough
 _NEWEST = 0.2  # the weight of the newest measurement
 _FORGOTTEN = 0.01  # the share of what was measured that a plain step forgets, so that a wrong measurement does not stay
-_FACTORS = (
-    0.25,
-    3.0,
-)  # measured against assumed: the first step of a shape takes longer, and so does an interrupted one
+# Limits of a measured time against the assumed one: the first step of a shape takes longer, as do interrupted ones.
+_MIN_FACTOR, _MAX_FACTOR = 0.25, 3.0
 
 
 class StepCosts:
@@ -40,8 +38,7 @@ class StepCosts:
             self._observe_plain(num_rows, seconds)
         elif num_rows == self._num_plain_rows:
             key = num_rows.bit_length(), (width - 1).bit_length()
-            lowest, highest = _FACTORS
-            factor = min(max(lowest, seconds / self._plain_s / self._assumed(num_rows, width)), highest)
+            factor = min(max(_MIN_FACTOR, seconds / self._plain_s / self._assumed(num_rows, width)), _MAX_FACTOR)
             before = self._factors.get(key, 1.0)
             self._factors[key] = before + _NEWEST * (factor - before)
 

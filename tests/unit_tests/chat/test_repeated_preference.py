@@ -70,6 +70,6 @@ def test_scored_responses_follow_the_prompt_that_a_call_would_run():
     assert make().token_logprobs(QUESTION, "Yes.", [BRIEF]) == pytest.approx(expected)
 
 
-def test_a_flag_that_is_none_is_refused():
+def test_a_value_that_is_neither_true_nor_false_is_refused():
     with pytest.raises(InvalidParameterError, match="repeat_preference must be True or False, got 'yes'"):
         RealignmentConfig(repeat_preference="yes")
